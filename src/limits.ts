@@ -1,0 +1,16 @@
+/** Every bound in one place: value, unit, why, and its source where there is one. */
+
+/** Bytes of data in one ttRPC frame. Source: containerd/ttrpc PROTOCOL.md. */
+export const TTRPC_MESSAGE_BYTES_MAX = 4 * 1024 * 1024;
+/** Bytes of a unix socket path with its terminating zero. Source: unix(7), sun_path is 108 bytes. */
+export const SOCKET_PATH_BYTES_MAX = 107;
+/** Characters of a container id: what a file name component holds, less room for suffixes. */
+export const CONTAINER_ID_LENGTH_MAX = 200;
+/** Bytes of one stdio chunk carried in an RPC: large enough for throughput, small enough not to hold up other calls. */
+export const STREAM_CHUNK_BYTES_MAX = 256 * 1024;
+/** Bytes of one QMP line we accept. Source: QEMU's own parser limit, MAX_TOKEN_SIZE 64 MiB; nothing we ask for nears 4 MiB. */
+export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
+/** Bytes of an OCI config.json, 4 MiB less the rest of the RPC that carries it to the guest. */
+export const OCI_CONFIG_BYTES_MAX = 3 * 1024 * 1024;
+/** Calls that may be in flight on one ttRPC connection: each container has at most about five long polls. */
+export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
