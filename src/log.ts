@@ -50,7 +50,12 @@ export function createLog(options: LogOptions, base: LogFields = {}): Log {
 /** JSON lines use runc's keys (`level`, `msg`, `time`), which containerd's shim reads. */
 function formatLine(format: LogFormat, time: Date, level: LogLevel, event: string, fields: LogFields): string {
   if (format === "json") {
-    return JSON.stringify({ ...fields, level: level === "warn" ? "warning" : level, msg: event, time: time.toISOString() });
+    return JSON.stringify({
+      ...fields,
+      level: level === "warn" ? "warning" : level,
+      msg: event,
+      time: time.toISOString(),
+    });
   }
   let line = `time="${time.toISOString()}" level=${level === "warn" ? "warning" : level} msg=${JSON.stringify(event)}`;
   for (const [key, value] of Object.entries(fields)) {

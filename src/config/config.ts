@@ -1,0 +1,50 @@
+/** The host configuration: what each key means, its unit, range and default. Read from TOML by load.ts. */
+
+export interface HearthConfig {
+  readonly hypervisor: {
+    /** QEMU's executable. */
+    readonly path: string;
+    readonly machine_type: "q35" | "pc";
+    readonly accel: "auto" | "kvm" | "tcg";
+    /** Empty: the kernel, initrd and image that the executable carries. */
+    readonly kernel: string;
+    readonly initrd: string;
+    readonly image: string;
+    /** Appended to our own parameters. */
+    readonly kernel_params: string;
+    /** 1 to 240. */
+    readonly default_vcpus: number;
+    /** 0: as many as the host has. */
+    readonly default_maxvcpus: number;
+    /** MiB, 128 to 1048576. */
+    readonly default_memory: number;
+    /** MiB; 0: what the host has. */
+    readonly default_maxmemory: number;
+    readonly shared_fs: "virtio-fs" | "virtio-9p";
+    /** Empty: looked for in the places Debian and Fedora put it. */
+    readonly virtio_fs_daemon: string;
+    readonly transport: "auto" | "virtio-serial" | "vsock";
+    readonly seccomp_sandbox: boolean;
+    /** Milliseconds until the agent must have answered, 1000 to 600000. */
+    readonly boot_timeout_ms: number;
+  };
+  readonly factory: {
+    /** VMs kept ready; 0: no pool. 0 to 1000. */
+    readonly vm_cache_number: number;
+    /** Unix socket of the pool server. */
+    readonly vm_cache_endpoint: string;
+    /** Milliseconds a create waits for the pool before it boots a VM itself, 1 to 600000. */
+    readonly vm_cache_timeout_ms: number;
+    /** Milliseconds in which a handed-out VM must be adopted, 100 to 600000. */
+    readonly vm_cache_lease_ms: number;
+  };
+  readonly runtime: {
+    /** Sockets, locks and records; on tmpfs, owned by root. */
+    readonly run_dir: string;
+    /** Unpacked guest assets. */
+    readonly data_dir: string;
+    readonly log_level: "debug" | "info" | "warn" | "error";
+    /** Milliseconds, 1000 to 600000: how long a command waits for the sandbox process and the guest. */
+    readonly request_timeout_ms: number;
+  };
+}

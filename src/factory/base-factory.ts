@@ -1,0 +1,46 @@
+/** The contract of every base factory: it produces a paused VM whose sandbox process is up and rehearsed. */
+import type { VmConfig } from "../vm/vm-config.ts";
+
+/** A VM that nobody has adopted yet. Whoever holds the token owns it, until the sandbox process's lease ends. */
+export interface BaseVm {
+  readonly vmId: string;
+  readonly sandboxPid: number;
+  readonly sandboxStartTime: bigint;
+  readonly sandboxSocket: string;
+  readonly token: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly source: "direct" | "template" | "pool";
+}
+
+export interface BaseFactory {
+  /** Fails with a HearthError that names the step; nothing is left behind on failure. */
+  getBaseVm(config: VmConfig, signal: AbortSignal): Promise<BaseVm>;
+}
+
+/**
+ * What a spawner writes as one JSON line to the standard input of `hearth sandbox`, which answers on file descriptor 3
+ * with JSON lines: `{"step":…}` while it boots, then one `{"ready":…}` or `{"error":…}`.
+ */
+export interface SandboxLaunch {
+  readonly vmId: string;
+  readonly runDir: string;
+  readonly config: VmConfig;
+  /** "leased": ready means leased with `token` for `leaseMs`, running. "idle": ready means rehearsed and paused, no lease. */
+  readonly mode: "leased" | "idle";
+  readonly token: string;
+  readonly leaseMs: number;
+  readonly logLevel: "debug" | "info" | "warn" | "error";
+  /** Test only: name of the step that fails; see src/sandbox/steps.ts. */
+  readonly failAt?: string;
+}
+
+export interface SandboxReady {
+  readonly pid: number;
+  readonly startTime: string;
+  readonly socket: string;
+  readonly qemuPid: number;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly bootMs: number;
+}

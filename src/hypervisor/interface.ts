@@ -1,0 +1,90 @@
+/** What a hypervisor gives the layers above: one running VM, its state, and the devices that can be added to it. */
+
+export type VmRunState = "booting" | "running" | "paused" | "ended";
+
+/** Devices are data; only the hypervisor knows how they are spelled to QEMU. */
+export type Device =
+  | { readonly kind: "shared-directory-virtio-fs"; readonly tag: string; readonly socketPath: string }
+  | { readonly kind: "shared-directory-9p"; readonly tag: string; readonly path: string; readonly readOnly: boolean }
+  | {
+      readonly kind: "block";
+      readonly id: string;
+      readonly path: string;
+      readonly readOnly: boolean;
+      readonly format: "raw" | "qcow2";
+    }
+  | {
+      readonly kind: "nic";
+      readonly id: string;
+      /** Open tap file descriptors, one per queue; owned by the caller and closed by it after the device was added. */
+      readonly tapFds: readonly number[];
+      readonly mac: string;
+      readonly mtu: number;
+    };
+
+/** What a VM boots from and with. All paths absolute; sizes in MiB. */
+export interface BootOptions {
+  readonly vmId: string;
+  readonly qemuPath: string;
+  readonly accel: "kvm" | "tcg";
+  readonly machine: "q35" | "pc";
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly image: string;
+  readonly kernelParams: readonly string[];
+  readonly vcpus: number;
+  /** Upper bound for hot-plug; at least `vcpus`. */
+  readonly maxVcpus: number;
+  readonly memoryMib: number;
+  /** Upper bound for hot-plug; at least `memoryMib`. */
+  readonly maxMemoryMib: number;
+  /** Guest memory must be shared for vhost-user devices (virtio-fs). */
+  readonly sharedMemory: boolean;
+  readonly qmpSocket: string;
+  readonly agentSocket: string;
+  readonly consoleLog: string;
+  readonly qemuLog: string;
+  readonly devices: readonly Device[];
+  /** Hardening; see docs. */
+  readonly seccomp: boolean;
+}
+
+/** One VM process. Owned by the sandbox process; disposing it kills QEMU and waits for its end. */
+export interface Hypervisor extends AsyncDisposable {
+  readonly pid: number;
+  readonly startTime: bigint;
+  /** Resolves when the process has ended, with what is known of why (exit code, signal, last lines of its log). */
+  readonly ended: Promise<HypervisorEnd>;
+  runState(signal?: AbortSignal): Promise<VmRunState>;
+  /** Resolves when the guest has opened the agent's port; fails with the end of QEMU if that comes first. */
+  agentReady(signal?: AbortSignal): Promise<void>;
+  pause(signal?: AbortSignal): Promise<void>;
+  resume(signal?: AbortSignal): Promise<void>;
+  /** Saves the state of the paused VM to a file; see SaveOptions. */
+  save(options: SaveOptions, signal?: AbortSignal): Promise<void>;
+  addVcpus(count: number, signal?: AbortSignal): Promise<void>;
+  /** `mib` a multiple of the guest's memory block size (128 MiB on x86). */
+  addMemory(mib: number, signal?: AbortSignal): Promise<void>;
+  addDevice(device: Device, signal?: AbortSignal): Promise<AddedDevice>;
+  removeDevice(id: string, signal?: AbortSignal): Promise<void>;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+}
+
+export interface HypervisorEnd {
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  readonly logTail: string;
+}
+
+export interface SaveOptions {
+  readonly statePath: string;
+  /** Leave guest RAM in its shared backing file (copy-on-write clones) instead of writing it into the state. */
+  readonly ignoreShared: boolean;
+}
+
+export interface AddedDevice {
+  readonly id: string;
+  /** Guest PCI address path as the agent's device path understands it, where the device has one. */
+  readonly pciPath: string | undefined;
+}
