@@ -11,6 +11,8 @@ export const ERROR_CODES = [
   "failed-precondition",
   "permission-denied",
   "resource-exhausted",
+  // The end of a stream.
+  "out-of-range",
   "deadline-exceeded",
   "cancelled",
   "unavailable",

@@ -1,0 +1,139 @@
+/** The container's cgroup on the host: one directory per v1 hierarchy, or one of v2, holding shim, QEMU and sandbox process. */
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { HearthError, isErrnoException, toHearthError } from "../errors.ts";
+import { CGROUP_REMOVE_ATTEMPTS_MAX, CGROUP_REMOVE_RETRY_MS } from "../limits.ts";
+
+/** Where cgroup hierarchies are mounted. `unified` is true when the host has cgroup v2 alone. */
+export interface CgroupLayout {
+  readonly unified: boolean;
+  readonly mountPoints: readonly string[];
+}
+
+/** Reads the hierarchies from mountinfo text; a v2 mount beside v1 hierarchies (hybrid) is left alone. */
+export function parseCgroupLayout(mountinfo: string): CgroupLayout {
+  const v1: string[] = [];
+  const v2: string[] = [];
+  for (const line of mountinfo.split("\n")) {
+    const [head, tail] = line.split(" - ");
+    const mountPoint = head?.split(" ")[4];
+    const type = tail?.split(" ")[0];
+    if (mountPoint === undefined) continue;
+    if (type === "cgroup") v1.push(mountPoint);
+    if (type === "cgroup2") v2.push(mountPoint);
+  }
+  const first = v2[0];
+  if (v1.length > 0) return { unified: false, mountPoints: [...new Set(v1)] };
+  return { unified: first !== undefined, mountPoints: first === undefined ? [] : [first] };
+}
+
+/**
+ * The path below each hierarchy for the configuration's `cgroupsPath`: absolute or relative as given, systemd's
+ * `slice:prefix:name` expanded, `/hearth-<containerId>` when there is none.
+ * Fails with invalid-argument for a path that leaves the hierarchy.
+ */
+export function cgroupPathOf(cgroupsPath: string | undefined, containerId: string): string {
+  if (cgroupsPath === undefined || cgroupsPath === "") return `/hearth-${containerId}`;
+  const parts = cgroupsPath.split(":");
+  const [slice, prefix, name] = parts;
+  if (parts.length === 3 && slice !== undefined && prefix !== undefined && name) {
+    return join(expandSlice(slice || "system.slice"), name.endsWith(".slice") ? name : `${prefix}-${name}.scope`);
+  }
+  if (cgroupsPath.split("/").includes("..")) {
+    throw new HearthError("invalid-argument", `use cgroupsPath ${cgroupsPath}: it leaves the hierarchy`);
+  }
+  return normalize(join("/", cgroupsPath));
+}
+
+/** `a-b.slice` lives in `a.slice/a-b.slice`. Source: systemd.slice(5). */
+function expandSlice(slice: string): string {
+  if (slice === "-.slice") return "/";
+  const names = slice.replace(/\.slice$/, "").split("-");
+  return `/${names.map((_, index) => `${names.slice(0, index + 1).join("-")}.slice`).join("/")}`;
+}
+
+/** Makes the directories (existing ones are joined) and returns them; empty where the host has no cgroups. */
+export function createHostCgroup(cgroupsPath: string | undefined, containerId: string): string[] {
+  const layout = parseCgroupLayout(readFileSync("/proc/self/mountinfo", "utf8"));
+  const path = cgroupPathOf(cgroupsPath, containerId);
+  const made: string[] = [];
+  try {
+    for (const mountPoint of layout.mountPoints) {
+      const dir = join(mountPoint, path);
+      mkdirSync(dir, { recursive: true, mode: 0o755 });
+      made.push(dir);
+      inheritCpuset(mountPoint, dir);
+    }
+  } catch (cause) {
+    removeDirectories(made);
+    throw toHearthError(cause, `create cgroup ${path}`);
+  }
+  return made;
+}
+
+/** A new v1 cpuset is empty and takes no process before it has CPUs and memory nodes; they are the parent's. */
+function inheritCpuset(mountPoint: string, dir: string): void {
+  for (const file of ["cpuset.cpus", "cpuset.mems"]) {
+    const missing: string[] = [];
+    let at = dir;
+    let value = "";
+    for (; ; at = dirname(at)) {
+      value = readTrimmed(join(at, file));
+      if (value !== "" || at === mountPoint || at.length <= mountPoint.length) break;
+      missing.unshift(at);
+    }
+    if (value === "") return;
+    for (const directory of missing) {
+      if (hasFile(directory, file)) writeFileSync(join(directory, file), value);
+    }
+  }
+}
+
+function readTrimmed(path: string): string {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return "";
+  }
+}
+
+function hasFile(dir: string, name: string): boolean {
+  return readdirSync(dir).includes(name);
+}
+
+/** Moves a process into each of the directories. A process already gone is no error. */
+export function addToHostCgroup(dirs: readonly string[], pid: number): void {
+  for (const dir of dirs) {
+    try {
+      writeFileSync(join(dir, "cgroup.procs"), String(pid));
+    } catch (cause) {
+      if (isErrnoException(cause) && cause.code === "ESRCH") return;
+      throw toHearthError(cause, `move process ${pid} into cgroup ${dir}`);
+    }
+  }
+}
+
+/**
+ * Removes the directories that are ours, innermost first; one that is gone is no error. The kernel empties a cgroup
+ * a moment after its last process died, hence the bounded retry. Fails with failed-precondition while in use.
+ */
+export async function removeHostCgroup(dirs: readonly string[]): Promise<void> {
+  let left = [...dirs];
+  for (let attempt = 0; attempt < CGROUP_REMOVE_ATTEMPTS_MAX; attempt++) {
+    left = removeDirectories(left);
+    if (left.length === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, CGROUP_REMOVE_RETRY_MS));
+  }
+  throw new HearthError("failed-precondition", `remove cgroup ${left[0]}: still in use`);
+}
+
+function removeDirectories(dirs: readonly string[]): string[] {
+  return dirs.filter((dir) => {
+    try {
+      rmdirSync(dir);
+      return false;
+    } catch (cause) {
+      return !(isErrnoException(cause) && cause.code === "ENOENT");
+    }
+  });
+}
