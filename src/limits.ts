@@ -17,3 +17,11 @@ export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
 /** Attempts to remove a cgroup whose last process has just died; the kernel needs a few milliseconds. 2 s in all. */
 export const CGROUP_REMOVE_ATTEMPTS_MAX = 200;
 export const CGROUP_REMOVE_RETRY_MS = 10;
+/** Milliseconds between two tries for a file lock that somebody holds, at most: locks guard work of milliseconds. */
+export const LOCK_RETRY_MS_MAX = 25;
+/** Milliseconds a child has between TERM and KILL: enough to flush and unlink, short enough for an impatient engine. */
+export const KILL_GRACE_MS = 2000;
+/** Bytes kept of the output of a helper program that is run to its end: messages, not data. */
+export const RUN_OUTPUT_BYTES_MAX = 1024 * 1024;
+/** Milliseconds that output is still read after a helper program ended while somebody else holds its pipes. */
+export const RUN_DRAIN_MS = 500;

@@ -1,0 +1,107 @@
+/** Advisory file locks by flock(2): held by an open file, so they end with their process whatever kills it. */
+import { fstatSync, statSync } from "node:fs";
+import { DeadlineError, HearthError, isNotFound, SystemError, toHearthError } from "../errors.ts";
+import { LOCK_RETRY_MS_MAX } from "../limits.ts";
+import { sleep } from "../util/wait.ts";
+import { type Fd, O_CREAT, O_NOFOLLOW, O_RDWR, type OwnedFd, openFd } from "./fd.ts";
+import { lastErrno, lazyLibc } from "./libc.ts";
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+const libc = lazyLibc({ flock: { args: ["i32", "i32"], returns: "i32" } });
+
+/** A held lock. Disposing of it closes the file and so frees the lock; the file itself stays. */
+export class FileLock implements AsyncDisposable, Disposable {
+  readonly path: string;
+  readonly #fd: OwnedFd;
+
+  constructor(path: string, fd: OwnedFd) {
+    this.path = path;
+    this.#fd = fd;
+  }
+
+  /** For handing the lock to a child: whoever keeps this open file description keeps the lock. */
+  get fd(): Fd {
+    return this.#fd.fd;
+  }
+
+  get held(): boolean {
+    return this.#fd.isOpen;
+  }
+
+  /** Idempotent. */
+  release(): void {
+    this.#fd.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.release();
+  }
+}
+
+/**
+ * The exclusive lock of `path`, which is created (0600) when it is missing, or undefined when somebody holds it.
+ * A file that was unlinked or replaced while we took its lock guards nothing, so it is tried again.
+ */
+export function tryLock(path: string): FileLock | undefined {
+  for (let attempt = 0; attempt < REPLACED_ATTEMPTS_MAX; attempt++) {
+    const fd = openFd(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+    let keep = false;
+    try {
+      if (libc().flock(fd.fd, LOCK_EX | LOCK_NB) < 0) {
+        const errno = lastErrno();
+        if (errno === "EAGAIN") return undefined;
+        if (errno === "EINTR") continue;
+        throw new SystemError(errno, `lock ${path}`);
+      }
+      if (!isSameFile(path, fd.fd)) continue;
+      keep = true;
+      return new FileLock(path, fd);
+    } finally {
+      if (!keep) fd.close();
+    }
+  }
+  throw new HearthError("unavailable", `lock ${path}: the file keeps being replaced`);
+}
+
+/** Times a lock file may vanish between open and lock before we give up: each needs a deleter in a microsecond window. */
+const REPLACED_ATTEMPTS_MAX = 100;
+
+function isSameFile(path: string, fd: Fd): boolean {
+  const held = fstatSync(fd, { bigint: true });
+  try {
+    const named = statSync(path, { bigint: true });
+    return named.ino === held.ino && named.dev === held.dev;
+  } catch (thrown) {
+    if (isNotFound(thrown)) return false;
+    throw toHearthError(thrown, `inspect ${path}`);
+  }
+}
+
+export interface LockOptions {
+  readonly signal?: AbortSignal;
+  /** Milliseconds until a DeadlineError. Default: wait until the signal aborts. */
+  readonly timeoutMs?: number;
+}
+
+/**
+ * Waits for the exclusive lock of `path`. flock(2) can only wait by blocking a thread, so this asks again with a
+ * growing pause (1 ms to LOCK_RETRY_MS_MAX): locks guard work of milliseconds, except those held for life.
+ */
+export async function lock(path: string, options: LockOptions = {}): Promise<FileLock> {
+  const started = performance.now();
+  const timeoutMs = options.timeoutMs ?? Number.POSITIVE_INFINITY;
+  for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, LOCK_RETRY_MS_MAX)) {
+    options.signal?.throwIfAborted();
+    const held = tryLock(path);
+    if (held !== undefined) return held;
+    const leftMs = timeoutMs - (performance.now() - started);
+    if (leftMs <= 0) throw new DeadlineError(`lock ${path}`, timeoutMs);
+    await sleep(Math.min(pauseMs, leftMs), options.signal);
+  }
+}

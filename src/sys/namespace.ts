@@ -1,0 +1,68 @@
+/** Linux namespaces of the calling thread: joining, leaving, and running a synchronous step inside another one. */
+import { readlinkSync, statSync } from "node:fs";
+import { SystemError, toHearthError } from "../errors.ts";
+import { type Fd, O_RDONLY, openFd } from "./fd.ts";
+import { check, lastErrno, lazyLibc } from "./libc.ts";
+
+/** Source: linux/sched.h. */
+export const CLONE_NEWNS = 0x00020000;
+export const CLONE_NEWCGROUP = 0x02000000;
+export const CLONE_NEWUTS = 0x04000000;
+export const CLONE_NEWIPC = 0x08000000;
+export const CLONE_NEWUSER = 0x10000000;
+export const CLONE_NEWPID = 0x20000000;
+export const CLONE_NEWNET = 0x40000000;
+
+const libc = lazyLibc({
+  setns: { args: ["i32", "i32"], returns: "i32" },
+  unshare: { args: ["i32"], returns: "i32" },
+});
+
+/** Moves the CALLING THREAD only into the namespace; the runtime's other threads stay. `type` is a CLONE_NEW* or 0 for any. */
+export function setns(fd: Fd, type: number): void {
+  check(libc().setns(fd, type), "join namespace");
+}
+
+/** Gives the CALLING THREAD new namespaces of the kinds in `flags` (CLONE_NEW*). */
+export function unshare(flags: number): void {
+  check(libc().unshare(flags), "make namespace");
+}
+
+/** Number of a namespace file such as /proc/1/ns/net or /run/netns/x; equal numbers are the same namespace. */
+export function namespaceInode(path: string): bigint {
+  try {
+    return statSync(path, { bigint: true }).ino;
+  } catch (thrown) {
+    throw toHearthError(thrown, `inspect namespace ${path}`);
+  }
+}
+
+/** True when the calling thread is in the network namespace that `path` names. */
+export function isOwnNetns(path: string): boolean {
+  return namespaceInode(path) === namespaceInode("/proc/thread-self/ns/net");
+}
+
+/** "net:[4026531840]" for /proc/…/ns/net. */
+export function namespaceName(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch (thrown) {
+    throw toHearthError(thrown, `read namespace ${path}`);
+  }
+}
+
+/**
+ * Runs `step` with the calling thread in the network namespace of `path`, and comes back. The step must be
+ * synchronous; a child it starts, a socket or a tap it opens is born in that namespace. There is no way on when the
+ * thread cannot come back: everything after would happen in the wrong network, so the process aborts.
+ */
+export function inNetns<T>(path: string, step: () => T): T {
+  using own = openFd("/proc/thread-self/ns/net", O_RDONLY);
+  using target = openFd(path, O_RDONLY);
+  if (libc().setns(target.fd, CLONE_NEWNET) < 0) throw new SystemError(lastErrno(), `join network namespace ${path}`);
+  try {
+    return step();
+  } finally {
+    if (libc().setns(own.fd, CLONE_NEWNET) < 0) process.abort();
+  }
+}
