@@ -25,3 +25,27 @@ export const KILL_GRACE_MS = 2000;
 export const RUN_OUTPUT_BYTES_MAX = 1024 * 1024;
 /** Milliseconds that output is still read after a helper program ended while somebody else holds its pipes. */
 export const RUN_DRAIN_MS = 500;
+/** Milliseconds for a call of the agent that spawns nothing or one short program in an emulated guest. */
+export const AGENT_CALL_TIMEOUT_MS = 30_000;
+/** Milliseconds to create a container or exec process in the guest; slow emulated hosts need seconds. */
+export const CONTAINER_CREATE_TIMEOUT_MS = 60_000;
+/** Seconds the agent waits for the processes of a container to die before it gives up removing it. */
+export const AGENT_REMOVE_TIMEOUT_S = 10;
+/** Processes of one container, exec processes included, that the sandbox process keeps track of. */
+export const EXEC_PROCESSES_MAX = 1024;
+/** Milliseconds for one QMP command; QEMU answers in one or two unless the host is out of memory or it is stopped. */
+export const QMP_CALL_TIMEOUT_MS = 10_000;
+/** Milliseconds a handed-out VM may wait for its adopter at most. */
+export const LEASE_MS_MAX = 600_000;
+/** Milliseconds the guest gets to write back and end when its VM is about to be destroyed. */
+export const SANDBOX_END_AGENT_TIMEOUT_MS = 2_000;
+/** Containers in one VM. */
+export const CONTAINERS_PER_SANDBOX_MAX = 256;
+/** Bytes of entropy credited after a pause: the size of the kernel's ChaCha20 key twice over. */
+export const RESEED_BYTES = 64;
+/** MiB in which Linux on x86-64 adds memory. Source: Documentation/admin-guide/mm/memory-hotplug.rst. */
+export const MEMORY_BLOCK_MIB = 128;
+/** Milliseconds for a step that touches only local files. */
+export const FILE_STEP_TIMEOUT_MS = 10_000;
+/** Milliseconds for one call of ip or tc; they take two or three. */
+export const NETWORK_COMMAND_TIMEOUT_MS = 10_000;

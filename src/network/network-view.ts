@@ -1,0 +1,152 @@
+/** What a network namespace holds, read from iproute2's JSON: interfaces, routes and permanent neighbours. Pure. */
+import * as v from "valibot";
+import { HearthError } from "../errors.ts";
+
+export interface InterfaceAddress {
+  readonly family: "v4" | "v6";
+  readonly address: string;
+  readonly prefixLength: number;
+}
+
+export interface NetworkInterface {
+  readonly name: string;
+  /** Kind as `ip -details` tells: "veth", "macvlan", …; empty for a physical one. */
+  readonly kind: string;
+  readonly mac: string;
+  readonly mtu: number;
+  readonly addresses: readonly InterfaceAddress[];
+}
+
+export interface NetworkRoute {
+  readonly family: "v4" | "v6";
+  /** CIDR; empty for the default route. */
+  readonly destination: string;
+  readonly gateway: string;
+  readonly device: string;
+  readonly source: string;
+  /** Source: rtnetlink(7), rtm_scope. */
+  readonly scope: number;
+}
+
+export interface Neighbour {
+  readonly family: "v4" | "v6";
+  readonly address: string;
+  readonly device: string;
+  readonly mac: string;
+}
+
+export interface NetworkView {
+  readonly interfaces: readonly NetworkInterface[];
+  readonly routes: readonly NetworkRoute[];
+  readonly neighbours: readonly Neighbour[];
+}
+
+const AddressSchema = v.looseObject({
+  family: v.string(),
+  local: v.optional(v.string()),
+  prefixlen: v.number(),
+  scope: v.optional(v.string()),
+});
+
+const LinkSchema = v.looseObject({
+  ifname: v.string(),
+  link_type: v.optional(v.string(), ""),
+  address: v.optional(v.string(), ""),
+  mtu: v.optional(v.number(), 1500),
+  linkinfo: v.optional(v.looseObject({ info_kind: v.optional(v.string(), "") })),
+  addr_info: v.optional(v.array(v.looseObject({})), []),
+});
+
+const RouteSchema = v.looseObject({
+  dst: v.string(),
+  gateway: v.optional(v.string(), ""),
+  dev: v.optional(v.string(), ""),
+  prefsrc: v.optional(v.string(), ""),
+  scope: v.optional(v.string(), "global"),
+  type: v.optional(v.string(), "unicast"),
+  protocol: v.optional(v.string(), ""),
+});
+
+const NeighbourSchema = v.looseObject({
+  dst: v.string(),
+  dev: v.optional(v.string(), ""),
+  lladdr: v.optional(v.string(), ""),
+});
+
+/** Source: rtnetlink(7). */
+const SCOPES: Readonly<Record<string, number>> = { global: 0, universe: 0, site: 200, link: 253, host: 254 };
+
+export interface NetworkText {
+  /** `ip -json -details address show` */
+  readonly addresses: string;
+  /** `ip -json -4 route show table main` */
+  readonly routes4: string;
+  readonly routes6: string;
+  /** `ip -json neigh show nud permanent` */
+  readonly neighbours: string;
+}
+
+/** Loopback and interfaces without a link-layer address are left out. Fails with internal when ip's answer is not understood. */
+export function parseNetworkView(text: NetworkText): NetworkView {
+  const interfaces = parseJson(v.array(LinkSchema), text.addresses, "addresses")
+    .filter((link) => link.link_type === "ether")
+    .map((link) => ({
+      name: link.ifname,
+      kind: link.linkinfo?.info_kind ?? "",
+      mac: link.address,
+      mtu: link.mtu,
+      addresses: link.addr_info.flatMap(parseAddress),
+    }));
+  const known = new Set(interfaces.map((entry) => entry.name));
+  const routes = [...parseRoutes(text.routes4, "v4"), ...parseRoutes(text.routes6, "v6")];
+  const neighbours = parseJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
+    .filter((entry) => entry.lladdr !== "" && known.has(entry.dev))
+    .map((entry) => ({ family: familyOf(entry.dst), address: entry.dst, device: entry.dev, mac: entry.lladdr }));
+  return { interfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
+}
+
+/** Link-local IPv6 addresses are the guest's own to make. */
+function parseAddress(entry: unknown): InterfaceAddress[] {
+  const parsed = v.safeParse(AddressSchema, entry);
+  if (!parsed.success || parsed.output.local === undefined) return [];
+  const { family, local, prefixlen, scope } = parsed.output;
+  if (family === "inet") return [{ family: "v4", address: local, prefixLength: prefixlen }];
+  if (family === "inet6" && scope !== "link") return [{ family: "v6", address: local, prefixLength: prefixlen }];
+  return [];
+}
+
+/** Routes that the kernel makes from the addresses, in the guest as well, are left out. */
+function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
+  return parseJson(v.array(RouteSchema), text, `${family} routes`)
+    .filter((route) => route.protocol !== "kernel" && route.type === "unicast" && route.dev !== "")
+    .map((route) => ({
+      family,
+      destination: destinationOf(route.dst, family),
+      gateway: route.gateway,
+      device: route.dev,
+      source: route.prefsrc,
+      scope: SCOPES[route.scope] ?? 0,
+    }));
+}
+
+function destinationOf(destination: string, family: "v4" | "v6"): string {
+  if (destination === "default") return "";
+  if (destination.includes("/")) return destination;
+  return `${destination}/${family === "v4" ? 32 : 128}`;
+}
+
+function familyOf(address: string): "v4" | "v6" {
+  return address.includes(":") ? "v6" : "v4";
+}
+
+function parseJson<const Schema extends v.GenericSchema>(schema: Schema, text: string, what: string) {
+  let json: unknown;
+  try {
+    json = text.trim() === "" ? [] : JSON.parse(text);
+  } catch (cause) {
+    throw new HearthError("internal", `read ${what} of network namespace: ip did not answer JSON`, { cause });
+  }
+  const result = v.safeParse(schema, json);
+  if (result.success) return result.output;
+  throw new HearthError("internal", `read ${what} of network namespace: ${result.issues[0].message}`);
+}

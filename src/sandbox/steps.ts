@@ -1,0 +1,74 @@
+/** Named steps of a sandbox's life: timed for benchmarks and logs, bounded, and each can be made to fail by a test. */
+import { DeadlineError, HearthError, toHearthError } from "../errors.ts";
+
+export const SANDBOX_STEPS = [
+  "make-directory",
+  "share-directory",
+  "launch-qemu",
+  "wait-for-agent",
+  "create-sandbox",
+  "rehearse",
+  "pause",
+  "write-record",
+  "listen",
+  "move-to-cgroup",
+  "resume",
+  "repair",
+  "add-resources",
+  "connect-network",
+  "expose",
+  "create-container",
+  "start-container",
+  "exec-process",
+] as const;
+export type SandboxStep = (typeof SANDBOX_STEPS)[number];
+
+export function isSandboxStep(name: string): name is SandboxStep {
+  return SANDBOX_STEPS.some((step) => step === name);
+}
+
+export interface StepTime {
+  readonly step: SandboxStep;
+  readonly durationUs: number;
+}
+
+export interface Steps {
+  /**
+   * Runs `work` with a signal that ends at the deadline or with the caller's. A failure says which step it was; the
+   * duration goes to `onStep`. `timeoutMs` 1 to 600000.
+   */
+  run<T>(step: SandboxStep, timeoutMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
+}
+
+export interface StepsOptions {
+  readonly onStep: (time: StepTime) => void;
+  readonly onStart?: (step: SandboxStep) => void;
+  /** The step that fails in place of its work: for tests that look for what a failure leaves behind. */
+  readonly failAt?: string | undefined;
+}
+
+export function createSteps(options: StepsOptions): Steps {
+  return {
+    async run(step, timeoutMs, work) {
+      options.onStart?.(step);
+      const startedAt = performance.now();
+      const timeout = AbortSignal.timeout(timeoutMs);
+      try {
+        if (options.failAt === step) throw new HearthError("internal", "fault injected");
+        return await work(timeout);
+      } catch (cause) {
+        if (timeout.aborted) throw new DeadlineError(step, timeoutMs, { cause });
+        const error = toHearthError(cause, step);
+        throw error.message.startsWith(step)
+          ? error
+          : new HearthError(error.code, `${step}: ${error.message}`, {
+              cause: error.cause,
+              facts: error.facts,
+              ...(error.hint === undefined ? {} : { hint: error.hint }),
+            });
+      } finally {
+        options.onStep({ step, durationUs: Math.round((performance.now() - startedAt) * 1000) });
+      }
+    },
+  };
+}
