@@ -14,6 +14,10 @@ export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
 export const OCI_CONFIG_BYTES_MAX = 3 * 1024 * 1024;
 /** Calls that may be in flight on one ttRPC connection: each container has at most about five long polls. */
 export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
+/** Bytes of answers that one ttRPC connection holds unwritten before it stops reading requests: two messages of the largest size. */
+export const TTRPC_UNWRITTEN_BYTES_MAX = 2 * TTRPC_MESSAGE_BYTES_MAX;
+/** Characters of an error message that travels over RPC: a few lines of a log, far below any frame limit. */
+export const RPC_ERROR_MESSAGE_LENGTH_MAX = 16 * 1024;
 /** Attempts to remove a cgroup whose last process has just died; the kernel needs a few milliseconds. 2 s in all. */
 export const CGROUP_REMOVE_ATTEMPTS_MAX = 200;
 export const CGROUP_REMOVE_RETRY_MS = 10;

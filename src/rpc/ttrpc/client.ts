@@ -1,0 +1,216 @@
+/** The calling side of ttRPC: many calls at once over one byte stream, each with a deadline and a way to give it up. */
+import {
+  create,
+  type DescMethod,
+  type DescService,
+  fromBinary,
+  type Message,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import { DeadlineError, HearthError, toHearthError } from "../../errors.ts";
+import { RequestSchema, ResponseSchema } from "../../gen/ttrpc_pb.ts";
+import { TTRPC_CALLS_IN_FLIGHT_MAX } from "../../limits.ts";
+import type { ByteStream } from "../../sys/byte-stream.ts";
+import { cancellationError, RemoteError, STATUS_OK } from "../status.ts";
+import { encodeFrame, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
+
+export interface CallOptions {
+  /** Gives the call up; it rejects with the reason when that is a HearthError, else with "cancelled". The server is not told. */
+  readonly signal?: AbortSignal | undefined;
+  /** Milliseconds until a DeadlineError; the server learns of it too. Default: none. */
+  readonly timeoutMs?: number | undefined;
+}
+
+/** One function per unary method, by its local name. */
+export type ServiceClient<Methods extends GenServiceMethods> = {
+  readonly [Name in keyof Methods]: (
+    request: MessageInitShape<Methods[Name]["input"]>,
+    options?: CallOptions,
+  ) => Promise<MessageShape<Methods[Name]["output"]>>;
+};
+
+/** `ClientOf<typeof SandboxService>`: the typed client of a generated service. */
+export type ClientOf<Service> = Service extends GenService<infer Methods> ? ServiceClient<Methods> : never;
+
+interface PendingCall {
+  readonly method: string;
+  /** Undefined after the caller gave up: the answer is awaited only because the server still works on it. */
+  settle: ((outcome: { payload: Uint8Array } | { error: HearthError }) => void) | undefined;
+}
+
+/** The longest delay setTimeout takes; anything longer is as good as none. */
+const TIMER_MS_MAX = 0x7fff_ffff;
+const NANOSECONDS_PER_MS = 1e6;
+
+/**
+ * Owns the stream from construction on. When it ends, every pending and later call rejects with the true cause.
+ * A call that the server refuses rejects with RemoteError, one that the transport lost with "unavailable".
+ */
+export class TtrpcClient implements AsyncDisposable {
+  readonly #stream: ByteStream;
+  readonly #pending = new Map<number, PendingCall>();
+  #nextStreamId = 1;
+  #failure: HearthError | undefined;
+  /** Resolves with the cause when no further call is possible; never rejects. */
+  readonly closed: Promise<HearthError>;
+
+  constructor(stream: ByteStream) {
+    this.#stream = stream;
+    this.closed = this.#readLoop();
+  }
+
+  /** Ends the connection; pending calls reject with "cancelled". Idempotent. */
+  close(): void {
+    this.#fail(new HearthError("cancelled", "ttrpc connection closed by this side"));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed;
+  }
+
+  /** Calls in flight, those given up but not yet answered included. */
+  get inFlight(): number {
+    return this.#pending.size;
+  }
+
+  async call(method: DescMethod, request: Message, options: CallOptions = {}): Promise<Message> {
+    const name = `${method.parent.typeName}/${method.name}`;
+    const payload = await this.#roundTrip(name, method, toBinary(method.input, request), options);
+    try {
+      return fromBinary(method.output, payload);
+    } catch (thrown) {
+      throw toHearthError(thrown, `decode answer of ${name}`);
+    }
+  }
+
+  #roundTrip(name: string, method: DescMethod, payload: Uint8Array, options: CallOptions): Promise<Uint8Array> {
+    const { signal, timeoutMs } = options;
+    if (signal?.aborted === true) return Promise.reject(cancellationError(name, signal.reason));
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+    const streamId = this.#nextStreamId;
+    try {
+      this.#checkRoom(name, streamId);
+      const frame = encodeFrame(streamId, FRAME_REQUEST, 0, encodeRequest(method, payload, timeoutMs));
+      this.#stream.write(frame).catch((thrown) => this.#fail(brokenConnection("write to", thrown)));
+    } catch (thrown) {
+      return Promise.reject(toHearthError(thrown, `call ${name}`));
+    }
+    this.#nextStreamId += 2;
+    const call: PendingCall = { method: name, settle: undefined };
+    const giveUp = (error: HearthError): void => {
+      call.settle?.({ error });
+    };
+    const onAbort = (): void => giveUp(cancellationError(name, signal?.reason));
+    const timer =
+      timeoutMs === undefined || timeoutMs > TIMER_MS_MAX
+        ? undefined
+        : setTimeout(() => giveUp(new DeadlineError(`answer of ${name}`, timeoutMs)), timeoutMs);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    call.settle = (outcome): void => {
+      call.settle = undefined;
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+      if ("error" in outcome) reject(outcome.error);
+      else resolve(outcome.payload);
+    };
+    this.#pending.set(streamId, call);
+    return promise;
+  }
+
+  #checkRoom(name: string, streamId: number): void {
+    if (this.#pending.size >= TTRPC_CALLS_IN_FLIGHT_MAX) {
+      throw new HearthError(
+        "resource-exhausted",
+        `call ${name}: ${this.#pending.size} calls in flight on one connection`,
+      );
+    }
+    if (streamId > STREAM_ID_MAX) throw new HearthError("unavailable", `call ${name}: connection is out of stream ids`);
+  }
+
+  async #readLoop(): Promise<HearthError> {
+    const decoder = new FrameDecoder();
+    try {
+      for (;;) {
+        const chunk = await this.#stream.read();
+        if (chunk === null) break;
+        for (const frame of decoder.push(chunk)) this.#accept(frame);
+        if (this.#failure !== undefined) return this.#failure;
+      }
+      const how = decoder.atBoundary ? "closed by the other side" : "closed by the other side within a frame";
+      return this.#fail(new HearthError("unavailable", `ttrpc connection ${how}`));
+    } catch (thrown) {
+      return this.#fail(brokenConnection("read from", thrown));
+    }
+  }
+
+  #accept(frame: Frame): void {
+    if (frame.type !== FRAME_RESPONSE) {
+      throw new HearthError("invalid-argument", `ttrpc message type ${frame.type} from a server`);
+    }
+    const call = this.#pending.get(frame.streamId);
+    if (call === undefined) throw new HearthError("invalid-argument", `ttrpc answer on idle stream ${frame.streamId}`);
+    this.#pending.delete(frame.streamId);
+    // Given up: nobody waits for what is in it.
+    if (call.settle === undefined) return;
+    call.settle(readAnswer(call.method, frame.payload));
+  }
+
+  /** Ends everything with the first cause; returns that. */
+  #fail(cause: HearthError): HearthError {
+    if (this.#failure !== undefined) return this.#failure;
+    this.#failure = cause;
+    this.#stream.close();
+    const calls = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const call of calls) call.settle?.({ error: cause });
+    return cause;
+  }
+}
+
+function encodeRequest(method: DescMethod, payload: Uint8Array, timeoutMs: number | undefined): Uint8Array {
+  const timeoutNano =
+    timeoutMs === undefined || timeoutMs > TIMER_MS_MAX ? 0n : BigInt(Math.ceil(timeoutMs * NANOSECONDS_PER_MS));
+  return toBinary(
+    RequestSchema,
+    create(RequestSchema, { service: method.parent.typeName, method: method.name, payload, timeoutNano }),
+  );
+}
+
+function readAnswer(method: string, payload: Uint8Array | undefined): { payload: Uint8Array } | { error: HearthError } {
+  if (payload === undefined) {
+    return { error: new HearthError("resource-exhausted", `answer of ${method} is over the message limit`) };
+  }
+  try {
+    const response = fromBinary(ResponseSchema, payload);
+    const status = response.status;
+    if (status === undefined || status.code === STATUS_OK) return { payload: response.payload };
+    return { error: new RemoteError(status.code, status.message, method) };
+  } catch (thrown) {
+    return { error: toHearthError(thrown, `decode answer of ${method}`) };
+  }
+}
+
+/** Whatever broke it, the system or a peer that speaks something else, the server is "unavailable". */
+function brokenConnection(what: string, thrown: unknown): HearthError {
+  return new HearthError("unavailable", `${what} ttrpc connection`, { cause: thrown });
+}
+
+/** Typed functions for the service's methods. The client keeps the ownership of the stream. */
+export function createTtrpcClient<Methods extends GenServiceMethods>(
+  service: GenService<Methods>,
+  client: TtrpcClient,
+): ServiceClient<Methods> {
+  const descriptor: DescService = service;
+  const functions: Record<string, (request: Record<string, unknown>, options?: CallOptions) => Promise<Message>> = {};
+  for (const method of descriptor.methods) {
+    if (method.methodKind !== "unary") continue;
+    functions[method.localName] = (request, options) => client.call(method, create(method.input, request), options);
+  }
+  // The generated type names exactly the methods of the descriptor, which is what was walked above.
+  return functions as unknown as ServiceClient<Methods>;
+}
