@@ -1,0 +1,112 @@
+/** Finds, reads and checks the configuration: one file (with drop-ins at the default place), or the defaults. */
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { HearthError, isErrnoException, toHearthError } from "../errors.ts";
+import { DEFAULT_CONFIG_PATH, defaultCacheSocket } from "../paths.ts";
+import type { HearthConfig } from "./config.ts";
+import { DEFAULT_CONFIG } from "./defaults.ts";
+import type { ConfigFile } from "./schema.ts";
+
+export interface ConfigSource {
+  /** Value of `--config`; wins over everything. */
+  readonly flag: string | undefined;
+  /** Value of HEARTH_CONFIG. */
+  readonly environment: string | undefined;
+  /** Default DEFAULT_CONFIG_PATH; its drop-ins are in `config.d` beside it. */
+  readonly defaultPath?: string;
+}
+
+/**
+ * The files that make up the configuration, in the order in which they are merged. A file that was named must exist;
+ * the default file and its drop-ins may be missing.
+ */
+export function configFiles(source: ConfigSource): readonly { readonly path: string; readonly required: boolean }[] {
+  const named = source.flag ?? (source.environment === "" ? undefined : source.environment);
+  if (named !== undefined) return [{ path: named, required: true }];
+  const path = source.defaultPath ?? DEFAULT_CONFIG_PATH;
+  return [{ path, required: false }, ...dropIns(join(dirname(path), "config.d"))];
+}
+
+function dropIns(dir: string): { path: string; required: boolean }[] {
+  let names: string[];
+  try {
+    names = readdirSync(dir);
+  } catch (thrown) {
+    if (isErrnoException(thrown) && thrown.code === "ENOENT") return [];
+    throw toHearthError(thrown, `read configuration directory ${dir}`);
+  }
+  const files = names.filter((name) => name.endsWith(".toml") && !name.startsWith("."));
+  return files.sort().map((name) => ({ path: join(dir, name), required: true }));
+}
+
+/**
+ * The configuration. Fails with invalid-argument naming file, line and column (malformed TOML) or the key (unknown,
+ * of the wrong type, out of range), and with not-found when a named file is missing.
+ */
+export async function loadConfig(source: ConfigSource): Promise<HearthConfig> {
+  let merged: ConfigFile | undefined;
+  for (const { path, required } of configFiles(source)) {
+    const text = readConfigText(path, required);
+    if (text === undefined) continue;
+    const { parseConfigFile } = await import("./parse.ts");
+    merged = mergeFiles(merged ?? {}, parseConfigFile(text, path));
+  }
+  return merged === undefined ? DEFAULT_CONFIG : withDefaults(merged);
+}
+
+function readConfigText(path: string, required: boolean): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (thrown) {
+    if (!required && isErrnoException(thrown) && thrown.code === "ENOENT") return undefined;
+    throw toHearthError(thrown, `read configuration ${path}`);
+  }
+}
+
+/** Later files win key by key. */
+export function mergeFiles(base: ConfigFile, over: ConfigFile): ConfigFile {
+  return {
+    hypervisor: { qemu: { ...base.hypervisor?.qemu, ...over.hypervisor?.qemu } },
+    factory: { ...base.factory, ...over.factory },
+    runtime: { ...base.runtime, ...over.runtime },
+  };
+}
+
+/** Fills in what the files leave out; the pool's socket follows `run_dir`. Fails when keys contradict each other. */
+export function withDefaults(file: ConfigFile): HearthConfig {
+  const runtime = { ...DEFAULT_CONFIG.runtime, ...file.runtime };
+  const config: HearthConfig = {
+    hypervisor: { ...DEFAULT_CONFIG.hypervisor, ...file.hypervisor?.qemu },
+    factory: {
+      ...DEFAULT_CONFIG.factory,
+      vm_cache_endpoint: defaultCacheSocket(runtime.run_dir),
+      ...file.factory,
+    },
+    runtime,
+  };
+  checkTogether(config);
+  return config;
+}
+
+function checkTogether({ hypervisor }: HearthConfig): void {
+  const { default_vcpus, default_maxvcpus, default_memory, default_maxmemory } = hypervisor;
+  if (default_maxvcpus !== 0 && default_maxvcpus < default_vcpus) {
+    throw new HearthError(
+      "invalid-argument",
+      `check configuration: hypervisor.qemu.default_maxvcpus ${default_maxvcpus} is less than default_vcpus ${default_vcpus}`,
+    );
+  }
+  if (default_maxmemory !== 0 && default_maxmemory < default_memory) {
+    throw new HearthError(
+      "invalid-argument",
+      `check configuration: hypervisor.qemu.default_maxmemory ${default_maxmemory} is less than default_memory ${default_memory}`,
+    );
+  }
+  const guestFiles = [hypervisor.kernel, hypervisor.initrd, hypervisor.image];
+  if (guestFiles.some((path) => path !== "") && hypervisor.kernel === "") {
+    throw new HearthError(
+      "invalid-argument",
+      "check configuration: hypervisor.qemu.initrd or image is set without kernel; they belong together",
+    );
+  }
+}
