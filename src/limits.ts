@@ -53,3 +53,13 @@ export const MEMORY_BLOCK_MIB = 128;
 export const FILE_STEP_TIMEOUT_MS = 10_000;
 /** Milliseconds for one call of ip or tc; they take two or three. */
 export const NETWORK_COMMAND_TIMEOUT_MS = 10_000;
+/** Bytes one read of a descriptor asks for unless told: what a pipe holds by default. Source: pipe(7). */
+export const FD_READ_BYTES_DEFAULT = 64 * 1024;
+/** Reads or writes of one descriptor without waiting before the event loop gets its turn: 1 MiB at the default size. */
+export const FD_CALLS_PER_TURN_MAX = 16;
+/** Bytes a stream holds that nobody has read yet before it stops reading from the socket; one chunk more may follow. */
+export const STREAM_READ_BUFFER_BYTES_MAX = 256 * 1024;
+/** Milliseconds a living server has to accept a probe before its socket counts as taken; the kernel accepts at once. */
+export const SOCKET_PROBE_MS = 1000;
+/** Milliseconds to wait for another server that is just binding in the same directory. */
+export const SOCKET_LISTEN_LOCK_MS = 5000;

@@ -109,11 +109,19 @@ export interface Pipe {
   readonly writeEnd: OwnedFd;
 }
 
-/** A pipe, both ends O_CLOEXEC and blocking unless `nonBlocking`. */
-export function pipe(options: { readonly nonBlocking?: boolean } = {}): Pipe {
+export interface PipeOptions {
+  /** Our end, when the other goes to a child: the two ends have open file descriptions of their own. */
+  readonly nonBlockingRead?: boolean;
+  readonly nonBlockingWrite?: boolean;
+}
+
+/** A pipe, both ends O_CLOEXEC and blocking unless told. */
+export function pipe(options: PipeOptions = {}): Pipe {
   const fds = new Int32Array(2);
-  check(libc().pipe2(fds, O_CLOEXEC | (options.nonBlocking === true ? O_NONBLOCK : 0)), "make pipe");
+  check(libc().pipe2(fds, O_CLOEXEC), "make pipe");
   const [readEnd = -1, writeEnd = -1] = fds;
+  if (options.nonBlockingRead === true) setNonBlocking(asFd(readEnd), true);
+  if (options.nonBlockingWrite === true) setNonBlocking(asFd(writeEnd), true);
   return { readEnd: new OwnedFd(asFd(readEnd)), writeEnd: new OwnedFd(asFd(writeEnd)) };
 }
 

@@ -3,7 +3,7 @@ import { fstatSync, statSync } from "node:fs";
 import { DeadlineError, HearthError, isNotFound, SystemError, toHearthError } from "../errors.ts";
 import { LOCK_RETRY_MS_MAX } from "../limits.ts";
 import { sleep } from "../util/wait.ts";
-import { type Fd, O_CREAT, O_NOFOLLOW, O_RDWR, type OwnedFd, openFd } from "./fd.ts";
+import { type Fd, O_CREAT, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR, type OwnedFd, openFd } from "./fd.ts";
 import { lastErrno, lazyLibc } from "./libc.ts";
 
 const LOCK_EX = 2;
@@ -50,23 +50,23 @@ export class FileLock implements AsyncDisposable, Disposable {
  */
 export function tryLock(path: string): FileLock | undefined {
   for (let attempt = 0; attempt < REPLACED_ATTEMPTS_MAX; attempt++) {
-    const fd = openFd(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
-    let keep = false;
-    try {
-      if (libc().flock(fd.fd, LOCK_EX | LOCK_NB) < 0) {
-        const errno = lastErrno();
-        if (errno === "EAGAIN") return undefined;
-        if (errno === "EINTR") continue;
-        throw new SystemError(errno, `lock ${path}`);
-      }
-      if (!isSameFile(path, fd.fd)) continue;
-      keep = true;
-      return new FileLock(path, fd);
-    } finally {
-      if (!keep) fd.close();
-    }
+    const held = flockOrClose(path, openFd(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600));
+    if (held === undefined || isSameFile(path, held.fd)) return held;
+    held.release();
   }
   throw new HearthError("unavailable", `lock ${path}: the file keeps being replaced`);
+}
+
+/** The lock of the open file, which it then owns, or undefined, with the file closed, when somebody holds it. */
+function flockOrClose(path: string, fd: OwnedFd): FileLock | undefined {
+  while (libc().flock(fd.fd, LOCK_EX | LOCK_NB) < 0) {
+    const errno = lastErrno();
+    if (errno === "EINTR") continue;
+    fd.close();
+    if (errno === "EAGAIN") return undefined;
+    throw new SystemError(errno, `lock ${path}`);
+  }
+  return new FileLock(path, fd);
 }
 
 /** Times a lock file may vanish between open and lock before we give up: each needs a deleter in a microsecond window. */
@@ -93,12 +93,21 @@ export interface LockOptions {
  * Waits for the exclusive lock of `path`. flock(2) can only wait by blocking a thread, so this asks again with a
  * growing pause (1 ms to LOCK_RETRY_MS_MAX): locks guard work of milliseconds, except those held for life.
  */
-export async function lock(path: string, options: LockOptions = {}): Promise<FileLock> {
+export function lock(path: string, options: LockOptions = {}): Promise<FileLock> {
+  return retryLock(path, () => tryLock(path), options);
+}
+
+/** Waits for the lock of an existing directory itself: for turns in a directory that has no lock file. */
+export function lockDirectory(dir: string, options: LockOptions = {}): Promise<FileLock> {
+  return retryLock(dir, () => flockOrClose(dir, openFd(dir, O_RDONLY | O_DIRECTORY)), options);
+}
+
+async function retryLock(path: string, attempt: () => FileLock | undefined, options: LockOptions): Promise<FileLock> {
   const started = performance.now();
   const timeoutMs = options.timeoutMs ?? Number.POSITIVE_INFINITY;
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, LOCK_RETRY_MS_MAX)) {
     options.signal?.throwIfAborted();
-    const held = tryLock(path);
+    const held = attempt();
     if (held !== undefined) return held;
     const leftMs = timeoutMs - (performance.now() - started);
     if (leftMs <= 0) throw new DeadlineError(`lock ${path}`, timeoutMs);

@@ -36,7 +36,10 @@ export interface SpawnOptions {
   readonly env?: Environment;
   /** Default: "/", so that a child never holds somebody's mount. */
   readonly cwd?: string;
-  /** Descriptors or "ignore" (/dev/null) for 0, 1, 2 and, by position, 3 and up. The caller still owns and closes its own. Default: all ignored. */
+  /**
+   * Descriptors for 0, 1, 2 and, by position, 3 and up; "ignore" is /dev/null for the first three and closed above.
+   * The caller still owns and closes its own. Default: all ignored.
+   */
   readonly stdio?: readonly (Fd | "ignore")[];
   /** Own session (setsid): outlives us and our terminal. */
   readonly detached?: boolean;

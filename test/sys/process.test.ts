@@ -1,0 +1,203 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openFilesLimit, pipe } from "../../src/sys/fd.ts";
+import { FdReader } from "../../src/sys/fd-reader.ts";
+import { becomeSubreaper, setProcessName, spawnProcess, terminate } from "../../src/sys/process.ts";
+import { runOrThrow, runProcess } from "../../src/sys/run-process.ts";
+import { sleep } from "../../src/util/wait.ts";
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), "hearth-proc-"));
+});
+afterEach(() => rmSync(dir, { recursive: true }));
+
+describe("spawnProcess", () => {
+  test.each([
+    [["sh", "-c", "exit 7"], { kind: "exited", code: 7 }],
+    [["sh", "-c", "exit 137"], { kind: "exited", code: 137 }],
+    [["sh", "-c", "kill -9 $$"], { kind: "signaled", signal: 9 }],
+    [["sh", "-c", "kill -40 $$"], { kind: "signaled", signal: 40 }],
+  ] as const)("%j ends with %j", async (argv, status) => {
+    const child = spawnProcess({ argv: [...argv] });
+    expect(await child.exited).toEqual(status);
+    expect(child.status).toEqual(status);
+    child.kill(15);
+  });
+
+  test("sends realtime signals", async () => {
+    const child = spawnProcess({ argv: ["sleep", "1000"] });
+    child.kill(35);
+    expect(await child.exited).toEqual({ kind: "signaled", signal: 35 });
+  });
+
+  test("tells a missing program, a missing directory and a missing cgroup apart", () => {
+    expect(() => spawnProcess({ argv: ["/no/such/program"] })).toThrow("start /no/such/program: ENOENT");
+    expect(() => spawnProcess({ argv: ["no-such-program"] })).toThrow("start no-such-program: ENOENT");
+    expect(() => spawnProcess({ argv: ["/etc/passwd"] })).toThrow("start /etc/passwd: EACCES");
+    expect(() => spawnProcess({ argv: ["true"], cwd: "/no/dir" })).toThrow("use working directory /no/dir: ENOENT");
+    expect(() => spawnProcess({ argv: ["true"], cgroup: "/no/cg" })).toThrow("use cgroup /no/cg: ENOENT");
+    expect(() => spawnProcess({ argv: [""] })).toThrow("empty program name");
+  });
+
+  test("the child has the given environment, the given descriptors and nothing else", async () => {
+    process.env["BUN_OPTIONS_PROBE"] = "1";
+    const { readEnd, writeEnd } = pipe();
+    using reader = new FdReader(readEnd);
+    const child = spawnProcess({
+      argv: ["sh", "-c", "env | sort >&5; ls /proc/self/fd >&5; pwd >&5"],
+      env: { PATH: "/usr/bin:/bin", A: "b c" },
+      stdio: ["ignore", "ignore", "ignore", "ignore", "ignore", writeEnd.fd],
+    });
+    writeEnd.close();
+    expect(await child.exited).toEqual({ kind: "exited", code: 0 });
+    let text = "";
+    for (let chunk = await reader.read(); chunk !== null; chunk = await reader.read()) text += Buffer.from(chunk);
+    // 3 is the directory that ls itself reads; "ignore" above 2 leaves a number closed.
+    expect(text.split("\n")).toEqual(["A=b c", "PATH=/usr/bin:/bin", "PWD=/", "0", "1", "2", "3", "5", "/", ""]);
+    delete process.env["BUN_OPTIONS_PROBE"];
+  });
+
+  test("a detached child leads a session of its own and outlives a signal to our group", async () => {
+    const child = spawnProcess({ argv: ["sleep", "1000"], detached: true });
+    const stat = readFileSync(`/proc/${child.pid}/stat`, "utf8").split(" ");
+    expect([Number(stat[4]), Number(stat[5])]).toEqual([child.pid, child.pid]);
+    child.kill(9);
+    await child.exited;
+  });
+
+  test("uid and gid are set and no supplementary group is left", async () => {
+    const result = await runProcess(["sh", "-c", "id -u; id -g; id -G"], { uid: 65534, gid: 65534 });
+    expect(result.stdout).toBe("65534\n65534\n65534\n");
+  });
+
+  test("is born in the network namespace, and we stay in ours", async () => {
+    const name = `hearth-${crypto.randomUUID().slice(0, 8)}`;
+    await runOrThrow(["ip", "netns", "add", name]);
+    try {
+      const own = await runOrThrow(["readlink", "/proc/self/ns/net"]);
+      const other = await runOrThrow(["readlink", "/proc/self/ns/net"], { netns: `/run/netns/${name}` });
+      expect(other).not.toBe(own);
+      expect(other).toBe(await runOrThrow(["ip", "netns", "exec", name, "readlink", "/proc/self/ns/net"]));
+      expect(() => spawnProcess({ argv: ["/no/such"], netns: `/run/netns/${name}` })).toThrow("ENOENT");
+      expect(await runOrThrow(["readlink", "/proc/self/ns/net"])).toBe(own);
+      expect(() => spawnProcess({ argv: ["true"], netns: "/run/netns/no-such" })).toThrow("ENOENT");
+      expect(() => spawnProcess({ argv: ["true"], netns: "/etc/passwd" })).toThrow("join network namespace");
+    } finally {
+      await runOrThrow(["ip", "netns", "del", name]);
+    }
+  });
+});
+
+describe("terminate", () => {
+  test("TERM is enough for a polite child", async () => {
+    const child = spawnProcess({ argv: ["sleep", "1000"] });
+    expect(await terminate(child)).toEqual({ kind: "signaled", signal: 15 });
+    expect(await terminate(child)).toEqual({ kind: "signaled", signal: 15 });
+  });
+
+  test("KILL follows for one that ignores TERM", async () => {
+    const { readEnd, writeEnd } = pipe();
+    using reader = new FdReader(readEnd);
+    const child = spawnProcess({
+      argv: ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"],
+      stdio: ["ignore", writeEnd.fd],
+    });
+    await reader.read();
+    writeEnd.close();
+    expect(await terminate(child, { graceMs: 50 })).toEqual({ kind: "signaled", signal: 9 });
+    // Its own sleep is an orphan now and holds the pipe: it is not ours to wait for, but the test cleans up.
+    const orphan = readdirSync("/proc").find(
+      (pid) => /^\d+$/.test(pid) && existsSync(`/proc/${pid}/fd/1`) && isSleepOf(pid, child.pid),
+    );
+    if (orphan !== undefined) process.kill(Number(orphan), 9);
+  });
+});
+
+function isSleepOf(pid: string, group: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, "utf8").includes(`(sleep) S 1 ${group} `);
+  } catch {
+    return false;
+  }
+}
+
+describe("runProcess", () => {
+  test("captures both streams and the status", async () => {
+    const result = await runProcess(["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    expect(result).toEqual({
+      status: { kind: "exited", code: 3 },
+      exitCode: 3,
+      stdout: "out\n",
+      stderr: "err\n",
+      truncated: false,
+    });
+  });
+
+  test("keeps a bounded part of endless output and lets the program finish", async () => {
+    const result = await runProcess(["sh", "-c", "head -c 5000000 /dev/zero; echo end >&2"], { maxOutputBytes: 1000 });
+    expect(result.stdout.length).toBe(1000);
+    expect(result.truncated).toBe(true);
+    expect(result.stderr).toBe("end\n");
+    expect(result.exitCode).toBe(0);
+  });
+
+  test("ends the program after the deadline", async () => {
+    const pidFile = join(dir, "pid");
+    await expect(
+      runProcess(["sh", "-c", `echo $$ > ${pidFile}; exec sleep 1000`], { timeoutMs: 200 }),
+    ).rejects.toMatchObject({ code: "deadline-exceeded", step: "end of sh" });
+    expect(existsSync(`/proc/${readFileSync(pidFile, "utf8").trim()}`)).toBe(false);
+  });
+
+  test("ends the program when the signal aborts, and starts none when it has", async () => {
+    const stop = new AbortController();
+    const running = runProcess(["sleep", "1000"], { signal: stop.signal });
+    stop.abort(new Error("enough"));
+    await expect(running).rejects.toThrow("enough");
+    await expect(runProcess(["touch", join(dir, "made")], { signal: stop.signal })).rejects.toThrow("enough");
+    expect(existsSync(join(dir, "made"))).toBe(false);
+  });
+
+  test("does not wait for a daemon that keeps the pipes", async () => {
+    const started = performance.now();
+    const result = await runProcess(["sh", "-c", "sleep 20 & echo $!"]);
+    expect(performance.now() - started).toBeLessThan(10_000);
+    process.kill(Number(result.stdout), 9);
+  });
+
+  test("leaks no descriptor, also when the program is missing", async () => {
+    await runProcess(["true"]);
+    const before = readdirSync("/proc/self/fd").length;
+    for (let i = 0; i < 20; i++) {
+      await runProcess(["true"]);
+      await expect(runProcess(["/no/such/program"])).rejects.toMatchObject({ code: "not-found" });
+    }
+    expect(readdirSync("/proc/self/fd").length).toBe(before);
+    expect(openFilesLimit()).toBeGreaterThan(before);
+  });
+
+  test("runOrThrow says what the program said last", async () => {
+    await expect(runOrThrow(["sh", "-c", "echo one >&2; echo two >&2; exit 4"])).rejects.toThrow(
+      "run sh: exit status 4: one; two",
+    );
+  });
+});
+
+test("the process name is what ps shows", () => {
+  const before = readFileSync("/proc/self/comm", "utf8").trim();
+  setProcessName("hearth-test-name-that-is-long");
+  expect(readFileSync("/proc/self/comm", "utf8")).toBe("hearth-test-nam\n");
+  setProcessName(before);
+});
+
+test("a subreaper gets the orphans of its children", async () => {
+  becomeSubreaper();
+  const result = await runProcess(["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
+  const orphan = Number(result.stdout);
+  const parent = (): number => Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${orphan}/stat`, "utf8"))?.[1]);
+  while (parent() !== process.pid) await sleep(1);
+  process.kill(orphan, 9);
+});
