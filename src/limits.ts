@@ -63,3 +63,7 @@ export const STREAM_READ_BUFFER_BYTES_MAX = 256 * 1024;
 export const SOCKET_PROBE_MS = 1000;
 /** Milliseconds to wait for another server that is just binding in the same directory. */
 export const SOCKET_LISTEN_LOCK_MS = 5000;
+/** Exit statuses kept of orphans that ended before anybody asked for them; the asker is at most one program start behind. */
+export const ORPHAN_STATUSES_MAX = 256;
+/** Directories inside each other that a tree we remove may have: our own have about five, each holds a descriptor open. */
+export const REMOVE_TREE_DEPTH_MAX = 512;

@@ -79,6 +79,14 @@ export function spawnProcess(options: SpawnOptions): ChildProcess {
   return options.netns === undefined ? start() : inNetns(options.netns, start);
 }
 
+/** Pids that the runtime itself waits for: children not yet reaped. Process-wide, as the kernel's table of them. */
+const ownChildren = new Set<number>();
+
+/** True for a child made by spawnProcess that has not been reaped yet: nobody else may wait for it. */
+export function isOwnChild(pid: number): boolean {
+  return ownChildren.has(pid);
+}
+
 function startChild(options: SpawnOptions): ChildProcess {
   const stdio = options.stdio ?? [];
   let status: ExitStatus | undefined;
@@ -93,7 +101,9 @@ function startChild(options: SpawnOptions): ChildProcess {
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),
   });
+  ownChildren.add(child.pid);
   const exited = child.exited.then((code): ExitStatus => {
+    ownChildren.delete(child.pid);
     status = statusOf(code, child.signalCode);
     return status;
   });

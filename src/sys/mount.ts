@@ -1,0 +1,221 @@
+/** Mounting, unmounting, propagation, and removing directory trees without ever crossing a mount. */
+import { readdirSync, readFileSync, realpathSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { HearthError, isNotFound, SystemError, toHearthError } from "../errors.ts";
+import { REMOVE_TREE_DEPTH_MAX } from "../limits.ts";
+import { asFd, type Fd, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, OwnedFd, openFd } from "./fd.ts";
+import { check, cString, lastErrno, lazyLibc, struct } from "./libc.ts";
+import { type MountEntry, parseMountinfo } from "./mountinfo.ts";
+
+/** Source: linux/mount.h. */
+export const MS_RDONLY = 0x1;
+export const MS_NOSUID = 0x2;
+export const MS_NODEV = 0x4;
+export const MS_NOEXEC = 0x8;
+export const MS_REMOUNT = 0x20;
+export const MS_NOATIME = 0x400;
+export const MS_BIND = 0x1000;
+export const MS_MOVE = 0x2000;
+export const MS_REC = 0x4000;
+export const MS_PRIVATE = 0x40000;
+export const MS_SLAVE = 0x80000;
+export const MS_SHARED = 0x100000;
+
+const MNT_DETACH = 2;
+const UMOUNT_NOFOLLOW = 8;
+const AT_FDCWD = -100n;
+const AT_RECURSIVE = 0x8000n;
+const AT_SYMLINK_NOFOLLOW = 0x100n;
+const AT_REMOVEDIR = 0x200;
+const MOUNT_ATTR_RDONLY = 1n;
+/** Source: asm/unistd_64.h; glibc has names for them only since 2.36 or not at all. */
+const SYS_OPENAT2 = 437n;
+const SYS_MOUNT_SETATTR = 442n;
+/** Source: linux/openat2.h: no other mount, no magic link, no symbolic link, nothing above the directory. */
+const RESOLVE_INSIDE = 0x01n | 0x02n | 0x04n | 0x08n;
+
+const libc = lazyLibc({
+  mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
+  umount2: { args: ["ptr", "i32"], returns: "i32" },
+  unlinkat: { args: ["i32", "ptr", "i32"], returns: "i32" },
+  syscall: { args: ["i64", "i64", "ptr", "ptr", "i64", "i64"], returns: "i64" },
+});
+const setattrLibc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "ptr", "i64"], returns: "i64" } });
+
+export interface MountOptions {
+  /** Device, directory, tag or, for file systems without one, a name shown in mountinfo. */
+  readonly source: string;
+  readonly target: string;
+  /** "tmpfs", "virtiofs" …; ignored for bind, move and remount. */
+  readonly type?: string;
+  /** MS_* combined. */
+  readonly flags?: number;
+  /** Options of the file system, "size=1m,mode=755". */
+  readonly data?: string;
+}
+
+/** mount(2). */
+export function mount(options: MountOptions): void {
+  const type = options.type === undefined ? null : cString(options.type);
+  const data = options.data === undefined ? null : cString(options.data);
+  const flags = BigInt(options.flags ?? 0);
+  check(
+    libc().mount(cString(options.source), cString(options.target), type, flags, data),
+    `mount ${options.source} on ${options.target}`,
+    { type: options.type, flags: options.flags, data: options.data },
+  );
+}
+
+export interface BindOptions {
+  /** With the mounts below the source. Default false. */
+  readonly recursive?: boolean;
+  /** Read-only, including the mounts below when recursive. Default false. */
+  readonly readOnly?: boolean;
+}
+
+/** Makes `source` appear at the existing `target` too. When it cannot be made read-only it is taken away again. */
+export function bindMount(source: string, target: string, options: BindOptions = {}): void {
+  const recursive = options.recursive === true;
+  mount({ source, target, flags: MS_BIND | (recursive ? MS_REC : 0) });
+  if (options.readOnly !== true) return;
+  try {
+    setReadOnly(target, recursive);
+  } catch (thrown) {
+    unmount(target, { detach: true });
+    throw thrown;
+  }
+}
+
+/** Makes an existing mount read-only without touching its other flags or other mounts of the same file system. */
+export function setReadOnly(target: string, recursive: boolean): void {
+  const { bytes, view } = struct(32);
+  view.setBigUint64(0, MOUNT_ATTR_RDONLY, true);
+  const flags = AT_SYMLINK_NOFOLLOW | (recursive ? AT_RECURSIVE : 0n);
+  const result = setattrLibc().syscall(SYS_MOUNT_SETATTR, AT_FDCWD, cString(target), flags, bytes, 32n);
+  if (result < 0n) throw new SystemError(lastErrno(), `make mount ${target} read-only`);
+}
+
+/** Mounts made below this one appear in every mount that shares with it, and the other way round. */
+export function makeShared(target: string, recursive = false): void {
+  setPropagation(target, MS_SHARED, recursive);
+}
+
+/** Mounts of its former peers still appear here; ours no longer appear there. */
+export function makeSlave(target: string, recursive = false): void {
+  setPropagation(target, MS_SLAVE, recursive);
+}
+
+/** Nothing appears either way. */
+export function makePrivate(target: string, recursive = false): void {
+  setPropagation(target, MS_PRIVATE, recursive);
+}
+
+function setPropagation(target: string, kind: number, recursive: boolean): void {
+  mount({ source: "none", target, flags: kind | (recursive ? MS_REC : 0) });
+}
+
+export interface UnmountOptions {
+  /** Takes it out of the tree now, and frees it when nobody uses it any more: never EBUSY. Default false. */
+  readonly detach?: boolean;
+}
+
+/** Unmounts what is mounted on `target` last; does not follow a symbolic link. False when nothing is mounted there. */
+export function unmount(target: string, options: UnmountOptions = {}): boolean {
+  const flags = UMOUNT_NOFOLLOW | (options.detach === true ? MNT_DETACH : 0);
+  if (libc().umount2(cString(target), flags) >= 0) return true;
+  const errno = lastErrno();
+  if (errno === "EINVAL" || errno === "ENOENT") return false;
+  throw new SystemError(errno, `unmount ${target}`);
+}
+
+/** The mounts that this process sees now. */
+export function listMounts(): MountEntry[] {
+  try {
+    return parseMountinfo(readFileSync("/proc/self/mountinfo", "utf8"));
+  } catch (thrown) {
+    throw toHearthError(thrown, "read mounts");
+  }
+}
+
+/** Mounts on `dir` and below it, the one to unmount first at the front. Symbolic links in `dir` are resolved. */
+export function mountsUnder(dir: string): MountEntry[] {
+  const real = realPath(dir);
+  const inside = real === "/" ? "/" : `${real}/`;
+  return listMounts()
+    .filter(({ mountPoint }) => mountPoint === real || mountPoint.startsWith(inside))
+    .reverse();
+}
+
+/** Unmounts everything on `dir` and below it, last mounted first; returns how many. A busy mount is EBUSY unless detached. */
+export function unmountTree(dir: string, options: UnmountOptions = {}): number {
+  let count = 0;
+  // The tree itself tells when we are done: an unmount may take away or, by propagation, bring more than one.
+  for (const { mountPoint } of mountsUnder(dir)) if (unmount(mountPoint, options)) count++;
+  return count;
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (thrown) {
+    if (!isNotFound(thrown)) throw toHearthError(thrown, `resolve ${path}`);
+    return path;
+  }
+}
+
+/**
+ * Removes a directory with everything in it, as `rm -rf --one-file-system` means to: a tree with a mount in it is
+ * refused untouched ("failed-precondition"), and should one appear meanwhile, it is not entered. Symbolic links are
+ * removed, not followed. A missing directory is fine.
+ */
+export function removeTreeWithoutMounts(dir: string): void {
+  const [mounted] = mountsUnder(dir);
+  if (mounted !== undefined) {
+    throw new HearthError("failed-precondition", `remove ${dir}: ${mounted.mountPoint} is mounted`, {
+      facts: { mountPoint: mounted.mountPoint, type: mounted.type },
+    });
+  }
+  let parent: OwnedFd;
+  try {
+    parent = openFd(dirname(dir), O_PATH | O_DIRECTORY);
+  } catch (thrown) {
+    if (isNotFound(thrown)) return;
+    throw thrown;
+  }
+  using _parent = parent;
+  removeEntry(parent.fd, cString(basename(dir)), dir, 0);
+}
+
+/** Names are looked up from the open parent, so that nobody can swap a directory for a link under us; they are bytes. */
+function removeEntry(parent: Fd, name: Uint8Array, path: string, depth: number): void {
+  if (libc().unlinkat(parent, name, 0) >= 0) return;
+  const errno = lastErrno();
+  if (errno === "ENOENT") return;
+  if (errno !== "EISDIR") throw new SystemError(errno, `remove ${path}`);
+  if (depth >= REMOVE_TREE_DEPTH_MAX) {
+    throw new HearthError("resource-exhausted", `remove ${path}: deeper than ${REMOVE_TREE_DEPTH_MAX} directories`);
+  }
+  {
+    using directory = openInside(parent, name, path);
+    for (const entry of readdirSync(`/proc/self/fd/${directory.fd}`, { encoding: "buffer" })) {
+      removeEntry(directory.fd, zeroTerminated(entry), `${path}/${entry.toString()}`, depth + 1);
+    }
+  }
+  if (libc().unlinkat(parent, name, AT_REMOVEDIR) < 0) throw new SystemError(lastErrno(), `remove ${path}`);
+}
+
+function zeroTerminated(name: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(name.length + 1);
+  bytes.set(name);
+  return bytes;
+}
+
+/** Opens a directory. When something else is mounted on it: EXDEV. */
+function openInside(parent: Fd, name: Uint8Array, path: string): OwnedFd {
+  const { bytes: how, view } = struct(24);
+  view.setBigUint64(0, BigInt(O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), true);
+  view.setBigUint64(16, RESOLVE_INSIDE, true);
+  const result = Number(libc().syscall(SYS_OPENAT2, BigInt(parent), name, how, 24n, 0n));
+  if (result < 0) throw new SystemError(lastErrno(), `open directory ${path}`);
+  return new OwnedFd(asFd(result));
+}
