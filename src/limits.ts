@@ -18,6 +18,14 @@ export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
 export const TTRPC_UNWRITTEN_BYTES_MAX = 2 * TTRPC_MESSAGE_BYTES_MAX;
 /** Characters of an error message that travels over RPC: a few lines of a log, far below any frame limit. */
 export const RPC_ERROR_MESSAGE_LENGTH_MAX = 16 * 1024;
+/** Bytes of one gRPC message, either way; the largest of the pool protocol is a few KiB. Source: grpc-js's own default. */
+export const GRPC_MESSAGE_BYTES_MAX = 4 * 1024 * 1024;
+/** Calls in flight on one gRPC connection; a client has one or two. */
+export const GRPC_STREAMS_PER_CONNECTION_MAX = 64;
+/** gRPC connections at once; each costs about 100 KiB, and a storm of creates opens one each. */
+export const GRPC_CONNECTIONS_MAX = 512;
+/** Milliseconds after which a gRPC connection without a call is closed, so that forgotten ones do not fill the server. */
+export const GRPC_CONNECTION_IDLE_MS = 60_000;
 /** Attempts to remove a cgroup whose last process has just died; the kernel needs a few milliseconds. 2 s in all. */
 export const CGROUP_REMOVE_ATTEMPTS_MAX = 200;
 export const CGROUP_REMOVE_RETRY_MS = 10;

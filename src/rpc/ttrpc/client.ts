@@ -1,19 +1,11 @@
 /** The calling side of ttRPC: many calls at once over one byte stream, each with a deadline and a way to give it up. */
-import {
-  create,
-  type DescMethod,
-  type DescService,
-  fromBinary,
-  type Message,
-  type MessageInitShape,
-  type MessageShape,
-  toBinary,
-} from "@bufbuild/protobuf";
+import { create, type DescMethod, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { DeadlineError, HearthError, toHearthError } from "../../errors.ts";
 import { RequestSchema, ResponseSchema } from "../../gen/ttrpc_pb.ts";
 import { TTRPC_CALLS_IN_FLIGHT_MAX } from "../../limits.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
+import { createServiceClient, methodName, type ServiceClient, type UnaryTransport } from "../client.ts";
 import { cancellationError, RemoteError, STATUS_OK } from "../status.ts";
 import { encodeFrame, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
 
@@ -24,16 +16,8 @@ export interface CallOptions {
   readonly timeoutMs?: number | undefined;
 }
 
-/** One function per unary method, by its local name. */
-export type ServiceClient<Methods extends GenServiceMethods> = {
-  readonly [Name in keyof Methods]: (
-    request: MessageInitShape<Methods[Name]["input"]>,
-    options?: CallOptions,
-  ) => Promise<MessageShape<Methods[Name]["output"]>>;
-};
-
 /** `ClientOf<typeof SandboxService>`: the typed client of a generated service. */
-export type ClientOf<Service> = Service extends GenService<infer Methods> ? ServiceClient<Methods> : never;
+export type ClientOf<Service> = Service extends GenService<infer Methods> ? ServiceClient<Methods, CallOptions> : never;
 
 interface PendingCall {
   readonly method: string;
@@ -49,7 +33,7 @@ const NANOSECONDS_PER_MS = 1e6;
  * Owns the stream from construction on. When it ends, every pending and later call rejects with the true cause.
  * A call that the server refuses rejects with RemoteError, one that the transport lost with "unavailable".
  */
-export class TtrpcClient implements AsyncDisposable {
+export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable {
   readonly #stream: ByteStream;
   readonly #pending = new Map<number, PendingCall>();
   #nextStreamId = 1;
@@ -77,17 +61,9 @@ export class TtrpcClient implements AsyncDisposable {
     return this.#pending.size;
   }
 
-  async call(method: DescMethod, request: Message, options: CallOptions = {}): Promise<Message> {
-    const name = `${method.parent.typeName}/${method.name}`;
-    const payload = await this.#roundTrip(name, method, toBinary(method.input, request), options);
-    try {
-      return fromBinary(method.output, payload);
-    } catch (thrown) {
-      throw toHearthError(thrown, `decode answer of ${name}`);
-    }
-  }
-
-  #roundTrip(name: string, method: DescMethod, payload: Uint8Array, options: CallOptions): Promise<Uint8Array> {
+  /** One call, serialized; for generated clients. */
+  call(method: DescMethod, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> {
+    const name = methodName(method);
     const { signal, timeoutMs } = options;
     if (signal?.aborted === true) return Promise.reject(cancellationError(name, signal.reason));
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
@@ -204,13 +180,6 @@ function brokenConnection(what: string, thrown: unknown): HearthError {
 export function createTtrpcClient<Methods extends GenServiceMethods>(
   service: GenService<Methods>,
   client: TtrpcClient,
-): ServiceClient<Methods> {
-  const descriptor: DescService = service;
-  const functions: Record<string, (request: Record<string, unknown>, options?: CallOptions) => Promise<Message>> = {};
-  for (const method of descriptor.methods) {
-    if (method.methodKind !== "unary") continue;
-    functions[method.localName] = (request, options) => client.call(method, create(method.input, request), options);
-  }
-  // The generated type names exactly the methods of the descriptor, which is what was walked above.
-  return functions as unknown as ServiceClient<Methods>;
+): ServiceClient<Methods, CallOptions> {
+  return createServiceClient(service, client);
 }

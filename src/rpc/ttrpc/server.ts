@@ -5,6 +5,7 @@ import { type Request, RequestSchema, ResponseSchema } from "../../gen/ttrpc_pb.
 import { TTRPC_CALLS_IN_FLIGHT_MAX, TTRPC_MESSAGE_BYTES_MAX, TTRPC_UNWRITTEN_BYTES_MAX } from "../../limits.ts";
 import { type Log, silentLog } from "../../log.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
+import type { RegisteredMethod, RegisteredService } from "../service.ts";
 import { statusOfError } from "../status.ts";
 import {
   encodeFrame,
@@ -15,7 +16,7 @@ import {
   type Frame,
   FrameDecoder,
 } from "./frame.ts";
-import type { CallContext, RegisteredMethod, RegisteredService, TtrpcConnection } from "./service.ts";
+import type { CallContext, TtrpcConnection } from "./service.ts";
 
 export interface ServeOptions {
   /** Default: silent. */
@@ -30,7 +31,7 @@ export interface ServeOptions {
  */
 export function serveTtrpc(
   stream: ByteStream,
-  services: readonly RegisteredService[],
+  services: readonly RegisteredService<CallContext>[],
   options: ServeOptions = {},
 ): TtrpcConnection {
   const connection = new ServerConnection(options.connectionId ?? 0, stream, services, options.log ?? silentLog);
@@ -45,7 +46,7 @@ class ServerConnection implements TtrpcConnection {
   readonly id: number;
   readonly closed: Promise<void>;
   readonly #stream: ByteStream;
-  readonly #services: ReadonlyMap<string, RegisteredService>;
+  readonly #services: ReadonlyMap<string, RegisteredService<CallContext>>;
   readonly #log: Log;
   readonly #hooks = new Set<() => void>();
   readonly #calls = new Map<number, AbortController>();
@@ -55,7 +56,7 @@ class ServerConnection implements TtrpcConnection {
   #drained: (() => void) | undefined;
   #isClosed = false;
 
-  constructor(id: number, stream: ByteStream, services: readonly RegisteredService[], log: Log) {
+  constructor(id: number, stream: ByteStream, services: readonly RegisteredService<CallContext>[], log: Log) {
     this.id = id;
     this.#stream = stream;
     this.#services = new Map(services.map((service) => [service.typeName, service]));
@@ -154,14 +155,14 @@ class ServerConnection implements TtrpcConnection {
     void this.#runCall(streamId, registered, request);
   }
 
-  async #runCall(streamId: number, registered: RegisteredMethod, request: Request): Promise<void> {
+  async #runCall(streamId: number, registered: RegisteredMethod<CallContext>, request: Request): Promise<void> {
     const abort = new AbortController();
     const { promise: answered, resolve: markAnswered } = Promise.withResolvers<void>();
     const timer = deadlineTimer(request, abort);
     this.#calls.set(streamId, abort);
     const context: CallContext = { signal: abort.signal, connection: this, answered };
     try {
-      await this.#answer(streamId, await runHandler(registered, request.payload, context));
+      await this.#answer(streamId, await registered.run(request.payload, context));
     } catch (thrown) {
       const method = `${request.service}/${request.method}`;
       this.#log.debug("call failed", { connection: this.id, method, error: describeError(thrown) });
@@ -234,21 +235,6 @@ class ServerConnection implements TtrpcConnection {
       this.#log.error("close hook failed", { connection: this.id, error: describeError(thrown) });
     }
   }
-}
-
-async function runHandler(
-  registered: RegisteredMethod,
-  payload: Uint8Array,
-  context: CallContext,
-): Promise<Uint8Array> {
-  const { method } = registered;
-  let request: ReturnType<typeof fromBinary>;
-  try {
-    request = fromBinary(method.input, payload);
-  } catch (thrown) {
-    throw toHearthError(thrown, `decode ${method.input.typeName}`, "invalid-argument");
-  }
-  return toBinary(method.output, await registered.handle(request, context));
 }
 
 function deadlineTimer(request: Request, abort: AbortController): ReturnType<typeof setTimeout> | undefined {

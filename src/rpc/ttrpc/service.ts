@@ -1,13 +1,6 @@
-/** What a ttRPC server serves: the handlers of one service, checked against its descriptor. */
-import {
-  create,
-  type DescMethod,
-  type DescService,
-  type Message,
-  type MessageInitShape,
-  type MessageShape,
-} from "@bufbuild/protobuf";
+/** What handlers of a ttRPC service are given: the call, its end, and the connection it came over. */
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import { type RegisteredService, registerHandlers, type ServiceHandlers } from "../service.ts";
 
 /** One client's connection, as handlers see it. Usable as the key of a WeakMap for what belongs to this connection. */
 export interface TtrpcConnection {
@@ -29,47 +22,14 @@ export interface CallContext {
   readonly answered: Promise<void>;
 }
 
-/** A method without a handler answers UNIMPLEMENTED. */
-export type ServiceHandlers<Methods extends GenServiceMethods> = {
-  readonly [Name in keyof Methods]?: (
-    request: MessageShape<Methods[Name]["input"]>,
-    context: CallContext,
-  ) => MessageInitShape<Methods[Name]["output"]> | Promise<MessageInitShape<Methods[Name]["output"]>>;
-};
-
 /** `HandlersOf<typeof SandboxService>`: the handlers of a generated service, none missing with Required<…>. */
-export type HandlersOf<Service> = Service extends GenService<infer Methods> ? ServiceHandlers<Methods> : never;
-
-export interface RegisteredMethod {
-  readonly method: DescMethod;
-  readonly handle: (request: Message, context: CallContext) => Promise<Message>;
-}
-
-export interface RegisteredService {
-  readonly typeName: string;
-  /** By the name on the wire. */
-  readonly methods: ReadonlyMap<string, RegisteredMethod>;
-}
-
-type ErasedResult = Record<string, unknown>;
-type ErasedHandler = (request: Message, context: CallContext) => ErasedResult | Promise<ErasedResult>;
+export type HandlersOf<Service> =
+  Service extends GenService<infer Methods> ? ServiceHandlers<Methods, CallContext> : never;
 
 /** Handlers as serveTtrpc takes them; `this` is kept, so an instance of a class will do. */
 export function registerService<Methods extends GenServiceMethods>(
   service: GenService<Methods>,
-  handlers: ServiceHandlers<Methods>,
-): RegisteredService {
-  const descriptor: DescService = service;
-  // A handler is only ever given the decoded input of its own method, so erasing the types here is sound.
-  const erased = handlers as unknown as Readonly<Record<string, ErasedHandler | undefined>>;
-  const methods = new Map<string, RegisteredMethod>();
-  for (const method of descriptor.methods) {
-    const handler = erased[method.localName];
-    if (handler === undefined || method.methodKind !== "unary") continue;
-    methods.set(method.name, {
-      method,
-      handle: async (request, context) => create(method.output, await handler.call(handlers, request, context)),
-    });
-  }
-  return { typeName: descriptor.typeName, methods };
+  handlers: ServiceHandlers<Methods, CallContext>,
+): RegisteredService<CallContext> {
+  return registerHandlers(service, handlers);
 }
