@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
+import { rejection } from "../../../test/harness/rejection.ts";
 import { streamPair } from "../../../test/harness/stream-pair.ts";
 import { DeadlineError, HearthError } from "../../errors.ts";
 import { SandboxService } from "../../gen/sandbox_pb.ts";
@@ -12,16 +13,6 @@ import { createTtrpcClient, TtrpcClient } from "./client.ts";
 import { encodeFrame, FrameDecoder } from "./frame.ts";
 import { serveTtrpc } from "./server.ts";
 import { type CallContext, type HandlersOf, registerService } from "./service.ts";
-
-/** The rejection of a promise; an error when it resolves. */
-async function rejection(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (thrown) {
-    return thrown;
-  }
-  throw new Error("expected a rejection");
-}
 
 function connect(handlers: HandlersOf<typeof SandboxService>, chunkBytes?: number) {
   const [left, right] = streamPair(chunkBytes);
