@@ -75,3 +75,7 @@ export const SOCKET_LISTEN_LOCK_MS = 5000;
 export const ORPHAN_STATUSES_MAX = 256;
 /** Directories inside each other that a tree we remove may have: our own have about five, each holds a descriptor open. */
 export const REMOVE_TREE_DEPTH_MAX = 512;
+/** Milliseconds a sandbox process that has ended stays to have its last answers read. */
+export const FAREWELL_TIMEOUT_MS = 1_000;
+/** Milliseconds a killed QEMU may take to be gone: it frees its guest's memory. */
+export const ORPHAN_EXIT_TIMEOUT_MS = 10_000;

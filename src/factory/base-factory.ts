@@ -1,11 +1,12 @@
 /** The contract of every base factory: it produces a paused VM whose sandbox process is up and rehearsed. */
+import type { ProcessIdentity } from "../sys/process-identity.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 
 /** A VM that nobody has adopted yet. Whoever holds the token owns it, until the sandbox process's lease ends. */
 export interface BaseVm {
   readonly vmId: string;
-  readonly sandboxPid: number;
-  readonly sandboxStartTime: bigint;
+  /** The process that owns it. */
+  readonly sandbox: ProcessIdentity;
   readonly sandboxSocket: string;
   readonly token: string;
   readonly vcpus: number;
@@ -36,8 +37,7 @@ export interface SandboxLaunch {
 }
 
 export interface SandboxReady {
-  readonly pid: number;
-  readonly startTime: string;
+  readonly sandbox: ProcessIdentity;
   readonly socket: string;
   readonly qemuPid: number;
   readonly vcpus: number;

@@ -1,5 +1,7 @@
 /** What a hypervisor gives the layers above: one running VM, its state, and the devices that can be added to it. */
 
+import type { ProcessIdentity } from "../sys/process-identity.ts";
+
 export type VmRunState = "booting" | "running" | "paused" | "ended";
 
 /** Devices are data; only the hypervisor knows how they are spelled to QEMU. */
@@ -51,8 +53,7 @@ export interface BootOptions {
 
 /** One VM process. Owned by the sandbox process; disposing it kills QEMU and waits for its end. */
 export interface Hypervisor extends AsyncDisposable {
-  readonly pid: number;
-  readonly startTime: bigint;
+  readonly process: ProcessIdentity;
   /** Resolves when the process has ended, with what is known of why (exit code, signal, last lines of its log). */
   readonly ended: Promise<HypervisorEnd>;
   runState(signal?: AbortSignal): Promise<VmRunState>;

@@ -1,26 +1,27 @@
-/** The record of a living VM, `<runDir>/vm/<vmId>/vm.json`: enough to find, check, hand over and re-adopt it. */
+/** The record of a VM, `<runDir>/vm/<vmId>/vm.json`: enough to find it, hand it over, and end what its owner left behind. */
+import { readFileSync } from "node:fs";
 import * as v from "valibot";
-import { HearthError } from "../errors.ts";
+import { HearthError, isNotFound, toHearthError } from "../errors.ts";
 
 export const VM_RECORD_VERSION = 1;
 
-const ProcessIdentity = v.strictObject({
-  pid: v.pipe(v.number(), v.integer(), v.minValue(1)),
-  /** Clock ticks since boot, decimal; a pid alone may have been used again. Source: proc(5), stat field 22. */
-  startTime: v.pipe(v.string(), v.regex(/^\d+$/)),
+const ProcessIdentitySchema = v.strictObject({
+  pid: v.pipe(v.number(), v.integer(), v.minValue(2)),
+  /** Clock ticks since boot: a pid alone may have been used again. Source: proc(5), stat field 22. */
+  startTime: v.pipe(v.number(), v.integer(), v.minValue(0)),
 });
 
 const VmRecordSchema = v.looseObject({
   version: v.literal(VM_RECORD_VERSION),
   vmId: v.string(),
-  state: v.picklist(["idle", "leased", "adopted", "ending"]),
+  state: v.picklist(["booting", "idle", "leased", "adopted", "ending"]),
   /** Hex digest; VMs of equal identity are interchangeable. */
   identity: v.string(),
   guestDigest: v.string(),
   hypervisor: v.literal("qemu"),
-  sandbox: ProcessIdentity,
-  qemu: ProcessIdentity,
-  virtiofsd: v.optional(ProcessIdentity),
+  sandbox: ProcessIdentitySchema,
+  /** QEMU and virtiofsd, as far as they have been started. */
+  processes: v.array(ProcessIdentitySchema),
   sandboxSocket: v.string(),
   qmpSocket: v.string(),
   agentSocket: v.string(),
@@ -28,7 +29,7 @@ const VmRecordSchema = v.looseObject({
   /** MiB. */
   memoryMib: v.pipe(v.number(), v.integer(), v.minValue(1)),
   sharedFs: v.picklist(["virtio-fs", "virtio-9p"]),
-  /** Milliseconds since the epoch. */
+  /** Milliseconds since the epoch; 0 while it boots. */
   readyAtMs: v.number(),
   containers: v.array(v.string()),
 });
@@ -47,4 +48,16 @@ export function parseVmRecord(text: string, source: string): VmRecord {
   if (result.success) return result.output;
   const issue = result.issues[0];
   throw new HearthError("invalid-argument", `read VM record ${source}: ${v.getDotPath(issue) ?? ""} ${issue.message}`);
+}
+
+/** Undefined when there is no such file. Fails as parseVmRecord. */
+export function readVmRecord(path: string): VmRecord | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    if (isNotFound(cause)) return undefined;
+    throw toHearthError(cause, `read VM record ${path}`);
+  }
+  return parseVmRecord(text, path);
 }

@@ -1,0 +1,88 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { randomBytes } from "node:crypto";
+import { readSync } from "node:fs";
+import { connectInterface, interfaceNames, readNetwork } from "../../src/network/endpoint.ts";
+import { inNetns } from "../../src/sys/namespace.ts";
+import { runOrThrow, runProcess } from "../../src/sys/run-process.ts";
+import { openTap } from "../../src/sys/tap.ts";
+
+const name = `hearth-test-${randomBytes(4).toString("hex")}`;
+const netns = `/run/netns/${name}`;
+const signal = AbortSignal.timeout(60_000);
+const inside = (...argv: [string, ...string[]]) => runOrThrow(argv, { netns });
+
+const ETHERTYPE_ARP = 0x0806;
+/** Source: linux/virtio_net.h: struct virtio_net_hdr; then 12 bytes of MAC addresses. */
+const ETHERTYPE_OFFSET = 10 + 12;
+
+/** Ether types of the frames that wait at a tap. */
+function readFrames(fd: number): number[] {
+  const types: number[] = [];
+  const frame = Buffer.alloc(2048);
+  try {
+    for (;;) {
+      readSync(fd, frame);
+      types.push(frame.readUInt16BE(ETHERTYPE_OFFSET));
+    }
+  } catch (error) {
+    expect(error).toHaveProperty("code", "EAGAIN");
+  }
+  return types;
+}
+
+beforeAll(async () => {
+  await runOrThrow(["ip", "netns", "add", name]);
+  await inside("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer0");
+  await inside("ip", "addr", "add", "10.99.0.2/24", "dev", "eth0");
+  await inside("ip", "link", "set", "eth0", "mtu", "1400", "up");
+  await inside("ip", "link", "set", "peer0", "up");
+  await inside("ip", "route", "add", "default", "via", "10.99.0.1");
+  await inside("ip", "neigh", "add", "10.99.0.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0", "nud", "permanent");
+});
+
+afterAll(async () => {
+  await runOrThrow(["ip", "netns", "del", name]);
+});
+
+test("reads what the guest has to take over", async () => {
+  expect(interfaceNames(netns).sort()).toEqual(["eth0", "peer0"]);
+  const view = await readNetwork(netns, signal);
+  const eth0 = view.interfaces.find((entry) => entry.name === "eth0");
+  expect(eth0?.mtu).toBe(1400);
+  expect(eth0?.kind).toBe("veth");
+  expect(eth0?.addresses).toEqual([{ family: "v4", address: "10.99.0.2", prefixLength: 24 }]);
+  expect(view.routes.map((route) => [route.destination, route.gateway])).toEqual([["", "10.99.0.1"]]);
+  expect(view.neighbours).toEqual([{ family: "v4", address: "10.99.0.9", device: "eth0", mac: "02:00:00:00:00:09" }]);
+});
+
+test("packets of the interface reach the tap, and disposing leaves neither tap nor filter", async () => {
+  const view = await readNetwork(netns, signal);
+  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  if (source === undefined) throw new Error("no eth0");
+  {
+    await using endpoint = await connectInterface(netns, source, 0, signal);
+    expect(interfaceNames(netns)).toContain(endpoint.tapName);
+    for (const device of ["eth0", endpoint.tapName]) {
+      expect(await inside("tc", "filter", "show", "dev", device, "ingress")).toContain("mirred (Egress Redirect");
+    }
+    // An ARP request that leaves by the peer arrives at eth0 and is redirected to the tap.
+    await inside("ip", "addr", "add", "10.99.0.1/24", "dev", "peer0");
+    await runProcess(["busybox", "arping", "-c", "1", "-w", "1", "-I", "peer0", "10.99.0.77"], { netns });
+    expect(readFrames(endpoint.tap.fd)).toContain(ETHERTYPE_ARP);
+  }
+  expect(interfaceNames(netns)).not.toContain("hearth0");
+  expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
+});
+
+test("a failure half-way leaves nothing: the name of the tap is taken", async () => {
+  using _taken = inNetns(netns, () => openTap("hearth7"));
+  const view = await readNetwork(netns, signal);
+  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  if (source === undefined) throw new Error("no eth0");
+  await expect(connectInterface(netns, source, 7, signal)).rejects.toThrow("EBUSY");
+  expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
+});
+
+test("a path that is no namespace is refused", () => {
+  expect(() => interfaceNames("/proc/self/status")).toThrow("network namespace");
+});
