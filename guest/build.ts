@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { HearthError } from "../src/errors.ts";
+import { GUEST_FILES, GUEST_MANIFEST } from "../src/paths.ts";
 import { AGENT_ENTRY, compileAgent } from "./agent.ts";
 import { layOutRoot, packImage, resolveLibraries } from "./image.ts";
 import { makeInitrd } from "./initrd.ts";
@@ -38,7 +39,6 @@ export interface GuestBuild {
   readonly kernelVersion: string;
 }
 
-const FILE_NAMES = { kernel: "vmlinux", initrd: "initrd.cpio", image: "rootfs.erofs" } as const;
 const BUSYBOX = "/bin/busybox";
 const CRUN = "/usr/bin/crun";
 
@@ -64,12 +64,12 @@ export async function buildGuest(options: GuestBuildOptions = {}): Promise<Guest
   const work = await mkdtemp(join(cacheDir, "work-"));
   try {
     progress("extract vmlinux");
-    await writeFile(join(work, FILE_NAMES.kernel), await extractVmlinux(await readKernelImage(kernel)));
+    await writeFile(join(work, GUEST_FILES.kernel), await extractVmlinux(await readKernelImage(kernel)));
     const modules = await readModuleSource(kernel);
     progress("make initrd");
     const init = join(repository, "guest/initrd/init");
     const initrd = await makeInitrd({ init, busybox: BUSYBOX, modules, kernelVersion: kernel.version });
-    await writeFile(join(work, FILE_NAMES.initrd), initrd);
+    await writeFile(join(work, GUEST_FILES.initrd), initrd);
     progress("lay out root image");
     const root = join(work, "root");
     await mkdir(root);
@@ -77,11 +77,11 @@ export async function buildGuest(options: GuestBuildOptions = {}): Promise<Guest
     const paths = resolveModules(imageModuleNames(), modules.table, modules.builtin, modules.soft);
     await installModules(modules, kernel.version, paths, root);
     progress("pack root image");
-    await packImage(root, join(work, FILE_NAMES.image));
+    await packImage(root, join(work, GUEST_FILES.image));
     const manifest = await makeManifest(work, kernel.version, inputs);
     // The manifest goes last: whoever reads it finds the files it names.
-    for (const name of Object.values(FILE_NAMES)) await rename(join(work, name), join(outputDir, name));
-    await writeFile(join(outputDir, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
+    for (const name of Object.values(GUEST_FILES)) await rename(join(work, name), join(outputDir, name));
+    await writeFile(join(outputDir, GUEST_MANIFEST), `${JSON.stringify(manifest, undefined, 2)}\n`);
     progress(`done: ${manifest.digest.slice(0, 16)}, kernel ${manifest.kernelVersion}`);
     return describe(outputDir, manifest);
   } finally {
@@ -133,7 +133,7 @@ async function hashTree(hash: Bun.CryptoHasher | ReturnType<typeof createHash>, 
 
 async function makeManifest(directory: string, kernelVersion: string, inputs: string): Promise<GuestManifest> {
   const files: GuestFile[] = [];
-  for (const name of Object.values(FILE_NAMES)) {
+  for (const name of Object.values(GUEST_FILES)) {
     const bytes = await readFile(join(directory, name));
     files.push({ name, sha256: createHash("sha256").update(bytes).digest("hex"), size: bytes.length });
   }
@@ -142,9 +142,9 @@ async function makeManifest(directory: string, kernelVersion: string, inputs: st
 
 function describe(outputDir: string, manifest: GuestManifest): GuestBuild {
   return {
-    kernel: join(outputDir, FILE_NAMES.kernel),
-    initrd: join(outputDir, FILE_NAMES.initrd),
-    image: join(outputDir, FILE_NAMES.image),
+    kernel: join(outputDir, GUEST_FILES.kernel),
+    initrd: join(outputDir, GUEST_FILES.initrd),
+    image: join(outputDir, GUEST_FILES.image),
     digest: manifest.digest,
     kernelVersion: manifest.kernelVersion,
   };

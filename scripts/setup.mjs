@@ -46,18 +46,23 @@ function wantedPackages() {
 }
 
 function installedPackages() {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: the format of dpkg-query looks like one
   const { stdout } = run("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Status}\\n"], { maxBuffer: 1 << 26 });
   const lines = stdout.split("\n").filter((line) => line.endsWith(" installed"));
   return new Set(lines.map((line) => line.slice(0, line.indexOf(" "))));
 }
 
 function isAvailable(name) {
-  return /Candidate: (?!\(none\))/.test(run("apt-cache", ["policy", name], { env: { ...process.env, LC_ALL: "C" } }).stdout);
+  return /Candidate: (?!\(none\))/.test(
+    run("apt-cache", ["policy", name], { env: { ...process.env, LC_ALL: "C" } }).stdout,
+  );
 }
 
 function debianPackages() {
   if (!existsSync("/usr/bin/dpkg-query")) {
-    throw new SetupError("dpkg-query not found: install by hand what scripts/packages.txt names, on Debian 12 or newer");
+    throw new SetupError(
+      "dpkg-query not found: install by hand what scripts/packages.txt names, on Debian 12 or newer",
+    );
   }
   const installed = installedPackages();
   const missing = wantedPackages().filter((names) => !names.some((name) => installed.has(name)));

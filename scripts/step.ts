@@ -1,5 +1,6 @@
 /** Progress of the project's own commands: one line a step with its time, and child processes whose output is shown. */
 import { join, resolve } from "node:path";
+import { describeError, HearthError } from "../src/errors.ts";
 
 export const REPOSITORY = resolve(import.meta.dir, "..");
 
@@ -25,7 +26,7 @@ export async function step(command: string, name: string, work: () => Promise<st
 export function toolEnvironment(): Record<string, string> {
   const inherited = Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined);
   const path = `${join(REPOSITORY, "node_modules/.bin")}:${process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin"}`;
-  return { ...Object.fromEntries(inherited), PATH: path };
+  return { ...Object.fromEntries(inherited), PATH: path, NO_COLOR: "1" };
 }
 
 export interface ToolResult {
@@ -58,8 +59,9 @@ export async function runCommand(main: () => Promise<void>): Promise<void> {
   try {
     await main();
   } catch (thrown) {
-    if (!(thrown instanceof StepError)) throw thrown;
-    process.stderr.write(`${thrown.message}\n`);
+    if (!(thrown instanceof StepError || thrown instanceof HearthError)) throw thrown;
+    const hint = thrown instanceof HearthError && thrown.hint !== undefined ? `\nhint: ${thrown.hint}` : "";
+    process.stderr.write(`${describeError(thrown)}${hint}\n`);
     process.exitCode = 1;
   }
 }

@@ -79,3 +79,5 @@ export const REMOVE_TREE_DEPTH_MAX = 512;
 export const FAREWELL_TIMEOUT_MS = 1_000;
 /** Milliseconds a killed QEMU may take to be gone: it frees its guest's memory. */
 export const ORPHAN_EXIT_TIMEOUT_MS = 10_000;
+/** Milliseconds to wait for another process that unpacks the guest: 200 MiB on a slow disk, many times over. */
+export const GUEST_UNPACK_TIMEOUT_MS = 120_000;

@@ -59,15 +59,35 @@ export function defaultCacheSocket(runDir: string): string {
   return join(runDir, "cache.sock");
 }
 
-/** Unpacked guest assets of one digest; the directory appears by rename, so it is whole or absent. */
+/** The guest's files under the names that its build, the executable and the unpacked directory all use. */
+export const GUEST_FILES = { kernel: "vmlinux", initrd: "initrd.cpio", image: "rootfs.erofs" } as const;
+/** Names the guest's files with their digests; beside them in the build and in the executable. */
+export const GUEST_MANIFEST = "manifest.json";
+/** Directory inside the executable that holds the manifest and the compressed files (`<name>.zst`). */
+export const EMBEDDED_GUEST_DIR = "guest";
+
+/** Unpacked guest assets of one digest; every file appears by rename, so it is whole or absent. */
 export interface GuestPaths {
   readonly dir: string;
   readonly kernel: string;
   readonly initrd: string;
   readonly image: string;
+  /** Notes which files were checked against the manifest; without it, or when a file changed since, all are checked. */
+  readonly verified: string;
 }
 
 export function guestPaths(dataDir: string, digest: string): GuestPaths {
   const dir = join(dataDir, "guest", digest);
-  return { dir, kernel: join(dir, "vmlinux"), initrd: join(dir, "initrd.cpio"), image: join(dir, "rootfs.erofs") };
+  return {
+    dir,
+    kernel: join(dir, GUEST_FILES.kernel),
+    initrd: join(dir, GUEST_FILES.initrd),
+    image: join(dir, GUEST_FILES.image),
+    verified: join(dir, "verified.json"),
+  };
+}
+
+/** Held while guest assets of any digest are checked or unpacked. */
+export function guestLock(dataDir: string): string {
+  return join(dataDir, "guest", "lock");
 }
