@@ -31,7 +31,7 @@ const LIBRARY_OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Calls that start processes or load code, in src/sys alone. */
-const SYS_ONLY_CALLS = /\bBun\.(spawn|spawnSync|\$|Terminal)\b/;
+const SYS_ONLY_CALLS = /\bBun\.(?:(?:spawn|spawnSync|Terminal)\b|\$)/;
 
 export const FILE_LINES_MAX = 500;
 /** Generated code is not ours to split. */
