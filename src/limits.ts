@@ -81,3 +81,5 @@ export const FAREWELL_TIMEOUT_MS = 1_000;
 export const ORPHAN_EXIT_TIMEOUT_MS = 10_000;
 /** Milliseconds to wait for another process that unpacks the guest: 200 MiB on a slow disk, many times over. */
 export const GUEST_UNPACK_TIMEOUT_MS = 120_000;
+/** Descriptors in one message over a unix socket. Source: unix(7), SCM_MAX_FD is 253; we never pass more than a few. */
+export const FDS_PER_MESSAGE_MAX = 16;

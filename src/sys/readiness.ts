@@ -55,7 +55,7 @@ class PollSet {
 
   acquire(fd: Fd): PolledFd {
     const known = this.#byFd.get(fd);
-    if (known !== undefined) {
+    if (known !== undefined && this.#isRegistered(known)) {
       known.users++;
       return known;
     }
@@ -68,10 +68,18 @@ class PollSet {
     return polled;
   }
 
-  /** Must happen before the descriptor is closed. */
+  /** False for a leftover: its descriptor was closed before it was released, and the number now means another file. */
+  #isRegistered(polled: PolledFd): boolean {
+    if (polled.alwaysReady) return false;
+    const errno = epollControl(this.#epoll, EPOLL_CTL_MOD, polled.fd, polled.events() | EPOLLONESHOT, polled.token);
+    return errno === undefined;
+  }
+
+  /** Should happen before the descriptor is closed; after, it must not touch the number's next owner. */
   remove(polled: PolledFd): void {
-    this.#byFd.delete(polled.fd);
     this.#byToken.delete(polled.token);
+    if (this.#byFd.get(polled.fd) !== polled) return;
+    this.#byFd.delete(polled.fd);
     if (!polled.alwaysReady) epollControl(this.#epoll, EPOLL_CTL_DEL, polled.fd, 0, polled.token);
   }
 
@@ -172,7 +180,7 @@ export class PolledFd {
     const both = (events & EPOLLERR_OR_HUP) !== 0;
     if (both || (events & (EPOLLIN | EPOLLRDHUP)) !== 0) this.#wake("read");
     if (both || (events & EPOLLOUT) !== 0) this.#wake("write");
-    if (this.users > 0 && this.#events() !== 0) this.#arm();
+    if (this.users > 0 && this.events() !== 0) this.#arm();
   }
 
   /** For the poll set only. */
@@ -185,12 +193,13 @@ export class PolledFd {
     for (const waiter of [...this.#waiters[interest]]) waiter.resolve();
   }
 
-  #events(): number {
+  /** For the poll set only. */
+  events(): number {
     return (this.#waiters.read.size > 0 ? EPOLLIN | EPOLLRDHUP : 0) | (this.#waiters.write.size > 0 ? EPOLLOUT : 0);
   }
 
   #arm(): void {
-    this.#set.arm(this, this.#events());
+    this.#set.arm(this, this.events());
   }
 }
 
