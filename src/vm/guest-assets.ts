@@ -86,7 +86,7 @@ async function repair(dataDir: string, source: PackedGuest, log: Log): Promise<v
   syncDirectory(paths.dir);
   const noted = Object.fromEntries(files.map(({ name }) => [name, identityOf(join(paths.dir, name))]));
   writeJsonAtomic(paths.verified, { version: 1, files: noted }, { durable: true });
-  log.info("guest unpacked", {
+  log.info(replaced.length === 0 ? "guest verified" : "guest unpacked", {
     dir: paths.dir,
     files: replaced.join(" "),
     ms: Math.round(performance.now() - started),
