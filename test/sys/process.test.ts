@@ -136,6 +136,13 @@ describe("runProcess", () => {
     });
   });
 
+  test("feeds text to the program, which need not read it", async () => {
+    const text = "line\n".repeat(100_000);
+    expect((await runProcess(["wc", "-c"], { input: text })).stdout.trim()).toBe("500000");
+    expect((await runProcess(["cat"], { input: "" })).stdout).toBe("");
+    expect((await runProcess(["true"], { input: text })).exitCode).toBe(0);
+  });
+
   test("keeps a bounded part of endless output and lets the program finish", async () => {
     const result = await runProcess(["sh", "-c", "head -c 5000000 /dev/zero; echo end >&2"], { maxOutputBytes: 1000 });
     expect(result.stdout.length).toBe(1000);
