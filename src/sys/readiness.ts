@@ -41,7 +41,7 @@ class PollSet {
     const [ours, threads] = socketpair();
     startPollThread(this.#epoll, threads);
     setNonBlocking(ours.fd, true);
-    const connecting = Bun.connect({
+    void Bun.connect({
       fd: ours.release(),
       socket: {
         binaryType: "uint8array",
@@ -51,7 +51,6 @@ class PollSet {
         error: () => this.#lost(),
       },
     });
-    connecting.catch(() => this.#lost());
   }
 
   acquire(fd: Fd): PolledFd {

@@ -1,0 +1,242 @@
+/** One container in the VM: its exposures on the host, its processes in the guest, and which connection owns each. */
+import type { AgentClient } from "../agent/client/client.ts";
+import { HearthError } from "../errors.ts";
+import {
+  AGENT_CALL_TIMEOUT_MS,
+  AGENT_REMOVE_TIMEOUT_S,
+  CONTAINER_CREATE_TIMEOUT_MS,
+  EXEC_PROCESSES_MAX,
+} from "../limits.ts";
+import type { Log } from "../log.ts";
+import { type Spec, stringifySpec } from "../oci/spec.ts";
+import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
+import { toGuestSpec } from "./guest-spec.ts";
+import { hostFileType } from "./host-file.ts";
+import type { Steps } from "./steps.ts";
+
+/** What ties something to the life of a client: compared by identity. */
+export type Owner = object;
+
+/** A process of the container. While `owner` is set, the end of that connection kills the process. */
+interface ProcessEntry {
+  owner: Owner | undefined;
+  /** Exit status once somebody saw it; the agent answers repeated waits too, but not after the VM has gone. */
+  exitStatus: number | undefined;
+}
+
+export type ContainerStatus = "created" | "running" | "paused";
+
+export interface ContainerDependencies {
+  readonly agent: AgentClient;
+  readonly shared: SharedDirectory;
+  readonly steps: Steps;
+  readonly log: Log;
+}
+
+const SIGKILL = 9;
+
+export class Container {
+  readonly id: string;
+  readonly terminal: boolean;
+  readonly warnings: readonly string[];
+  /** Set until the container is committed: the end of this connection removes the container. */
+  uncommittedOwner: Owner | undefined;
+  #status: ContainerStatus = "created";
+  #removing: Promise<void> | undefined;
+  readonly #exposed: readonly ExposedPath[];
+  readonly #processes = new Map<string, ProcessEntry>();
+  readonly #dependencies: ContainerDependencies;
+
+  private constructor(
+    id: string,
+    owner: Owner,
+    terminal: boolean,
+    warnings: readonly string[],
+    exposed: readonly ExposedPath[],
+    dependencies: ContainerDependencies,
+  ) {
+    this.id = id;
+    this.terminal = terminal;
+    this.warnings = warnings;
+    this.uncommittedOwner = owner;
+    this.#exposed = exposed;
+    this.#dependencies = dependencies;
+    this.#processes.set(id, { owner: undefined, exitStatus: undefined });
+  }
+
+  /** Exposes the host's paths and creates the container in the guest; nothing of it is left when this fails. */
+  static async create(
+    request: { readonly id: string; readonly bundle: string; readonly spec: Spec; readonly owner: Owner },
+    size: { readonly rows: number; readonly columns: number },
+    dependencies: ContainerDependencies,
+  ): Promise<Container> {
+    const { agent, shared, steps } = dependencies;
+    const guest = toGuestSpec(request.spec, {
+      containerId: request.id,
+      bundle: request.bundle,
+      fileTypeOf: hostFileType,
+    });
+    await using undo = new AsyncDisposableStack();
+    const exposed: ExposedPath[] = [];
+    await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
+      for (const exposure of guest.exposures) {
+        exposed.push(undo.use(await shared.expose(exposure.hostPath, exposure.relativePath)));
+      }
+    });
+    const config = withTerminalSize(guest.config, size);
+    await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
+      agent.agent.createContainer(
+        {
+          containerId: request.id,
+          execId: request.id,
+          ociJson: new TextEncoder().encode(stringifySpec(config)),
+        },
+        { signal },
+      ),
+    );
+    undo.move();
+    const terminal = guest.config.process?.terminal === true;
+    return new Container(request.id, request.owner, terminal, guest.warnings, exposed, dependencies);
+  }
+
+  get status(): ContainerStatus | "stopped" {
+    return this.#init.exitStatus === undefined ? this.#status : "stopped";
+  }
+
+  get #init(): ProcessEntry {
+    const entry = this.#processes.get(this.id);
+    if (entry === undefined) throw new HearthError("internal", `find init process of container ${this.id}`);
+    return entry;
+  }
+
+  async start(): Promise<void> {
+    if (this.status !== "created") {
+      throw new HearthError("failed-precondition", `cannot start a container that is ${this.status}`);
+    }
+    const { agent, steps } = this.#dependencies;
+    await steps.run("start-container", AGENT_CALL_TIMEOUT_MS, (signal) =>
+      agent.agent.startContainer({ containerId: this.id }, { signal }),
+    );
+    this.#status = "running";
+  }
+
+  async pause(): Promise<void> {
+    if (this.status !== "running") throw notRunning(this.id);
+    await this.#agent.pauseContainer({ containerId: this.id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    this.#status = "paused";
+  }
+
+  async resume(): Promise<void> {
+    if (this.status !== "paused") throw new HearthError("failed-precondition", `container ${this.id} is not paused`);
+    await this.#agent.resumeContainer({ containerId: this.id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    this.#status = "running";
+  }
+
+  async exec(execId: string, process: Uint8Array, owner: Owner): Promise<void> {
+    if (this.status !== "running") throw notRunning(this.id);
+    if (execId === "" || this.#processes.has(execId)) {
+      throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
+    }
+    if (this.#processes.size >= EXEC_PROCESSES_MAX) {
+      throw new HearthError("resource-exhausted", `exec in container ${this.id}: ${EXEC_PROCESSES_MAX} processes run`);
+    }
+    const entry: ProcessEntry = { owner, exitStatus: undefined };
+    this.#processes.set(execId, entry);
+    try {
+      await this.#dependencies.steps.run("exec-process", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
+        this.#agent.execProcess({ containerId: this.id, execId, processJson: process }, { signal }),
+      );
+    } catch (error) {
+      this.#processes.delete(execId);
+      throw error;
+    }
+    if (entry.owner === undefined) await this.signal(execId, SIGKILL, false);
+  }
+
+  /** `execId` empty is the init process. Fails with not-found when it has ended, as kill(2) does. */
+  async signal(execId: string, signal: number, all: boolean): Promise<void> {
+    const entry = this.process(execId);
+    if (entry.exitStatus !== undefined && !all) {
+      throw new HearthError("not-found", "no such process", { facts: { container: this.id, execId } });
+    }
+    await this.#agent.signalProcess(
+      { containerId: this.id, execId: all ? "" : execId || this.id, signal },
+      { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+    );
+  }
+
+  /** Answers when the process has ended. An owner's `signal` that aborts gives up waiting; see `connectionClosed`. */
+  async wait(execId: string, owner: Owner | undefined, signal: AbortSignal): Promise<number> {
+    const entry = this.process(execId);
+    if (owner !== undefined) entry.owner = owner;
+    if (entry.exitStatus !== undefined) return entry.exitStatus;
+    const { status } = await this.#agent.waitProcess({ containerId: this.id, execId: execId || this.id }, { signal });
+    entry.exitStatus = status & 0xff;
+    entry.owner = undefined;
+    return entry.exitStatus;
+  }
+
+  /** Called when the last reader of an exec process is done with it: its id is free again. */
+  forget(execId: string): void {
+    if (execId !== "" && execId !== this.id) this.#processes.delete(execId);
+  }
+
+  /** A client went away: what it owned ends. True when the whole container was its own and has to be removed. */
+  async connectionClosed(owner: Owner): Promise<boolean> {
+    if (this.uncommittedOwner === owner) return true;
+    for (const [execId, entry] of this.#processes) {
+      if (entry.owner !== owner) continue;
+      entry.owner = undefined;
+      if (entry.exitStatus !== undefined) continue;
+      const isInit = execId === this.id;
+      this.#dependencies.log.warn("owner of process is gone, killing it", { container: this.id, execId });
+      await this.signal(execId, SIGKILL, isInit).catch(() => {});
+      if (!isInit) this.forget(execId);
+    }
+    return false;
+  }
+
+  process(execId: string): ProcessEntry {
+    const entry = this.#processes.get(execId || this.id);
+    if (entry === undefined) throw new HearthError("not-found", `exec process ${execId} does not exist`);
+    return entry;
+  }
+
+  /** Ends what runs, removes the container from the guest and undoes its exposures. Idempotent. */
+  remove(): Promise<void> {
+    this.#removing ??= this.#remove(true);
+    return this.#removing;
+  }
+
+  /** As remove, when the VM ends with it: only the host's side is undone. */
+  abandon(): Promise<void> {
+    this.#removing ??= this.#remove(false);
+    return this.#removing;
+  }
+
+  async #remove(inGuest: boolean): Promise<void> {
+    try {
+      if (inGuest) {
+        await this.#agent.removeContainer(
+          { containerId: this.id, timeout: AGENT_REMOVE_TIMEOUT_S },
+          { timeoutMs: AGENT_REMOVE_TIMEOUT_S * 1000 + AGENT_CALL_TIMEOUT_MS },
+        );
+      }
+    } finally {
+      for (const exposed of this.#exposed.toReversed()) await exposed[Symbol.asyncDispose]();
+    }
+  }
+
+  get #agent(): AgentClient["agent"] {
+    return this.#dependencies.agent.agent;
+  }
+}
+
+function notRunning(id: string): HearthError {
+  return new HearthError("failed-precondition", "container not running", { facts: { container: id } });
+}
+
+function withTerminalSize(config: Spec, size: { readonly rows: number; readonly columns: number }): Spec {
+  if (config.process === undefined || !config.process.terminal || size.rows === 0) return config;
+  return { ...config, process: { ...config.process, consoleSize: { height: size.rows, width: size.columns } } };
+}

@@ -1,0 +1,121 @@
+import { describe, expect, test } from "bun:test";
+import type { Spec } from "../oci/spec.ts";
+import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
+
+const context: GuestSpecContext = {
+  containerId: "c1",
+  bundle: "/bundle",
+  fileTypeOf: (path) => {
+    if (path.endsWith(".sock")) return "socket";
+    if (path.startsWith("/dev/")) return "device";
+    if (path.startsWith("/missing")) return "missing";
+    return "directory";
+  },
+};
+
+function spec(changes: Partial<Spec> = {}): Spec {
+  return {
+    ociVersion: "1.0.2",
+    root: { path: "rootfs" },
+    process: { args: ["sh"], cwd: "/", user: { uid: 0, gid: 0 } },
+    linux: { namespaces: [{ type: "pid" }, { type: "network", path: "/run/netns/x" }] },
+    ...changes,
+  };
+}
+
+describe("paths", () => {
+  test("the rootfs comes through the shared directory", () => {
+    const guest = toGuestSpec(spec(), context);
+    expect(guest.config.root?.path).toBe("/run/hearth/shared/c1/rootfs");
+    expect(guest.exposures).toEqual([{ hostPath: "/bundle/rootfs", relativePath: "c1/rootfs" }]);
+  });
+
+  test("bind mounts too, relative sources starting at the bundle; others stay as they are", () => {
+    const mounts = [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/data", type: "bind", source: "data", options: ["rbind", "ro"] },
+      { destination: "/etc/hosts", source: "/srv/hosts", options: ["bind"] },
+    ];
+    const guest = toGuestSpec(spec({ mounts }), context);
+    expect(guest.config.mounts?.map((mount) => mount.source)).toEqual([
+      "proc",
+      "/run/hearth/shared/c1/mounts/1",
+      "/run/hearth/shared/c1/mounts/2",
+    ]);
+    expect(guest.exposures.map((exposure) => exposure.hostPath)).toEqual([
+      "/bundle/rootfs",
+      "/bundle/data",
+      "/srv/hosts",
+    ]);
+  });
+
+  test("the network namespace is the VM's, the cgroup ours, hooks of the host stay on the host", () => {
+    const hooks = { prestart: [{ path: "/bin/a" }], startContainer: [{ path: "/bin/b" }] };
+    const { config } = toGuestSpec(spec({ hooks }), context);
+    expect(config.linux?.namespaces).toEqual([{ type: "pid" }]);
+    expect(config.linux?.cgroupsPath).toBe("/hearth/c1");
+    expect(config.hooks).toEqual({ startContainer: [{ path: "/bin/b" }] });
+  });
+});
+
+describe("refused, naming the property", () => {
+  const linux = (more: object): Partial<Spec> => ({ linux: { namespaces: [{ type: "network" }], ...more } });
+  const bind = (source: string): Partial<Spec> => ({ mounts: [{ destination: "/m", type: "bind", source }] });
+  test.each<[string, Partial<Spec>]>([
+    ["linux.namespaces without network", { linux: { namespaces: [{ type: "pid" }] } }],
+    [
+      "linux.namespaces ipc path",
+      linux({ namespaces: [{ type: "network" }, { type: "ipc", path: "/proc/1/ns/ipc" }] }),
+    ],
+    ["linux.namespaces time", linux({ namespaces: [{ type: "network" }, { type: "time" }] })],
+    ["linux.intelRdt", linux({ intelRdt: { closID: "x" } })],
+    ["linux.timeOffsets", linux({ timeOffsets: { monotonic: { secs: 1 } } })],
+    ["linux.seccomp.listenerPath", linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/x" } })],
+    ["linux.devices /dev/sda", linux({ devices: [{ path: "/dev/sda", type: "b", major: 8, minor: 0 }] })],
+    ["linux.resources.rdma", linux({ resources: { rdma: { mlx: { hcaHandles: 1 } } } })],
+    ["linux.resources.network", linux({ resources: { network: { classID: 1 } } })],
+    ["throttleReadBpsDevice", linux({ resources: { blockIO: { throttleReadBpsDevice: [{ major: 8 }] } } })],
+    ["hooks.createContainer", { hooks: { createContainer: [{ path: "/bin/x" }] } }],
+    ["process.scheduler", { process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, scheduler: {} } }],
+    ["mount /m", bind("/run/docker.sock")],
+    ["mount /m", bind("/dev/sda")],
+    ["mount /m", { mounts: [{ destination: "/m", type: "ext4", source: "/dev/sdb" }] }],
+  ])("%s", (property, changes) => {
+    expect(() => toGuestSpec(spec(changes), context)).toThrow(property);
+  });
+
+  test("a missing bind source says so", () => {
+    expect(() => toGuestSpec(spec(bind("/missing/x")), context)).toThrow("source /missing/x does not exist");
+  });
+});
+
+describe("warned about, once each, and not sent to the guest", () => {
+  test("labels, and CPUs of the host", () => {
+    const guest = toGuestSpec(
+      spec({
+        process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, apparmorProfile: "p", selinuxLabel: "l" },
+        linux: {
+          mountLabel: "m",
+          namespaces: [{ type: "network" }],
+          resources: { cpu: { cpus: "0-1", shares: 512 }, pids: { limit: 10 } },
+        },
+      }),
+      context,
+    );
+    expect(guest.warnings).toHaveLength(4);
+    expect(guest.config.process).not.toHaveProperty("apparmorProfile");
+    expect(guest.config.process).not.toHaveProperty("selinuxLabel");
+    expect(guest.config.linux).not.toHaveProperty("mountLabel");
+    expect(guest.config.linux?.resources).toEqual({ cpu: { shares: 512 }, pids: { limit: 10 } });
+  });
+
+  test("devices that mean the same in every kernel pass", () => {
+    const devices = [
+      { path: "/dev/null", type: "c", major: 1, minor: 3 },
+      { path: "/dev/fuse", type: "c", major: 10, minor: 229 },
+    ];
+    const guest = toGuestSpec(spec({ linux: { namespaces: [{ type: "network" }], devices } }), context);
+    expect(guest.config.linux?.devices).toEqual(devices);
+    expect(guest.warnings).toEqual([]);
+  });
+});

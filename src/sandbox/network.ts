@@ -1,0 +1,112 @@
+/** Gives the VM the interfaces of a network namespace, as they are when it is called; interfaces it already has stay. */
+import { randomBytes } from "node:crypto";
+import type { AgentClient } from "../agent/client/client.ts";
+import { HearthError } from "../errors.ts";
+import { IPFamily } from "../gen/types_pb.ts";
+import type { Hypervisor } from "../hypervisor/interface.ts";
+import type { Log } from "../log.ts";
+import { connectInterface, interfaceNames, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
+import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
+
+/** Kinds whose packets tc can redirect to a tap. */
+const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", ""]);
+
+export class SandboxNetwork implements AsyncDisposable {
+  readonly #hypervisor: Hypervisor;
+  readonly #agent: AgentClient;
+  readonly #log: Log;
+  readonly #endpoints = new Map<string, NetworkEndpoint>();
+
+  constructor(hypervisor: Hypervisor, agent: AgentClient, log: Log) {
+    this.#hypervisor = hypervisor;
+    this.#agent = agent;
+    this.#log = log;
+  }
+
+  /** Returns the number of interfaces connected by this call. Starts no process when there is none to connect. */
+  async connect(netns: string, signal: AbortSignal): Promise<number> {
+    const names = interfaceNames(netns).filter((name) => !this.#knows(name));
+    if (names.length === 0) return 0;
+    const view = await readNetwork(netns, signal);
+    const added = view.interfaces.filter((entry) => names.includes(entry.name));
+    if (added.length === 0) return 0;
+    for (const entry of added) await this.#add(netns, entry, signal);
+    await this.#configureRoutes(view, signal);
+    return added.length;
+  }
+
+  #knows(name: string): boolean {
+    return this.#endpoints.has(name) || [...this.#endpoints.values()].some((endpoint) => endpoint.tapName === name);
+  }
+
+  async #add(netns: string, source: NetworkInterface, signal: AbortSignal): Promise<void> {
+    if (!CONNECTABLE_KINDS.has(source.kind)) {
+      throw new HearthError("unimplemented", `connect interface ${source.name}: kind ${source.kind} is not supported`);
+    }
+    const index = this.#endpoints.size;
+    const endpoint = await connectInterface(netns, source, index, signal);
+    this.#endpoints.set(source.name, endpoint);
+    const mac = source.mac === "" ? randomMac() : source.mac;
+    await this.#hypervisor.addDevice(
+      { kind: "nic", id: `nic${index}`, tapFds: [endpoint.tap.fd], mac, mtu: source.mtu },
+      signal,
+    );
+    endpoint.tap[Symbol.dispose]();
+    const IPAddresses = source.addresses.map((entry) => ({
+      family: wireFamily(entry.family),
+      address: entry.address,
+      mask: String(entry.prefixLength),
+    }));
+    await this.#agent.agent.updateInterface(
+      {
+        interface: { device: source.name, name: source.name, IPAddresses, mtu: BigInt(source.mtu), hwAddr: mac },
+      },
+      { signal },
+    );
+    this.#log.info("interface connected", { interface: source.name, mac, tap: endpoint.tapName });
+  }
+
+  async #configureRoutes(view: NetworkView, signal: AbortSignal): Promise<void> {
+    const connected = (device: string) => this.#endpoints.has(device);
+    const routes = view.routes
+      .filter((route) => connected(route.device))
+      .map((route) => ({
+        dest: route.destination,
+        gateway: route.gateway,
+        device: route.device,
+        source: route.source,
+        scope: route.scope,
+        family: wireFamily(route.family),
+      }));
+    if (routes.length > 0) await this.#agent.agent.updateRoutes({ routes: { Routes: routes } }, { signal });
+    const neighbours = view.neighbours
+      .filter((entry) => connected(entry.device))
+      .map((entry) => ({
+        toIPAddress: { family: wireFamily(entry.family), address: entry.address },
+        device: entry.device,
+        lladdr: entry.mac,
+        state: NUD_PERMANENT,
+      }));
+    if (neighbours.length === 0) return;
+    await this.#agent.agent.addARPNeighbors({ neighbors: { ARPNeighbors: neighbours } }, { signal });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const endpoint of this.#endpoints.values()) await endpoint[Symbol.asyncDispose]();
+    this.#endpoints.clear();
+  }
+}
+
+/** Source: rtnetlink(7), ndm_state. */
+const NUD_PERMANENT = 0x80;
+
+function wireFamily(family: "v4" | "v6"): IPFamily {
+  return family === "v4" ? IPFamily.v4 : IPFamily.v6;
+}
+
+/** Locally administered, unicast. */
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(":");
+}

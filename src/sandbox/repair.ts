@@ -1,0 +1,19 @@
+/**
+ * What a VM needs before any workload: fresh random pool and the right time. One that was paused or cloned has neither,
+ * and one just booted has its clock from the RTC, which counts whole seconds.
+ */
+import { randomBytes } from "node:crypto";
+import type { AgentClient } from "../agent/client/client.ts";
+import { RESEED_BYTES } from "../limits.ts";
+
+export async function repairGuest(agent: AgentClient, signal: AbortSignal): Promise<void> {
+  await Promise.all([
+    agent.agent.reseedRandomDev({ data: randomBytes(RESEED_BYTES) }, { signal }),
+    setGuestClock(agent, signal),
+  ]);
+}
+
+async function setGuestClock(agent: AgentClient, signal: AbortSignal): Promise<void> {
+  const microseconds = BigInt(Date.now()) * 1000n;
+  await agent.agent.setGuestDateTime({ Sec: microseconds / 1_000_000n, Usec: microseconds % 1_000_000n }, { signal });
+}

@@ -1,0 +1,295 @@
+/**
+ * The sandbox: one VM, who possesses it, and the containers in it. Its states are idle (in the pool), leased (given away,
+ * the clock runs), adopted (in use) and ending. It ends itself when a lease runs out, when the connection that adopted it
+ * closes before a container was committed, when its last container goes, and when QEMU dies.
+ */
+import { timingSafeEqual } from "node:crypto";
+import { HearthError } from "../errors.ts";
+import {
+  AGENT_CALL_TIMEOUT_MS,
+  CONTAINERS_PER_SANDBOX_MAX,
+  FAREWELL_TIMEOUT_MS,
+  LEASE_MS_MAX,
+  QMP_CALL_TIMEOUT_MS,
+  SANDBOX_END_AGENT_TIMEOUT_MS,
+} from "../limits.ts";
+import type { Log } from "../log.ts";
+import type { Spec } from "../oci/spec.ts";
+import type { Vm } from "../vm/vm.ts";
+import { addToHostCgroup } from "./cgroup.ts";
+import { Container, type Owner } from "./container.ts";
+import { SandboxNetwork } from "./network.ts";
+import { repairGuest } from "./repair.ts";
+import { growVm } from "./resources.ts";
+import type { Steps } from "./steps.ts";
+
+export type SandboxState =
+  | { readonly kind: "idle" }
+  | { readonly kind: "leased"; readonly token: string; readonly timer: Timer }
+  | { readonly kind: "adopted"; readonly possessor: Owner | undefined }
+  | { readonly kind: "ending"; readonly reason: string };
+
+type Timer = ReturnType<typeof setTimeout>;
+
+export interface AdoptOptions {
+  readonly token: string;
+  /** 0: as the VM is. */
+  readonly vcpus: number;
+  /** MiB; 0: as the VM is. */
+  readonly memoryMib: number;
+  readonly cgroupDirs: readonly string[];
+}
+
+export interface SandboxDependencies {
+  readonly vm: Vm;
+  readonly steps: Steps;
+  readonly log: Log;
+  /** Called after every change of state or containers: writes the record. */
+  readonly onChange: (sandbox: Sandbox) => void;
+  /** Called once the VM and all that belongs to it are gone: ends the process. */
+  readonly onEnded: (reason: string) => void;
+}
+
+export class Sandbox {
+  readonly vm: Vm;
+  readonly readyAtMs = Date.now();
+  readonly #containers = new Map<string, Container>();
+  readonly #farewells = new Set<Promise<void>>();
+  /** Ids whose creation is under way: taken, but not yet to be found. */
+  readonly #creating = new Set<string>();
+  readonly #dependencies: SandboxDependencies;
+  readonly #network: SandboxNetwork;
+  #state: SandboxState = { kind: "idle" };
+  #ended: Promise<void> | undefined;
+
+  constructor(dependencies: SandboxDependencies) {
+    this.#dependencies = dependencies;
+    this.vm = dependencies.vm;
+    this.#network = new SandboxNetwork(this.vm.hypervisor, this.vm.agent, dependencies.log);
+    void this.vm.hypervisor.ended.then((end) => {
+      if (this.#state.kind === "ending") return;
+      dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
+      void this.end("qemu ended");
+    });
+  }
+
+  /** The process does not exit before this answer was given; bounded by FAREWELL_TIMEOUT_MS. */
+  stayFor(answered: Promise<void>): void {
+    this.#farewells.add(answered);
+    void answered.then(() => this.#farewells.delete(answered));
+  }
+
+  /** Resolves when those who asked for the end know of it, or have had their time. */
+  async farewell(): Promise<void> {
+    const timeout = new Promise<void>((resolve) => setTimeout(resolve, FAREWELL_TIMEOUT_MS));
+    await Promise.race([Promise.all(this.#farewells), timeout]);
+  }
+
+  get state(): SandboxState {
+    return this.#state;
+  }
+
+  get containerIds(): string[] {
+    return [...this.#containers.keys()];
+  }
+
+  /** QEMU and QMP answer; with `agent` the guest too, resumed for that moment when it is paused. */
+  async check(withAgent: boolean): Promise<void> {
+    const runState = await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    const expected = this.#state.kind === "idle" ? "paused" : "running";
+    if (runState !== expected) {
+      throw new HearthError("failed-precondition", `check VM: it is ${runState} and not ${expected}`);
+    }
+    if (!withAgent) return;
+    const wasIdle = this.#state.kind === "idle";
+    if (wasIdle) await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    try {
+      await this.vm.agent.health.check({}, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    } finally {
+      // A lease that came meanwhile wants it paused too: the adopter resumes it.
+      if (wasIdle) await this.vm.hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    }
+  }
+
+  /** idle → leased. The VM is destroyed unless `adopt` comes with the token within `leaseMs` (1 to 600000). */
+  async lease(token: string, leaseMs: number): Promise<void> {
+    if (token.length < 16 || leaseMs < 1 || leaseMs > LEASE_MS_MAX) {
+      throw new HearthError("invalid-argument", "lease VM: token is too short or lease time out of range");
+    }
+    if (this.#state.kind !== "idle")
+      throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
+    this.#setState(this.#leased(token, leaseMs));
+    try {
+      await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    } catch (error) {
+      void this.end("qemu does not answer");
+      throw error;
+    }
+  }
+
+  #leased(token: string, leaseMs: number): SandboxState {
+    const timer = setTimeout(() => void this.end("lease ran out"), leaseMs);
+    return { kind: "leased", token, timer };
+  }
+
+  /** leased → adopted: resumed, repaired and grown. The owner's connection is the possession until a container is committed. */
+  async adopt(options: AdoptOptions, owner: Owner): Promise<void> {
+    const state = this.#state;
+    if (state.kind !== "leased") throw new HearthError("failed-precondition", `adopt VM: it is ${state.kind}`);
+    if (!equalTokens(state.token, options.token)) throw new HearthError("permission-denied", "adopt VM: wrong token");
+    clearTimeout(state.timer);
+    this.#setState({ kind: "adopted", possessor: owner });
+    const { steps } = this.#dependencies;
+    try {
+      await steps.run("move-to-cgroup", QMP_CALL_TIMEOUT_MS, async () => {
+        for (const { pid } of [this.vm.owner, ...this.vm.processes]) addToHostCgroup(options.cgroupDirs, pid);
+      });
+      const runState = await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+      if (runState === "paused") {
+        await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => this.vm.hypervisor.resume(signal));
+      }
+      await steps.run("repair", AGENT_CALL_TIMEOUT_MS, (signal) => repairGuest(this.vm.agent, signal));
+      await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) => growVm(this.vm, options, signal));
+    } catch (error) {
+      void this.end("adoption failed");
+      throw error;
+    }
+    this.#changed();
+  }
+
+  /** Interfaces of the namespace that the VM does not have yet; returns how many there were. */
+  async connectNetwork(netns: string): Promise<number> {
+    this.#assertAdopted();
+    return await this.#dependencies.steps.run("connect-network", AGENT_CALL_TIMEOUT_MS, (signal) =>
+      this.#network.connect(netns, signal),
+    );
+  }
+
+  async createContainer(
+    request: { readonly id: string; readonly bundle: string; readonly spec: Spec; readonly owner: Owner },
+    size: { readonly rows: number; readonly columns: number },
+  ): Promise<Container> {
+    this.#assertAdopted();
+    if (this.#containers.has(request.id) || this.#creating.has(request.id)) {
+      throw new HearthError("already-exists", `container with id ${request.id} already exists`);
+    }
+    if (this.#containers.size + this.#creating.size >= CONTAINERS_PER_SANDBOX_MAX) {
+      throw new HearthError(
+        "resource-exhausted",
+        `create container: ${CONTAINERS_PER_SANDBOX_MAX} are in this sandbox`,
+      );
+    }
+    this.#creating.add(request.id);
+    try {
+      const container = await Container.create(request, size, {
+        agent: this.vm.agent,
+        shared: this.vm.shared,
+        steps: this.#dependencies.steps,
+        log: this.#dependencies.log,
+      });
+      this.#containers.set(request.id, container);
+      this.#changed();
+      return container;
+    } finally {
+      this.#creating.delete(request.id);
+    }
+  }
+
+  container(id: string): Container {
+    const container = this.#containers.get(id);
+    if (container === undefined) throw new HearthError("not-found", `container ${id} does not exist`);
+    return container;
+  }
+
+  /** From now the container, and with it the VM, outlives the connection that created it. */
+  commitContainer(id: string): void {
+    this.#assertAdopted();
+    this.container(id).uncommittedOwner = undefined;
+    this.#setState({ kind: "adopted", possessor: undefined });
+  }
+
+  /** True when it was the last one: the VM is then already ending. Fails with failed-precondition while it runs. */
+  async deleteContainer(id: string, force: boolean): Promise<boolean> {
+    const container = this.container(id);
+    if (!force && (container.status === "running" || container.status === "paused")) {
+      throw new HearthError(
+        "failed-precondition",
+        `cannot delete container ${id} that is not stopped: ${container.status}`,
+      );
+    }
+    if (this.#containers.size === 1 && this.#creating.size === 0) {
+      await this.end("last container deleted");
+      return true;
+    }
+    await container.remove();
+    this.#containers.delete(id);
+    this.#changed();
+    return false;
+  }
+
+  /** A client's connection closed: what it possessed and had not committed goes. */
+  async connectionClosed(owner: Owner): Promise<void> {
+    if (this.#state.kind === "ending") return;
+    for (const container of [...this.#containers.values()]) {
+      if (!(await container.connectionClosed(owner))) continue;
+      this.#dependencies.log.warn("client gone before commit, removing container", { container: container.id });
+      await this.deleteContainer(container.id, true).catch((error: unknown) => {
+        this.#dependencies.log.error("remove container", { container: container.id, error: String(error) });
+      });
+    }
+    if (this.#state.kind === "adopted" && this.#state.possessor === owner) await this.end("client gone before commit");
+  }
+
+  /** Ends every container, QEMU and what belongs to it, then calls onEnded. Idempotent; resolves when all is gone. */
+  end(reason: string): Promise<void> {
+    this.#ended ??= this.#end(reason);
+    return this.#ended;
+  }
+
+  async #end(reason: string): Promise<void> {
+    const before = this.#state;
+    if (before.kind === "leased") clearTimeout(before.timer);
+    this.#setState({ kind: "ending", reason });
+    this.#dependencies.log.info("sandbox ending", { reason });
+    if (before.kind === "adopted" && this.#containers.size > 0) {
+      // Lets the guest write back what its page cache holds for the shared directory; bounded, since it may be dead.
+      await this.vm.agent.agent.destroySandbox({}, { timeoutMs: SANDBOX_END_AGENT_TIMEOUT_MS }).catch(() => {});
+    }
+    await this.vm.endHypervisor();
+    await this.#network[Symbol.asyncDispose]();
+    for (const container of this.#containers.values()) {
+      await container.abandon().catch((error: unknown) => {
+        this.#dependencies.log.error("undo exposures", { container: container.id, error: String(error) });
+      });
+    }
+    this.#containers.clear();
+    await this.vm[Symbol.asyncDispose]();
+    this.#dependencies.onEnded(reason);
+  }
+
+  #assertAdopted(): void {
+    if (this.#state.kind !== "adopted") {
+      throw new HearthError("failed-precondition", `use VM: it is ${this.#state.kind} and not adopted`);
+    }
+  }
+
+  #setState(state: SandboxState): void {
+    this.#state = state;
+    this.#changed();
+  }
+
+  #changed(): void {
+    this.#dependencies.onChange(this);
+  }
+
+  /** For a VM that its spawner wants leased from the first moment. */
+  beginLeased(token: string, leaseMs: number): void {
+    this.#setState(this.#leased(token, leaseMs));
+  }
+}
+
+function equalTokens(a: string, b: string): boolean {
+  const left = Buffer.from(a);
+  const right = Buffer.from(b);
+  return left.length === right.length && timingSafeEqual(left, right);
+}
