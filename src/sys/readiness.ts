@@ -41,7 +41,7 @@ class PollSet {
     const [ours, threads] = socketpair();
     startPollThread(this.#epoll, threads);
     setNonBlocking(ours.fd, true);
-    void Bun.connect({
+    const connecting = Bun.connect({
       fd: ours.release(),
       socket: {
         binaryType: "uint8array",
@@ -51,6 +51,7 @@ class PollSet {
         error: () => this.#lost(),
       },
     });
+    connecting.catch(() => this.#lost());
   }
 
   acquire(fd: Fd): PolledFd {

@@ -4,6 +4,7 @@ import { RUN_DRAIN_MS, RUN_OUTPUT_BYTES_MAX } from "../limits.ts";
 import { sleep } from "../util/wait.ts";
 import { type Fd, pipe } from "./fd.ts";
 import { FdReader } from "./fd-reader.ts";
+import { FdWriter } from "./fd-writer.ts";
 import {
   type ChildProcess,
   describeExit,
@@ -17,6 +18,8 @@ import {
 export interface RunOptions extends Omit<SpawnOptions, "argv" | "stdio" | "detached"> {
   /** Standard input: a descriptor that the caller owns. Default: /dev/null. */
   readonly stdin?: Fd;
+  /** Standard input as text, instead of `stdin`. A program that does not read it all is none the worse. */
+  readonly input?: string;
   /** Milliseconds until the process is ended and a DeadlineError thrown. Default: none. */
   readonly timeoutMs?: number;
   /** Ends the process and rejects with the signal's reason. */
@@ -40,19 +43,24 @@ export interface RunResult {
  * a daemon that it left behind with our pipes we wait RUN_DRAIN_MS and no longer. Ended by TERM, then KILL, on timeout.
  */
 export async function runProcess(argv: readonly [string, ...string[]], options: RunOptions = {}): Promise<RunResult> {
-  const { stdin, timeoutMs, signal, maxOutputBytes = RUN_OUTPUT_BYTES_MAX, ...spawnOptions } = options;
+  const { stdin, input, timeoutMs, signal, maxOutputBytes = RUN_OUTPUT_BYTES_MAX, ...spawnOptions } = options;
   signal?.throwIfAborted();
+  const inward = input === undefined ? undefined : pipe({ nonBlockingWrite: true });
+  using inWriter = inward === undefined ? undefined : new FdWriter(inward.writeEnd);
   const out = pipe({ nonBlockingRead: true });
   const err = pipe({ nonBlockingRead: true });
   using outReader = new FdReader(out.readEnd);
   using errReader = new FdReader(err.readEnd);
   let child: ChildProcess;
   try {
-    child = spawnProcess({ ...spawnOptions, argv, stdio: [stdin ?? "ignore", out.writeEnd.fd, err.writeEnd.fd] });
+    const source = inward?.readEnd.fd ?? stdin ?? "ignore";
+    child = spawnProcess({ ...spawnOptions, argv, stdio: [source, out.writeEnd.fd, err.writeEnd.fd] });
   } finally {
+    inward?.readEnd.close();
     out.writeEnd.close();
     err.writeEnd.close();
   }
+  if (inWriter !== undefined && input !== undefined) feed(inWriter, input);
   const stdout = new Capture(outReader, maxOutputBytes);
   const stderr = new Capture(errReader, maxOutputBytes);
   const status = await exitOrKill(child, argv[0], timeoutMs, signal);
@@ -103,6 +111,12 @@ async function exitOrKill(
     clearTimeout(timer);
     signal?.removeEventListener("abort", onAbort);
   }
+}
+
+/** Writes all and closes. EPIPE means that the program did not want it; closing the writer under it that it has ended. */
+function feed(writer: FdWriter, input: string): void {
+  const done = (): void => writer.close();
+  writer.write(new TextEncoder().encode(input)).then(done, done);
 }
 
 /** Reads to the end of the file, keeping the first bytes. */
