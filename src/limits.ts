@@ -97,3 +97,15 @@ export const SANDBOX_END_GRACE_MS = 10_000;
 export const SANDBOX_REPORT_BYTES_MAX = 64 * 1024;
 /** Bytes kept of what a failing sandbox process wrote to its standard error: the last lines say why. */
 export const SANDBOX_STDERR_TAIL_BYTES = 4 * 1024;
+/** Milliseconds for one call of crun in the guest: an emulated one needs 0.3 s, one with a cold cache several. */
+export const CRUN_TIMEOUT_MS = 60_000;
+/** Bytes of crun's log that are read for an error message. */
+export const CRUN_LOG_BYTES_MAX = 16 * 1024;
+/** Milliseconds the agent waits for a hot-plugged device to appear; PCI hot-plug takes 0.2 s, emulated ones up to 2. */
+export const DEVICE_APPEARS_TIMEOUT_MS = 10_000;
+/** Milliseconds for a frozen or thawed cgroup to say so; a process in an uninterruptible wait can delay it for ever. */
+export const FREEZE_TIMEOUT_MS = 10_000;
+/** OOM events that nobody has asked for yet; the oldest go first. */
+export const OOM_EVENTS_MAX = 256;
+/** Bytes a pipe that carries a container's output holds: fewer, larger reads. Source: fcntl(2), /proc/sys/fs/pipe-max-size. */
+export const STDIO_PIPE_BYTES = 256 * 1024;

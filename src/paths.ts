@@ -91,3 +91,49 @@ export function guestPaths(dataDir: string, digest: string): GuestPaths {
 export function guestLock(dataDir: string): string {
   return join(dataDir, "guest", "lock");
 }
+
+/** Inside the guest: what the agent creates, all below one directory. */
+export interface AgentPaths {
+  readonly dir: string;
+  /** crun's own state. */
+  readonly crunState: string;
+  /** One directory per container: config.json, and files that live as long as one call of crun. */
+  readonly bundles: string;
+  /** Mount point of the directory shared with the host. */
+  readonly shared: string;
+}
+
+export const GUEST_RUN_DIR = "/run/hearth";
+/** Name of the virtio-serial port that the agent serves. */
+export const AGENT_PORT_NAME = "org.hearth.agent.0";
+
+export function agentPaths(runDir: string = GUEST_RUN_DIR): AgentPaths {
+  return {
+    dir: runDir,
+    crunState: join(runDir, "crun"),
+    bundles: join(runDir, "bundles"),
+    shared: join(runDir, "shared"),
+  };
+}
+
+/** Files of one container in the guest. `execSlot` numbers calls of crun that may overlap. */
+export interface GuestBundlePaths {
+  readonly dir: string;
+  readonly config: string;
+  crunLog(slot: number): string;
+  pidFile(slot: number): string;
+  processFile(slot: number): string;
+  consoleSocket(slot: number): string;
+}
+
+export function guestBundlePaths(paths: AgentPaths, containerId: string): GuestBundlePaths {
+  const dir = join(paths.bundles, containerId);
+  return {
+    dir,
+    config: join(dir, "config.json"),
+    crunLog: (slot) => join(dir, `${slot}.log`),
+    pidFile: (slot) => join(dir, `${slot}.pid`),
+    processFile: (slot) => join(dir, `${slot}.process.json`),
+    consoleSocket: (slot) => join(paths.dir, `console-${slot}.sock`),
+  };
+}

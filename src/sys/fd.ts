@@ -23,6 +23,7 @@ export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 
 const F_DUPFD_CLOEXEC = 1030;
+const F_SETPIPE_SZ = 1031;
 const F_GETFD = 1;
 const F_SETFD = 2;
 const F_GETFL = 3;
@@ -123,6 +124,11 @@ export function pipe(options: PipeOptions = {}): Pipe {
   if (options.nonBlockingRead === true) setNonBlocking(asFd(readEnd), true);
   if (options.nonBlockingWrite === true) setNonBlocking(asFd(writeEnd), true);
   return { readEnd: new OwnedFd(asFd(readEnd)), writeEnd: new OwnedFd(asFd(writeEnd)) };
+}
+
+/** Sets how many bytes a pipe holds; rounded up to a power of two pages. Beyond pipe-max-size only for root. */
+export function setPipeCapacity(fd: Fd, bytes: number): void {
+  check(libc().fcntl(fd, F_SETPIPE_SZ, bytes), `set capacity of pipe ${fd}`);
 }
 
 /** Two connected unix stream sockets, O_CLOEXEC, blocking unless `nonBlocking`. */

@@ -1,0 +1,54 @@
+/** One process of a container that a client started: its pid, standard streams and end. */
+import { HearthError } from "../../errors.ts";
+import type { ChildReaper } from "../../sys/child-reaper.ts";
+import { type ExitStatus, exitCodeOf } from "../../sys/process.ts";
+import { pidStartTime, signalProcess } from "../../sys/process-identity.ts";
+import { signalName } from "../../sys/signals.ts";
+import type { ProcessStdio } from "./stdio.ts";
+
+export class ContainerProcess implements Disposable {
+  /** For messages: "process E of container C". */
+  readonly name: string;
+  readonly pid: number;
+  readonly stdio: ProcessStdio;
+  /** 0 to 255, 128 plus the signal for a killed process; never rejects. */
+  readonly exitCode: Promise<number>;
+  readonly #startTime: number | undefined;
+  #ended = false;
+
+  /** Owns `stdio`. `pid` is our child, or has been and was collected by `reaper`. */
+  constructor(name: string, pid: number, stdio: ProcessStdio, reaper: ChildReaper) {
+    this.name = name;
+    this.pid = pid;
+    this.stdio = stdio;
+    this.#startTime = pidStartTime(pid);
+    this.exitCode = reaper.wait(pid).then(
+      (status) => this.#end(status),
+      // Somebody else has reaped it: the status is lost, the end is not.
+      () => this.#end({ kind: "exited", code: 255 }),
+    );
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** An ended process is "failed-precondition", in the words that engines look for. */
+  signal(signal: number): void {
+    if (!this.#ended && this.#startTime !== undefined) {
+      if (signalProcess({ pid: this.pid, startTime: this.#startTime }, signal)) return;
+    }
+    const what = `send ${signalName(signal)} to ${this.name}`;
+    throw new HearthError("failed-precondition", `${what}: os: process already finished`);
+  }
+
+  [Symbol.dispose](): void {
+    this.stdio[Symbol.dispose]();
+  }
+
+  #end(status: ExitStatus): number {
+    this.#ended = true;
+    this.stdio.processEnded();
+    return exitCodeOf(status);
+  }
+}

@@ -1,0 +1,211 @@
+/** One container in the guest: its life from crun's `create` to its removal, and the processes that clients started in it. */
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { HearthError, toHearthError } from "../../errors.ts";
+import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX } from "../../limits.ts";
+import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
+import { ConsoleListener } from "../../sys/scm.ts";
+import { SIGKILL } from "../../sys/signals.ts";
+import { withDeadline } from "../../util/wait.ts";
+import type { AgentContext } from "./agent-context.ts";
+import { cgroupPids, freezeCgroup, killCgroup, removeCgroup } from "./cgroup.ts";
+import { ContainerProcess } from "./container-process.ts";
+import type { CrunCall, CrunStdio } from "./crun.ts";
+import type { OciConfig } from "./oci-view.ts";
+import { pidsInNamespaceOf, signalPid } from "./processes.ts";
+import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
+
+type Status = "created" | "running" | "paused" | "removing";
+
+export class Container {
+  readonly id: string;
+  readonly config: OciConfig;
+  /** Directory of its cgroup; undefined when the agent runs without cgroups. */
+  readonly cgroupDir: string | undefined;
+  readonly bundle: GuestBundlePaths;
+  readonly #context: AgentContext;
+  readonly #processes = new Map<string, ContainerProcess>();
+  /** Exec ids whose crun is still at work. */
+  readonly #starting = new Set<string>();
+  #status: Status = "created";
+
+  private constructor(context: AgentContext, id: string, config: OciConfig, bundle: GuestBundlePaths) {
+    this.#context = context;
+    this.id = id;
+    this.config = config;
+    this.bundle = bundle;
+    this.cgroupDir = context.cgroupRoot === undefined ? undefined : join(context.cgroupRoot, config.cgroupPath);
+  }
+
+  /** Makes the bundle and has crun create the container; when that fails nothing is left. */
+  static async create(context: AgentContext, id: string, config: OciConfig): Promise<Container> {
+    const bundle = guestBundlePaths(context.paths, id);
+    const container = new Container(context, id, config, bundle);
+    try {
+      mkdirSync(bundle.dir, { recursive: true, mode: 0o700 });
+      writeFileSync(bundle.config, config.json, { mode: 0o600 });
+      const init = await container.#spawn(id, config.terminal, config.program, (call, stdio) =>
+        context.crun.create(call, stdio),
+      );
+      container.#processes.set(id, init);
+      return container;
+    } catch (thrown) {
+      rmSync(bundle.dir, { recursive: true, force: true });
+      throw toHearthError(thrown, `create container ${id}`);
+    }
+  }
+
+  get init(): ContainerProcess {
+    return this.process(this.id);
+  }
+
+  get paused(): boolean {
+    return this.#status === "paused";
+  }
+
+  /** The init process under the container's own id, others under the ids they were started with. */
+  process(execId: string): ContainerProcess {
+    const found = this.#processes.get(execId === "" ? this.id : execId);
+    if (found !== undefined) return found;
+    throw new HearthError("not-found", `process ${execId} of container ${this.id} does not exist`);
+  }
+
+  async start(): Promise<void> {
+    if (this.#status !== "created") {
+      throw new HearthError("failed-precondition", `start container ${this.id}: it was started before`);
+    }
+    this.#status = "running";
+    if (this.config.hasPoststart) await this.#context.crun.startWithHooks(this.#call());
+    else this.#context.crun.start(this.id);
+  }
+
+  /** Starts one more process; `processJson` is an OCI process. */
+  async exec(execId: string, processJson: string, terminal: boolean, program: string | undefined): Promise<void> {
+    const name = `process ${execId} of container ${this.id}`;
+    if (execId === "") throw new HearthError("invalid-argument", `start process of container ${this.id}: no exec id`);
+    if (this.#processes.has(execId) || this.#starting.has(execId)) {
+      throw new HearthError("already-exists", `${name} already exists`);
+    }
+    if (this.#processes.size + this.#starting.size >= EXEC_PROCESSES_MAX) {
+      throw new HearthError("resource-exhausted", `start ${name}: ${EXEC_PROCESSES_MAX} processes are being tracked`);
+    }
+    if (this.init.ended || this.#status === "created" || this.#status === "removing") {
+      throw new HearthError("failed-precondition", `start ${name}: container not running`);
+    }
+    this.#starting.add(execId);
+    try {
+      const process = await this.#spawn(execId, terminal, program, async (call, stdio) => {
+        const file = this.bundle.processFile(call.slot);
+        writeFileSync(file, processJson, { mode: 0o600 });
+        try {
+          return await this.#context.crun.exec(call, stdio);
+        } finally {
+          rmSync(file, { force: true });
+        }
+      });
+      this.#processes.set(execId, process);
+    } finally {
+      this.#starting.delete(execId);
+    }
+  }
+
+  /** Forgets a process that has ended, when its client has seen the end. */
+  forget(execId: string): void {
+    const found = this.#processes.get(execId);
+    if (found === undefined || execId === this.id || !found.ended) return;
+    this.#processes.delete(execId);
+    found[Symbol.dispose]();
+  }
+
+  /** A signal to every process of the container. */
+  signalAll(signal: number): void {
+    if (signal === SIGKILL && this.cgroupDir !== undefined) {
+      killCgroup(this.cgroupDir);
+      return;
+    }
+    for (const pid of this.pids()) signalPid(pid, signal);
+  }
+
+  /** Pids of every process, as the guest numbers them. */
+  pids(): number[] {
+    if (this.cgroupDir !== undefined) return cgroupPids(this.cgroupDir);
+    return this.init.ended ? [] : pidsInNamespaceOf(this.init.pid);
+  }
+
+  async setFrozen(frozen: boolean, signal: AbortSignal): Promise<void> {
+    const verb = frozen ? "pause" : "resume";
+    if (this.cgroupDir === undefined) {
+      throw new HearthError("failed-precondition", `${verb} container ${this.id}: the agent runs without cgroups`);
+    }
+    if (this.init.ended) throw new HearthError("failed-precondition", `${verb} container ${this.id}: container not running`);
+    await freezeCgroup(this.cgroupDir, frozen, signal);
+    if (this.#status === "running" || this.#status === "paused") this.#status = frozen ? "paused" : "running";
+  }
+
+  async update(resourcesJson: string): Promise<void> {
+    const call = this.#call();
+    const file = this.bundle.processFile(call.slot);
+    writeFileSync(file, resourcesJson, { mode: 0o600 });
+    try {
+      await this.#context.crun.update(call, file);
+    } finally {
+      rmSync(file, { force: true });
+    }
+  }
+
+  /** Kills every process, waits `timeoutS` seconds (0: the default) for their end, and removes all traces. */
+  async remove(timeoutS: number): Promise<void> {
+    this.#status = "removing";
+    this.#killEverything();
+    const timeoutMs = (timeoutS === 0 ? AGENT_REMOVE_TIMEOUT_S : timeoutS) * 1000;
+    const ends = [...this.#processes.values()].map((process) => process.exitCode);
+    await withDeadline(`processes of container ${this.id} to end`, Promise.all(ends), { timeoutMs });
+    if (this.config.hasPoststop) await this.#context.crun.deleteForced(this.#call());
+    if (this.cgroupDir !== undefined) await removeCgroup(this.cgroupDir);
+    this.#context.crun.removeState(this.id);
+    for (const process of this.#processes.values()) process[Symbol.dispose]();
+    rmSync(this.bundle.dir, { recursive: true, force: true });
+  }
+
+  #killEverything(): void {
+    if (this.cgroupDir !== undefined) {
+      // Frozen processes die too: SIGKILL thaws what it kills.
+      killCgroup(this.cgroupDir);
+    }
+    for (const process of this.#processes.values()) {
+      try {
+        process.signal(SIGKILL);
+      } catch (thrown) {
+        if (!(thrown instanceof HearthError && thrown.code === "failed-precondition")) throw thrown;
+      }
+    }
+  }
+
+  /** Runs crun with new standard streams; they and the process are owned by the result. */
+  async #spawn(
+    execId: string,
+    terminal: boolean,
+    program: string | undefined,
+    run: (call: CrunCall, stdio: CrunStdio) => Promise<number>,
+  ): Promise<ContainerProcess> {
+    const name = execId === this.id ? `container ${this.id}` : `process ${execId} of container ${this.id}`;
+    const call = { ...this.#call(), program };
+    let stdio: ProcessStdio;
+    let pid: number;
+    if (terminal) {
+      // crun sends the master and goes on without an answer: it waits in the socket until crun has ended.
+      using console = ConsoleListener.listen(this.bundle.consoleSocket(call.slot));
+      pid = await run(call, { kind: "terminal", consoleSocket: console.path });
+      stdio = terminalStdio(await console.receive({ timeoutMs: CRUN_TIMEOUT_MS }), name);
+    } else {
+      using pipes = openStdioPipes(name);
+      pid = await run(call, pipes.forCrun);
+      stdio = pipes.adopt();
+    }
+    return new ContainerProcess(name, pid, stdio, this.#context.reaper);
+  }
+
+  #call(): CrunCall {
+    return { id: this.id, bundle: this.bundle, slot: this.#context.crun.newSlot() };
+  }
+}

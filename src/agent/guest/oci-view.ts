@@ -1,0 +1,135 @@
+/** What the agent itself must know of a container's OCI configuration, which otherwise goes to crun as it came. */
+import { posix } from "node:path";
+import { HearthError } from "../../errors.ts";
+import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
+import type { Json } from "./oci-from-grpc.ts";
+
+export type JsonRecord = Record<string, unknown>;
+
+export interface OciConfig {
+  /** For crun. */
+  readonly json: string;
+  readonly terminal: boolean;
+  /** args[0], for messages. */
+  readonly program: string | undefined;
+  /** Absolute, below the cgroup root. */
+  readonly cgroupPath: string;
+  readonly hasPoststart: boolean;
+  readonly hasPoststop: boolean;
+  /** The container has a pid namespace of its own, so its init takes every other process with it. */
+  readonly ownPidNamespace: boolean;
+}
+
+/** Changes to a configuration before crun gets it. */
+export interface OciChanges {
+  /** Path of a pid namespace to join instead of making one. */
+  readonly pidNamespace?: string | undefined;
+  /** Replacements of device numbers, by path in the container. */
+  readonly devices?: readonly DeviceNumbers[];
+}
+
+export interface DeviceNumbers {
+  readonly containerPath: string;
+  readonly type: "b" | "c";
+  readonly major: number;
+  readonly minor: number;
+}
+
+export function isRecord(value: unknown): value is JsonRecord {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** The object at a property, or an empty one when it is absent; anything else is an invalid configuration. */
+export function recordAt(parent: JsonRecord, name: string): JsonRecord {
+  const value = parent[name];
+  if (value === undefined) return {};
+  if (!isRecord(value)) throw new HearthError("invalid-argument", `read OCI configuration: ${name} is not an object`);
+  return value;
+}
+
+function listAt(parent: JsonRecord, name: string): readonly unknown[] {
+  const value = parent[name];
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw new HearthError("invalid-argument", `read OCI configuration: ${name} is not a list`);
+  return value;
+}
+
+/** Reads JSON bytes, or takes what was converted from protobuf; the text is kept when nothing has to change. */
+export function ociConfig(
+  source: { readonly text: string } | { readonly value: Json },
+  containerId: string,
+  changes: OciChanges = {},
+): OciConfig {
+  const parsed = "text" in source ? parseOciJson(source.text, `configuration of ${containerId}`) : source.value;
+  if (!isRecord(parsed)) throw new HearthError("invalid-argument", `read configuration of ${containerId}: no object`);
+  const process = recordAt(parsed, "process");
+  const hooks = recordAt(parsed, "hooks");
+  const linux = recordAt(parsed, "linux");
+  const namespaces = listAt(linux, "namespaces").filter(isRecord);
+  const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
+  const changed = changedLinux(linux, namespaces, cgroupPath, changes);
+  const unchanged = changed === undefined && "text" in source;
+  const [program] = listAt(process, "args");
+  return {
+    json: unchanged ? source.text : stringifyOciJson(changed === undefined ? parsed : { ...parsed, linux: changed }),
+    terminal: process["terminal"] === true,
+    program: typeof program === "string" ? program : undefined,
+    cgroupPath,
+    hasPoststart: listAt(hooks, "poststart").length > 0,
+    hasPoststop: listAt(hooks, "poststop").length > 0,
+    ownPidNamespace:
+      changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
+  };
+}
+
+/** A path of the host's systemd form ("slice:prefix:name") or none at all becomes one of ours. */
+function guestCgroupPath(path: unknown, containerId: string): string {
+  if (typeof path !== "string" || path === "" || path.includes(":")) return `/hearth/${containerId}`;
+  const resolved = posix.resolve("/", path);
+  return resolved === "/" ? `/hearth/${containerId}` : resolved;
+}
+
+/** `linux` as it must become, undefined when it may stay. */
+function changedLinux(
+  linux: JsonRecord,
+  namespaces: readonly JsonRecord[],
+  cgroupPath: string,
+  changes: OciChanges,
+): JsonRecord | undefined {
+  const parts: JsonRecord = {};
+  if (linux["cgroupsPath"] !== cgroupPath) parts["cgroupsPath"] = cgroupPath;
+  if (changes.pidNamespace !== undefined) {
+    parts["namespaces"] = [
+      ...namespaces.filter((ns) => ns["type"] !== "pid"),
+      { type: "pid", path: changes.pidNamespace },
+    ];
+  }
+  if (changes.devices !== undefined && changes.devices.length > 0) {
+    Object.assign(parts, withDevices(linux, changes.devices));
+  }
+  return Object.keys(parts).length === 0 ? undefined : { ...linux, ...parts };
+}
+
+/** Device nodes and cgroup rules were written for the host's numbers: the guest's take their place, each rule once. */
+function withDevices(linux: JsonRecord, numbers: readonly DeviceNumbers[]): JsonRecord {
+  const devices = listAt(linux, "devices").filter(isRecord);
+  const resources = recordAt(linux, "resources");
+  const guestOf = new Map<string, DeviceNumbers>();
+  const nodes = devices.map((device) => {
+    const found = numbers.find(({ containerPath }) => containerPath === device["path"]);
+    if (found === undefined) return device;
+    guestOf.set(`${device["major"]}:${device["minor"]}`, found);
+    return { ...device, type: found.type, major: found.major, minor: found.minor };
+  });
+  const missing = numbers.find(({ containerPath }) => !devices.some((device) => device["path"] === containerPath));
+  if (missing !== undefined) {
+    throw new HearthError("invalid-argument", `use device ${missing.containerPath}: not in linux.devices`);
+  }
+  const rules = listAt(resources, "devices")
+    .filter(isRecord)
+    .map((rule) => {
+      const guest = guestOf.get(`${rule["major"]}:${rule["minor"]}`);
+      return guest === undefined ? rule : { ...rule, type: guest.type, major: guest.major, minor: guest.minor };
+    });
+  return { devices: nodes, resources: { ...resources, devices: rules } };
+}

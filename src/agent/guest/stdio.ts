@@ -1,0 +1,244 @@
+/** Standard input and output of one process in a container, kept by the agent: pipes, or the master of a terminal. */
+import { HearthError, SystemError } from "../../errors.ts";
+import { STDIO_PIPE_BYTES, STREAM_CHUNK_BYTES_MAX } from "../../limits.ts";
+import { dup, type OwnedFd, pipe, setPipeCapacity } from "../../sys/fd.ts";
+import { FdReader } from "../../sys/fd-reader.ts";
+import { FdWriter } from "../../sys/fd-writer.ts";
+import { setWindowSize, type WindowSize } from "../../sys/pty.ts";
+import type { CrunStdio } from "./crun.ts";
+
+/**
+ * Reads what a process writes. Nothing is read ahead, so a client that does not read stops the process.
+ *
+ * The end of the stream is the end of the file, or, when the process has ended and somebody it left behind still holds
+ * the pipe, the moment when everything written so far has been read. What such a left-over writes afterwards is read
+ * and dropped, so that it neither blocks nor dies of SIGPIPE.
+ */
+export class OutputStream {
+  readonly #reader: FdReader;
+  #last: Promise<unknown> = Promise.resolve();
+  /** Given back by a read whose caller had gone. */
+  #returned: Uint8Array | undefined;
+  #processEnded = false;
+  #wake: (() => void) | undefined;
+  #ended = false;
+
+  constructor(reader: FdReader) {
+    this.#reader = reader;
+  }
+
+  /** The next 1 to `max` bytes, null at the end. Calls are served in turn. No byte is lost when `signal` aborts. */
+  read(max: number, signal: AbortSignal): Promise<Uint8Array | null> {
+    const wanted = max <= 0 ? STREAM_CHUNK_BYTES_MAX : Math.min(max, STREAM_CHUNK_BYTES_MAX);
+    const turn = this.#last.then(() => this.#readNow(wanted, signal));
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** From now on an empty pipe is the end. */
+  processEnded(): void {
+    this.#processEnded = true;
+    this.#wake?.();
+  }
+
+  close(): void {
+    this.#ended = true;
+    this.#reader.close();
+  }
+
+  async #readNow(max: number, signal: AbortSignal): Promise<Uint8Array | null> {
+    signal.throwIfAborted();
+    const returned = this.#takeReturned(max);
+    if (returned !== undefined) return returned;
+    while (!this.#ended) {
+      const chunk = this.#processEnded ? this.#reader.readAvailable(max) : await this.#wait(max, signal);
+      if (chunk === "woken") continue;
+      if (chunk === "again" || chunk === null) {
+        this.#end(chunk === "again");
+        break;
+      }
+      if (!signal.aborted) return chunk;
+      this.#returned = chunk;
+      signal.throwIfAborted();
+    }
+    return null;
+  }
+
+  #takeReturned(max: number): Uint8Array | undefined {
+    const bytes = this.#returned;
+    if (bytes === undefined) return undefined;
+    this.#returned = bytes.length > max ? bytes.subarray(max) : undefined;
+    return bytes.subarray(0, max);
+  }
+
+  /** Waits for bytes; "woken" when the process ended meanwhile. */
+  async #wait(max: number, signal: AbortSignal): Promise<Uint8Array | null | "woken"> {
+    const stop = new AbortController();
+    const onAbort = (): void => stop.abort(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+    this.#wake = () => stop.abort(WOKEN);
+    try {
+      return await this.#reader.read(max, stop.signal);
+    } catch (thrown) {
+      if (thrown === WOKEN) return "woken";
+      if (this.#ended) return null;
+      throw thrown;
+    } finally {
+      this.#wake = undefined;
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  #end(stillHeld: boolean): void {
+    this.#ended = true;
+    if (stillHeld) void this.#drop();
+    else this.#reader.close();
+  }
+
+  async #drop(): Promise<void> {
+    try {
+      while ((await this.#reader.read(STREAM_CHUNK_BYTES_MAX)) !== null);
+    } catch {
+      // Closed with the container.
+    }
+    this.#reader.close();
+  }
+}
+
+const WOKEN = new HearthError("internal", "the process ended while its output was read");
+
+/** Writes what a process reads. */
+export class InputStream {
+  readonly #writer: FdWriter;
+  readonly #name: string;
+  #last: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  constructor(writer: FdWriter, name: string) {
+    this.#writer = writer;
+    this.#name = name;
+  }
+
+  /** Resolves when the pipe has taken every byte; a caller that gives up (`signal`) leaves the write going. */
+  write(data: Uint8Array, signal: AbortSignal): Promise<void> {
+    if (this.#closed) return Promise.reject(this.#gone("it is closed"));
+    const done = this.#last.then(() => this.#writer.write(data));
+    this.#last = done.catch(() => undefined);
+    return untilAborted(done, signal).catch((thrown: unknown) => {
+      const readerGone = thrown instanceof SystemError && (thrown.errno === "EPIPE" || thrown.errno === "EIO");
+      throw readerGone ? this.#gone("nobody reads it any more") : thrown;
+    });
+  }
+
+  /** The process reads the end of the file after what was written before; idempotent. */
+  closeAfterWrites(signal: AbortSignal): Promise<void> {
+    this.#closed = true;
+    this.#last = this.#last.then(() => this.#writer.close());
+    return untilAborted(
+      this.#last.then(() => undefined),
+      signal,
+    );
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#writer.close();
+  }
+
+  #gone(why: string): HearthError {
+    return new HearthError("failed-precondition", `write standard input of ${this.#name}: ${why}`);
+  }
+}
+
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+    if (signal.aborted) onAbort();
+  });
+}
+
+/** The agent's side of a process's standard streams. */
+export class ProcessStdio implements Disposable {
+  readonly stdin: InputStream;
+  readonly stdout: OutputStream;
+  /** A terminal has one output: this one is undefined then. */
+  readonly stderr: OutputStream | undefined;
+  readonly #terminal: FdReader | undefined;
+
+  constructor(stdin: FdWriter, stdout: FdReader, stderr: FdReader | undefined, name: string) {
+    this.stdin = new InputStream(stdin, name);
+    this.stdout = new OutputStream(stdout);
+    this.stderr = stderr && new OutputStream(stderr);
+    this.#terminal = stderr === undefined ? stdout : undefined;
+  }
+
+  resize(size: WindowSize): void {
+    if (this.#terminal === undefined) throw new HearthError("failed-precondition", "resize terminal: there is none");
+    setWindowSize(this.#terminal.fd, size);
+  }
+
+  processEnded(): void {
+    this.stdin.close();
+    this.stdout.processEnded();
+    this.stderr?.processEnded();
+  }
+
+  [Symbol.dispose](): void {
+    this.stdin.close();
+    this.stdout.close();
+    this.stderr?.close();
+  }
+}
+
+export function terminalStdio(master: OwnedFd, name: string): ProcessStdio {
+  const writer = new FdWriter(dup(master.fd));
+  return new ProcessStdio(writer, new FdReader(master), undefined, name);
+}
+
+/** Three pipes: the process's ends for crun, and ours. */
+export interface StdioPipes extends Disposable {
+  readonly forCrun: CrunStdio;
+  /** Closes the process's ends, which crun has inherited, and gives away ours. */
+  adopt(): ProcessStdio;
+}
+
+/** Real pipes, not sockets: programs open /dev/stdout and /proc/self/fd/1 again, which a socket refuses. */
+export function openStdioPipes(name: string): StdioPipes {
+  const stdin = pipe({ nonBlockingWrite: true });
+  const stdout = pipe({ nonBlockingRead: true });
+  const stderr = pipe({ nonBlockingRead: true });
+  setPipeCapacity(stdout.writeEnd.fd, STDIO_PIPE_BYTES);
+  const closeTheirs = (): void => {
+    stdin.readEnd.close();
+    stdout.writeEnd.close();
+    stderr.writeEnd.close();
+  };
+  let adopted = false;
+  return {
+    forCrun: {
+      kind: "pipes",
+      stdin: stdin.readEnd.fd,
+      stdout: stdout.writeEnd.fd,
+      stderr: stderr.writeEnd.fd,
+    },
+    adopt: () => {
+      adopted = true;
+      closeTheirs();
+      return new ProcessStdio(
+        new FdWriter(stdin.writeEnd),
+        new FdReader(stdout.readEnd),
+        new FdReader(stderr.readEnd),
+        name,
+      );
+    },
+    [Symbol.dispose]: () => {
+      closeTheirs();
+      if (adopted) return;
+      stdin.writeEnd.close();
+      stdout.readEnd.close();
+      stderr.readEnd.close();
+    },
+  };
+}
