@@ -109,3 +109,5 @@ export const FREEZE_TIMEOUT_MS = 10_000;
 export const OOM_EVENTS_MAX = 256;
 /** Bytes a pipe that carries a container's output holds: fewer, larger reads. Source: fcntl(2), /proc/sys/fs/pipe-max-size. */
 export const STDIO_PIPE_BYTES = 256 * 1024;
+/** Exec processes of a container that have ended and been read, kept for those who ask for their exit code late. */
+export const FINISHED_PROCESSES_MAX = 64;

@@ -42,6 +42,11 @@ export class ContainerProcess implements Disposable {
     throw new HearthError("failed-precondition", `${what}: os: process already finished`);
   }
 
+  /** It has ended and all of its output has been read: only its exit code may still be asked for. */
+  get finished(): boolean {
+    return this.#ended && this.stdio.stdout.ended && (this.stdio.stderr?.ended ?? true);
+  }
+
   [Symbol.dispose](): void {
     this.stdio[Symbol.dispose]();
   }

@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { HearthError, toHearthError } from "../../errors.ts";
-import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX } from "../../limits.ts";
+import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
 import { ConsoleListener } from "../../sys/scm.ts";
 import { SIGKILL } from "../../sys/signals.ts";
@@ -86,6 +86,7 @@ export class Container {
     if (this.#processes.has(execId) || this.#starting.has(execId)) {
       throw new HearthError("already-exists", `${name} already exists`);
     }
+    this.#forgetOldest();
     if (this.#processes.size + this.#starting.size >= EXEC_PROCESSES_MAX) {
       throw new HearthError("resource-exhausted", `start ${name}: ${EXEC_PROCESSES_MAX} processes are being tracked`);
     }
@@ -109,12 +110,18 @@ export class Container {
     }
   }
 
-  /** Forgets a process that has ended, when its client has seen the end. */
-  forget(execId: string): void {
-    const found = this.#processes.get(execId);
-    if (found === undefined || execId === this.id || !found.ended) return;
-    this.#processes.delete(execId);
-    found[Symbol.dispose]();
+  /** Ended processes can be asked for their exit code for a while; a container may be checked every second for years. */
+  #forgetOldest(): void {
+    const execs = [...this.#processes].filter(([execId]) => execId !== this.id);
+    const finished = execs.filter(([, process]) => process.finished);
+    const full = this.#processes.size + this.#starting.size >= EXEC_PROCESSES_MAX;
+    const surplus = finished.slice(0, Math.max(finished.length - FINISHED_PROCESSES_MAX, 0));
+    // Nobody has read the output of these, and now nobody will.
+    const unread = full && surplus.length === 0 ? execs.filter(([, process]) => process.ended).slice(0, 1) : [];
+    for (const [execId, process] of [...surplus, ...unread]) {
+      this.#processes.delete(execId);
+      process[Symbol.dispose]();
+    }
   }
 
   /** A signal to every process of the container. */

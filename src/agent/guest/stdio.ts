@@ -5,6 +5,7 @@ import { dup, type OwnedFd, pipe, setPipeCapacity } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
 import { FdWriter } from "../../sys/fd-writer.ts";
 import { setWindowSize, type WindowSize } from "../../sys/pty.ts";
+import { withDeadline } from "../../util/wait.ts";
 import type { CrunStdio } from "./crun.ts";
 
 /**
@@ -39,6 +40,11 @@ export class OutputStream {
   processEnded(): void {
     this.#processEnded = true;
     this.#wake?.();
+  }
+
+  /** The end has been read. */
+  get ended(): boolean {
+    return this.#ended;
   }
 
   close(): void {
@@ -124,7 +130,7 @@ export class InputStream {
     if (this.#closed) return Promise.reject(this.#gone("it is closed"));
     const done = this.#last.then(() => this.#writer.write(data));
     this.#last = done.catch(() => undefined);
-    return untilAborted(done, signal).catch((thrown: unknown) => {
+    return withDeadline("write", done, { signal }).catch((thrown: unknown) => {
       const readerGone = thrown instanceof SystemError && (thrown.errno === "EPIPE" || thrown.errno === "EIO");
       throw readerGone ? this.#gone("nobody reads it any more") : thrown;
     });
@@ -134,9 +140,10 @@ export class InputStream {
   closeAfterWrites(signal: AbortSignal): Promise<void> {
     this.#closed = true;
     this.#last = this.#last.then(() => this.#writer.close());
-    return untilAborted(
+    return withDeadline(
+      "close",
       this.#last.then(() => undefined),
-      signal,
+      { signal },
     );
   }
 
@@ -148,15 +155,6 @@ export class InputStream {
   #gone(why: string): HearthError {
     return new HearthError("failed-precondition", `write standard input of ${this.#name}: ${why}`);
   }
-}
-
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-    if (signal.aborted) onAbort();
-  });
 }
 
 /** The agent's side of a process's standard streams. */

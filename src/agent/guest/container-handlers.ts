@@ -1,0 +1,207 @@
+/** The calls about containers and their processes. */
+import { HearthError } from "../../errors.ts";
+import type { AgentService, CreateContainerRequest, ExecProcessRequest } from "../../gen/agent_pb.ts";
+import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
+import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
+import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
+import { withDeadline } from "../../util/wait.ts";
+import type { GuestSandbox } from "./guest-sandbox.ts";
+import { isRecord } from "./oci-view.ts";
+import type { OutputStream } from "./stdio.ts";
+
+type AllHandlers = Required<HandlersOf<typeof AgentService>>;
+type ContainerHandlers = Pick<
+  AllHandlers,
+  | "createContainer"
+  | "startContainer"
+  | "removeContainer"
+  | "execProcess"
+  | "signalProcess"
+  | "waitProcess"
+  | "updateContainer"
+  | "statsContainer"
+  | "pauseContainer"
+  | "resumeContainer"
+  | "writeStdin"
+  | "readStdout"
+  | "readStderr"
+  | "closeStdin"
+  | "ttyWinResize"
+  | "listProcesses"
+  | "getOOMEvent"
+>;
+
+export function containerHandlers(sandbox: GuestSandbox): ContainerHandlers {
+  return {
+    ...lifeHandlers(sandbox),
+    ...stdioHandlers(sandbox),
+    async updateContainer({ containerId, resources, resourcesJson }) {
+      const container = sandbox.container(containerId);
+      await container.update(await updateText(resources, resourcesJson, containerId));
+      return {};
+    },
+    async statsContainer({ containerId }) {
+      const container = sandbox.container(containerId);
+      const { containerStats } = await import("./stats.ts");
+      return containerStats(container.cgroupDir);
+    },
+    async listProcesses({ containerId, format, args }) {
+      const container = sandbox.container(containerId);
+      const { processList } = await import("./process-list.ts");
+      return { processList: processList(container.pids(), format, args) };
+    },
+    async getOOMEvent(_request, { signal }) {
+      return { containerId: await sandbox.oomEvents.next(signal) };
+    },
+  };
+}
+
+type LifeHandlers = Pick<
+  AllHandlers,
+  | "createContainer"
+  | "startContainer"
+  | "removeContainer"
+  | "execProcess"
+  | "signalProcess"
+  | "waitProcess"
+  | "pauseContainer"
+  | "resumeContainer"
+>;
+
+function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
+  return {
+    async createContainer(request, { signal }) {
+      await sandbox.create(
+        {
+          id: request.containerId,
+          config: await configSource(request),
+          storages: request.storages,
+          devices: request.devices,
+          sharedPidNamespace: request.sandboxPidns,
+        },
+        signal,
+      );
+      return {};
+    },
+    async startContainer({ containerId }) {
+      await sandbox.container(containerId).start();
+      return {};
+    },
+    async removeContainer({ containerId, timeout }) {
+      await sandbox.remove(containerId, timeout);
+      return {};
+    },
+    async execProcess(request) {
+      const { json, terminal, program } = await processSource(request);
+      await sandbox.container(request.containerId).exec(request.execId, json, terminal, program);
+      return {};
+    },
+    signalProcess({ containerId, execId, signal }) {
+      if (signal < 1 || signal > SIGNAL_NUMBER_MAX) {
+        throw new HearthError("invalid-argument", `signal container ${containerId}: no signal ${signal}`);
+      }
+      const container = sandbox.container(containerId);
+      if (execId === "") container.signalAll(signal);
+      else container.process(execId).signal(signal);
+      return {};
+    },
+    async waitProcess({ containerId, execId }, { signal }) {
+      const { exitCode } = sandbox.container(containerId).process(execId);
+      return { status: await withDeadline("end of process", exitCode, { signal }) };
+    },
+    async pauseContainer({ containerId }, { signal }) {
+      await sandbox.container(containerId).setFrozen(true, signal);
+      return {};
+    },
+    async resumeContainer({ containerId }, { signal }) {
+      await sandbox.container(containerId).setFrozen(false, signal);
+      return {};
+    },
+  };
+}
+
+type StdioHandlers = Pick<AllHandlers, "writeStdin" | "readStdout" | "readStderr" | "closeStdin" | "ttyWinResize">;
+
+function stdioHandlers(sandbox: GuestSandbox): StdioHandlers {
+  const stdio = ({ containerId, execId }: { containerId: string; execId: string }) =>
+    sandbox.container(containerId).process(execId).stdio;
+  return {
+    async writeStdin(request, { signal }) {
+      await stdio(request).stdin.write(request.data, signal);
+      return { len: request.data.length };
+    },
+    async readStdout(request, context) {
+      return await readOutput(stdio(request).stdout, request.len, context);
+    },
+    async readStderr(request, context) {
+      return await readOutput(stdio(request).stderr, request.len, context);
+    },
+    async closeStdin(request, { signal }) {
+      await stdio(request).stdin.closeAfterWrites(signal);
+      return {};
+    },
+    ttyWinResize(request) {
+      stdio(request).resize({ rows: request.row, columns: request.column });
+      return {};
+    },
+  };
+}
+
+async function readOutput(
+  stream: OutputStream | undefined,
+  max: number,
+  { signal }: CallContext,
+): Promise<{ data: Uint8Array }> {
+  const data = stream === undefined ? null : await stream.read(max, signal);
+  if (data === null) throw new HearthError("out-of-range", "end of stream");
+  return { data };
+}
+
+/** The configuration as JSON text, or as a value when it came as protobuf. */
+async function configSource(request: CreateContainerRequest): Promise<Parameters<GuestSandbox["create"]>[0]["config"]> {
+  if (request.ociJson.length > 0) return { text: new TextDecoder().decode(request.ociJson) };
+  if (request.OCI === undefined) {
+    throw new HearthError("invalid-argument", `create container ${request.containerId}: no OCI configuration`);
+  }
+  const { ociFromSpec } = await import("./oci-from-grpc.ts");
+  return { value: ociFromSpec(request.OCI) };
+}
+
+interface ProcessSource {
+  readonly json: string;
+  readonly terminal: boolean;
+  readonly program: string | undefined;
+}
+
+async function processSource(request: ExecProcessRequest): Promise<ProcessSource> {
+  if (request.processJson.length > 0) {
+    const json = new TextDecoder().decode(request.processJson);
+    return processView(json, parseOciJson(json, `process ${request.execId}`), request.execId);
+  }
+  if (request.process === undefined) {
+    throw new HearthError("invalid-argument", `start process ${request.execId}: no OCI process`);
+  }
+  const { ociFromProcess } = await import("./oci-from-grpc.ts");
+  const value = ociFromProcess(request.process);
+  return processView(stringifyOciJson(value), value, request.execId);
+}
+
+function processView(json: string, value: unknown, execId: string): ProcessSource {
+  const args = isRecord(value) ? value["args"] : undefined;
+  if (!isRecord(value) || !Array.isArray(args) || args.length === 0 || args[0] === "") {
+    throw new HearthError("invalid-argument", `start process ${execId}: process.args is empty`);
+  }
+  const [program]: unknown[] = args;
+  return { json, terminal: value["terminal"] === true, program: typeof program === "string" ? program : undefined };
+}
+
+async function updateText(
+  resources: Parameters<AllHandlers["updateContainer"]>[0]["resources"],
+  json: Uint8Array,
+  id: string,
+): Promise<string> {
+  if (json.length > 0) return new TextDecoder().decode(json);
+  if (resources === undefined) throw new HearthError("invalid-argument", `update container ${id}: no resources`);
+  const { ociFromResources } = await import("./oci-from-grpc.ts");
+  return stringifyOciJson(ociFromResources(resources));
+}

@@ -1,0 +1,59 @@
+/** CreateSandbox: kernel modules, storages, host name and name servers of the guest. */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { HearthError, toHearthError } from "../../errors.ts";
+import type { CreateSandboxRequest } from "../../gen/agent_pb.ts";
+import { AGENT_CALL_TIMEOUT_MS } from "../../limits.ts";
+import { bindMount } from "../../sys/mount.ts";
+import { runOrThrow } from "../../sys/run-process.ts";
+import type { AgentContext } from "./agent-context.ts";
+import { isMountPoint, type StorageLease, type StorageMounts } from "./storage.ts";
+
+/** Source: sethostname(2), __NEW_UTS_LEN. */
+const HOSTNAME_BYTES_MAX = 64;
+const RESOLV_CONF = "/etc/resolv.conf";
+
+export async function openSandbox(
+  request: CreateSandboxRequest,
+  storages: StorageMounts,
+  context: AgentContext,
+  signal: AbortSignal,
+): Promise<StorageLease> {
+  if (request.guestHookPath !== "") {
+    throw new HearthError("unimplemented", `create sandbox: guest hooks (${request.guestHookPath}) are not supported`);
+  }
+  for (const { name, parameters } of request.kernelModules) {
+    await runOrThrow(["modprobe", name, ...parameters], { timeoutMs: AGENT_CALL_TIMEOUT_MS, signal });
+  }
+  if (request.hostname !== "") setHostname(request.hostname);
+  const lease = await storages.acquire(request.storages, signal);
+  try {
+    if (request.dns.length > 0) setNameServers(request.dns, context);
+    return lease;
+  } catch (thrown) {
+    lease.release();
+    throw thrown;
+  }
+}
+
+function setHostname(hostname: string): void {
+  if (Buffer.byteLength(hostname) > HOSTNAME_BYTES_MAX || /[\0\n]/.test(hostname)) {
+    throw new HearthError("invalid-argument", `set host name: ${JSON.stringify(hostname.slice(0, 80))}`);
+  }
+  try {
+    writeFileSync("/proc/sys/kernel/hostname", hostname);
+  } catch (thrown) {
+    throw toHearthError(thrown, `set host name ${hostname}`);
+  }
+}
+
+/** The root of the guest is read-only: a file of ours is mounted over resolv.conf. */
+function setNameServers(lines: readonly string[], context: AgentContext): void {
+  const file = join(context.paths.dir, "resolv.conf");
+  try {
+    writeFileSync(file, `${lines.map((line) => (/\s/.test(line) ? line : `nameserver ${line}`)).join("\n")}\n`);
+  } catch (thrown) {
+    throw toHearthError(thrown, `write ${file}`);
+  }
+  if (!isMountPoint(RESOLV_CONF)) bindMount(file, RESOLV_CONF);
+}
