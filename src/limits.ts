@@ -111,3 +111,9 @@ export const OOM_EVENTS_MAX = 256;
 export const STDIO_PIPE_BYTES = 256 * 1024;
 /** Exec processes of a container that have ended and been read, kept for those who ask for their exit code late. */
 export const FINISHED_PROCESSES_MAX = 64;
+/** Milliseconds for the agent's answer to the first call on a new connection, times the attempt; it takes 5 emulated. */
+export const AGENT_GREETING_TIMEOUT_MS = 5_000;
+/** Connections tried before the agent counts as gone. */
+export const AGENT_CONNECT_ATTEMPTS_MAX = 4;
+/** Milliseconds the agent's port stays closed between two tries, for the guest to notice. */
+export const AGENT_RECONNECT_PAUSE_MS = 100;

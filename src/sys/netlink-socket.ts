@@ -26,7 +26,10 @@ export class NetlinkSocket implements Disposable {
 
   /** `groups`: bit mask of the multicast groups to join. */
   constructor(protocol: number, groups = 0) {
-    const socket = check(libc().socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol), "open netlink socket");
+    const socket = check(
+      libc().socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol),
+      "open netlink socket",
+    );
     const owned = new OwnedFd(asFd(socket));
     try {
       const { bytes, view } = struct(12);

@@ -26,7 +26,8 @@ export function cgroupPids(dir: string): number[] {
   const pids: number[] = [];
   for (const at of cgroupTree(dir)) {
     // A process of another pid namespace that ours cannot see is listed as 0.
-    for (const line of (readCgroupFile(at, "cgroup.procs") ?? "").split("\n")) if (Number(line) > 0) pids.push(Number(line));
+    for (const line of (readCgroupFile(at, "cgroup.procs") ?? "").split("\n"))
+      if (Number(line) > 0) pids.push(Number(line));
   }
   return pids;
 }

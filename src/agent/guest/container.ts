@@ -83,7 +83,8 @@ export class Container {
   async exec(execId: string, processJson: string, terminal: boolean, program: string | undefined): Promise<void> {
     const name = `process ${execId} of container ${this.id}`;
     if (execId === "") throw new HearthError("invalid-argument", `start process of container ${this.id}: no exec id`);
-    if (this.#processes.has(execId) || this.#starting.has(execId)) {
+    // The id of a process that has ended may be used again.
+    if (this.#processes.get(execId)?.ended === false || this.#starting.has(execId) || execId === this.id) {
       throw new HearthError("already-exists", `${name} already exists`);
     }
     this.#forgetOldest();
@@ -104,6 +105,8 @@ export class Container {
           rmSync(file, { force: true });
         }
       });
+      this.#processes.get(execId)?.[Symbol.dispose]();
+      this.#processes.delete(execId);
       this.#processes.set(execId, process);
     } finally {
       this.#starting.delete(execId);
@@ -144,7 +147,8 @@ export class Container {
     if (this.cgroupDir === undefined) {
       throw new HearthError("failed-precondition", `${verb} container ${this.id}: the agent runs without cgroups`);
     }
-    if (this.init.ended) throw new HearthError("failed-precondition", `${verb} container ${this.id}: container not running`);
+    if (this.init.ended)
+      throw new HearthError("failed-precondition", `${verb} container ${this.id}: container not running`);
     await freezeCgroup(this.cgroupDir, frozen, signal);
     if (this.#status === "running" || this.#status === "paused") this.#status = frozen ? "paused" : "running";
   }

@@ -46,7 +46,10 @@ function blockDeviceFinder(name: string): () => string | undefined {
   if (name.startsWith("/dev/") && !name.includes("/../")) return () => (exists(name) ? name : undefined);
   if (name.startsWith("serial:")) return () => diskBySerial(name.slice("serial:".length));
   if (/^[0-9a-f]{2}(?:\/[0-9a-f]{2})*$/i.test(name)) return () => diskByPciPath(name.toLowerCase().split("/"));
-  throw new HearthError("invalid-argument", `find block device "${name}": neither a path in /dev, a PCI path nor a serial`);
+  throw new HearthError(
+    "invalid-argument",
+    `find block device "${name}": neither a path in /dev, a PCI path nor a serial`,
+  );
 }
 
 /** Runs `find` now and after every device event until it finds something. */

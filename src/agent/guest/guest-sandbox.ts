@@ -82,7 +82,8 @@ export class GuestSandbox {
     let storages: StorageLease | undefined;
     try {
       storages = await this.#storages.acquire(wanted.storages, signal);
-      const { deviceNumbers } = wanted.devices.length === 0 ? { deviceNumbers: undefined } : await import("./devices.ts");
+      const { deviceNumbers } =
+        wanted.devices.length === 0 ? { deviceNumbers: undefined } : await import("./devices.ts");
       const config = ociConfig(wanted.config, id, {
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],

@@ -8,31 +8,33 @@ const CPU_DIR = "/sys/devices/system/cpu";
 const MEMORY_DIR = "/sys/devices/system/memory";
 
 export interface OnlineRequest {
-  /** Wait until that many CPUs more are online than after the last call. */
+  /** Wait until what was plugged has appeared: `cpus` CPUs more than after the last call; for memory, one block more. */
   readonly wait: boolean;
   readonly cpus: number;
-  /** Memory blocks too: all that are there. */
+  /** Memory too: every block that is there. */
   readonly memory: boolean;
 }
 
 export class Hotplug {
-  /** CPUs online when the agent started or after the last call: some kernels bring new ones online by themselves. */
-  #cpusOnline: number;
-
-  constructor() {
-    this.#cpusOnline = countCpusOnline();
-  }
+  /** Online when the agent started or after the last call: some kernels bring new CPUs and memory online by themselves. */
+  #cpusOnline = countCpusOnline();
+  #blocksOnline = memoryBlocks("online").length;
 
   async online(request: OnlineRequest, signal: AbortSignal): Promise<void> {
-    const wanted = this.#cpusOnline + request.cpus;
+    const { wait, cpus, memory } = request;
+    const cpusWanted = this.#cpusOnline + cpus;
+    const blocksWanted = this.#blocksOnline + (memory && wait ? 1 : 0);
     const step = (): true | undefined => {
-      if (request.cpus > 0) bringCpusOnline(request.cpus);
-      return countCpusOnline() >= wanted ? true : undefined;
+      if (cpus > 0) bringCpusOnline(cpus);
+      if (memory) bringMemoryOnline();
+      const done = countCpusOnline() >= cpusWanted && memoryBlocks("online").length >= blocksWanted;
+      return done ? true : undefined;
     };
-    if (request.wait) await waitForDevice(`${request.cpus} more CPUs online`, step, signal);
+    const what = `${cpus} more CPUs${memory ? " and more memory" : ""} online`;
+    if (wait) await waitForDevice(what, step, signal);
     else step();
     this.#cpusOnline = countCpusOnline();
-    if (request.memory) bringMemoryOnline();
+    this.#blocksOnline = memoryBlocks("online").length;
   }
 }
 
@@ -63,11 +65,20 @@ function bringCpusOnline(count: number): void {
   }
 }
 
+/**
+ * Repeated until nothing is offline: the blocks of one DIMM appear one after the other, and the kernel lets the first
+ * be written to only when all are there.
+ */
 function bringMemoryOnline(): void {
-  for (const name of list(MEMORY_DIR, /^memory\d+$/)) {
-    const file = join(MEMORY_DIR, name, "state");
-    if (readIfThere(file)?.trim() === "offline") write(file, "online");
+  for (let offline = memoryBlocks("offline"); offline.length > 0; offline = memoryBlocks("offline")) {
+    for (const name of offline) write(join(MEMORY_DIR, name, "state"), "online");
   }
+}
+
+function memoryBlocks(state: "online" | "offline"): string[] {
+  return list(MEMORY_DIR, /^memory\d+$/).filter(
+    (name) => readIfThere(join(MEMORY_DIR, name, "state"))?.trim() === state,
+  );
 }
 
 function list(dir: string, pattern: RegExp): string[] {

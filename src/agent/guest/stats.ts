@@ -24,7 +24,10 @@ type ReadFile = (name: string) => string | undefined;
 export function containerStats(cgroupDir: string | undefined): MessageInitShape<typeof StatsContainerResponseSchema> {
   const networkStats = parseNetworkStats(readNetDev());
   if (cgroupDir === undefined) return { networkStats };
-  return { cgroupStats: cgroupStats((name) => readCgroupFile(cgroupDir, name), hugePageSizes(cgroupDir)), networkStats };
+  return {
+    cgroupStats: cgroupStats((name) => readCgroupFile(cgroupDir, name), hugePageSizes(cgroupDir)),
+    networkStats,
+  };
 }
 
 export function cgroupStats(
@@ -110,7 +113,12 @@ export function blkioStats(text: string): MessageInitShape<typeof BlkioStatsSche
     const values = new Map(fields.map((field): [string, string] => pair(field, "=")));
     for (const [name, op, unit] of BLKIO_OPERATIONS) {
       if (!values.has(name)) continue;
-      const entry = { major: BigInt(numbers[1] ?? 0), minor: BigInt(numbers[2] ?? 0), op, value: counter(values, name) };
+      const entry = {
+        major: BigInt(numbers[1] ?? 0),
+        minor: BigInt(numbers[2] ?? 0),
+        op,
+        value: counter(values, name),
+      };
       (unit === "bytes" ? bytes : counts).push(entry);
     }
   }

@@ -1,0 +1,119 @@
+/** Runs the agent on the host for tests: own mount and pid namespaces, a socket pair in place of the port. */
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type AgentClient, agentClient } from "../../src/agent/client/client.ts";
+import { O_CREAT, O_WRONLY, openFd, setNonBlocking, socketpair } from "../../src/sys/fd.ts";
+import { spawnProcess, terminate } from "../../src/sys/process.ts";
+import { adoptSocket } from "../../src/sys/socket-stream.ts";
+
+const APPLETS = [
+  "sh",
+  "cat",
+  "sleep",
+  "true",
+  "false",
+  "echo",
+  "id",
+  "env",
+  "stty",
+  "grep",
+  "kill",
+  "head",
+  "seq",
+  "dd",
+  "tr",
+];
+
+export interface HostAgent extends AsyncDisposable {
+  readonly client: AgentClient;
+  readonly dir: string;
+  /** An OCI configuration as JSON that runs `args` in a busybox root. */
+  config(args: readonly string[], changes?: ConfigChanges): Uint8Array;
+  /** What the agent logged so far. */
+  log(): string;
+}
+
+export interface ConfigChanges {
+  readonly process?: Readonly<Record<string, unknown>>;
+  readonly namespaces?: readonly string[];
+}
+
+export async function startHostAgent(): Promise<HostAgent> {
+  const dir = mkdtempSync(join(tmpdir(), "hearth-agent-"));
+  makeRootfs(join(dir, "rootfs"));
+  const [ours, theirs] = socketpair();
+  setNonBlocking(ours.fd, true);
+  setNonBlocking(theirs.fd, true);
+  const logFile = join(dir, "agent.log");
+  using log = openFd(logFile, O_WRONLY | O_CREAT);
+  const fixture = join(import.meta.dir, "fixtures", "agent-process.ts");
+  const child = spawnProcess({
+    argv: ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", process.execPath, fixture, dir],
+    stdio: ["ignore", log.fd, log.fd, theirs.fd],
+  });
+  theirs.close();
+  const client = agentClient(await adoptSocket(ours));
+  await client.health.check({}, { timeoutMs: 10_000 });
+  return {
+    client,
+    dir,
+    config: (args, changes) => ociConfig(join(dir, "rootfs"), args, changes),
+    log: () => readFileSync(logFile, "utf8"),
+    async [Symbol.asyncDispose]() {
+      await client[Symbol.asyncDispose]();
+      await Promise.race([child.exited, Bun.sleep(5000)]);
+      await terminate(child, { graceMs: 0 });
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+function makeRootfs(root: string): void {
+  for (const name of ["bin", "proc", "dev", "sys", "tmp", "etc"]) mkdirSync(join(root, name), { recursive: true });
+  copyFileSync("/bin/busybox", join(root, "bin/busybox"));
+  chmodSync(join(root, "bin/busybox"), 0o755);
+  for (const applet of APPLETS) symlinkSync("busybox", join(root, "bin", applet));
+}
+
+function ociConfig(rootfs: string, args: readonly string[], changes: ConfigChanges = {}): Uint8Array {
+  const config = {
+    ociVersion: "1.0.2",
+    process: {
+      args,
+      cwd: "/",
+      env: ["PATH=/bin"],
+      user: { uid: 0, gid: 0 },
+      ...changes.process,
+    },
+    root: { path: rootfs },
+    hostname: "test",
+    mounts: [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["newinstance", "ptmxmode=0666"] },
+    ],
+    linux: { namespaces: (changes.namespaces ?? ["pid", "mount", "ipc", "uts"]).map((type) => ({ type })) },
+  };
+  return new TextEncoder().encode(JSON.stringify(config));
+}
+
+/** All bytes of one output until its end. */
+export async function readAll(
+  client: AgentClient,
+  containerId: string,
+  execId: string,
+  stream: "stdout" | "stderr" = "stdout",
+): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  for (;;) {
+    try {
+      const request = { containerId, execId, len: 0 };
+      const call = stream === "stdout" ? client.agent.readStdout(request) : client.agent.readStderr(request);
+      chunks.push((await call).data);
+    } catch (thrown) {
+      if (thrown instanceof Error && "code" in thrown && thrown.code === "out-of-range") return Buffer.concat(chunks);
+      throw thrown;
+    }
+  }
+}
