@@ -1,6 +1,6 @@
-/** A two-way device, such as a virtio-serial port, as a byte stream. */
+/** One descriptor that is open for reading and writing as a byte stream. */
 import type { ByteStream } from "./byte-stream.ts";
-import { dup, O_NOCTTY, O_NONBLOCK, O_RDWR, type OwnedFd, openFd } from "./fd.ts";
+import { dup, type OwnedFd } from "./fd.ts";
 import { FdReader } from "./fd-reader.ts";
 import { FdWriter } from "./fd-writer.ts";
 
@@ -54,9 +54,4 @@ export class FdStream implements ByteStream {
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
   }
-}
-
-/** Opens a character device, /dev/vport0p1 say, as a stream. Some open once only: a second open is EBUSY. */
-export function openDevice(path: string): ByteStream {
-  return new FdStream(openFd(path, O_RDWR | O_NONBLOCK | O_NOCTTY));
 }
