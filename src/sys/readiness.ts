@@ -19,9 +19,7 @@ const EPOLLIN = 0x001;
 const EPOLLOUT = 0x004;
 const EPOLLERR_OR_HUP = 0x018;
 const EPOLLRDHUP = 0x2000;
-const EPOLLHUP = 0x010;
 const EPOLLONESHOT = 0x40000000;
-const EPOLLET = 0x80000000;
 
 interface Waiter {
   readonly resolve: () => void;
@@ -62,19 +60,11 @@ class PollSet {
       known.users++;
       return known;
     }
-    return this.#add(new PolledFd(this, fd, this.#nextToken++), EPOLLONESHOT);
-  }
-
-  acquireEdges(fd: Fd, onChange: (hungUp: boolean) => void): PolledFd {
-    const polled = new PolledFd(this, fd, this.#nextToken++, onChange);
-    return this.#add(polled, (EPOLLIN | EPOLLOUT | EPOLLET) >>> 0);
-  }
-
-  #add(polled: PolledFd, events: number): PolledFd {
-    const errno = epollControl(this.#epoll, EPOLL_CTL_ADD, polled.fd, events, polled.token);
+    const polled = new PolledFd(this, fd, this.#nextToken++);
+    const errno = epollControl(this.#epoll, EPOLL_CTL_ADD, fd, EPOLLONESHOT, polled.token);
     if (errno === "EPERM") polled.alwaysReady = true;
-    else if (errno !== undefined) throw new SystemError(errno, `poll file descriptor ${polled.fd}`);
-    this.#byFd.set(polled.fd, polled);
+    else if (errno !== undefined) throw new SystemError(errno, `poll file descriptor ${fd}`);
+    this.#byFd.set(fd, polled);
     this.#byToken.set(polled.token, polled);
     return polled;
   }
@@ -137,15 +127,12 @@ export class PolledFd {
   alwaysReady = false;
   users = 1;
   readonly #set: PollSet;
-  /** Set for a descriptor of which every change is reported once, asked for or not. */
-  readonly #onChange: ((hungUp: boolean) => void) | undefined;
   readonly #waiters: Record<Interest, Set<Waiter>> = { read: new Set(), write: new Set() };
 
-  constructor(set: PollSet, fd: Fd, token: number, onChange?: (hungUp: boolean) => void) {
+  constructor(set: PollSet, fd: Fd, token: number) {
     this.#set = set;
     this.fd = fd;
     this.token = token;
-    this.#onChange = onChange;
   }
 
   /**
@@ -191,11 +178,16 @@ export class PolledFd {
 
   /** For the poll set only. */
   fired(events: number): void {
-    this.#onChange?.((events & EPOLLHUP) !== 0);
     const both = (events & EPOLLERR_OR_HUP) !== 0;
     if (both || (events & (EPOLLIN | EPOLLRDHUP)) !== 0) this.#wake("read");
     if (both || (events & EPOLLOUT) !== 0) this.#wake("write");
-    if (this.users > 0 && this.events() !== 0) this.#arm();
+    if (this.users === 0 || this.events() === 0) return;
+    try {
+      this.#arm();
+    } catch (thrown) {
+      // The descriptor was closed under its waiters: they must learn of it, and the others must not.
+      this.fail(thrown);
+    }
   }
 
   /** For the poll set only. */
@@ -214,7 +206,7 @@ export class PolledFd {
   }
 
   #arm(): void {
-    if (this.#onChange === undefined) this.#set.arm(this, this.events());
+    this.#set.arm(this, this.events());
   }
 }
 
@@ -224,13 +216,4 @@ let pollSet: PollSet | undefined;
 export function pollFd(fd: Fd): PolledFd {
   pollSet ??= new PollSet();
   return pollSet.acquire(fd);
-}
-
-/**
- * Registers a descriptor whose hang-up comes and goes, of which epoll would otherwise report it without end. Every
- * change is reported once: a `wait` must follow a call that failed with EAGAIN or found the hang-up, or it may not end.
- */
-export function pollFdEdges(fd: Fd, onChange: (hungUp: boolean) => void): PolledFd {
-  pollSet ??= new PollSet();
-  return pollSet.acquireEdges(fd, onChange);
 }
