@@ -117,22 +117,23 @@ export const AGENT_GREETING_TIMEOUT_MS = 5_000;
 export const AGENT_CONNECT_ATTEMPTS_MAX = 4;
 /** Milliseconds the agent's port stays closed between two tries, for the guest to notice. */
 export const AGENT_RECONNECT_PAUSE_MS = 100;
-/** Milliseconds to connect to the socket of a sandbox process that says it is ready, and to hear what it is. */
-export const SANDBOX_CONNECT_TIMEOUT_MS = 5_000;
-/** Milliseconds a pooled VM has to accept its lease; it asks QEMU whether it lives. A client's default deadline is twice that. */
-export const VM_LEASE_TIMEOUT_MS = 250;
-/** Milliseconds a pooled VM has for its regular check, which resumes the guest and asks the agent; slow when boots compete. */
-export const VM_CHECK_TIMEOUT_MS = 10_000;
-/** Milliseconds between two checks of one idle VM. A check costs about 30 ms of one emulated CPU: 30 VMs stay under 1 %. */
-export const VM_CHECK_INTERVAL_MS = 120_000;
-/** Milliseconds an idle VM has to destroy itself before it is made to. */
-export const VM_DESTROY_TIMEOUT_MS = 5_000;
-/** Milliseconds until a slot whose boot failed tries again; doubles with each failure in a row up to the second. */
-export const SLOT_BACKOFF_MS_MIN = 1_000;
-export const SLOT_BACKOFF_MS_MAX = 60_000;
-/** Milliseconds an idle VM must have lived for its death to be no fault of the boot: a shorter life backs the slot off. */
-export const VM_STABLE_MS = 10_000;
-/** VMs that the pool boots at once unless told: a boot keeps one core busy, and a machine has two or more. */
-export const POOL_BOOTS_AT_ONCE_DEFAULT = 2;
-/** Claims that wait for a VM at once; more are refused, and their callers boot one themselves. */
-export const POOL_QUEUE_LENGTH_MAX = 256;
+/** Times a container's directory may vanish between making it and locking it: each needs a delete in that microsecond. */
+export const CONTAINER_RESERVE_ATTEMPTS_MAX = 100;
+/** Milliseconds a hook without a timeout of its own may take. The spec sets none; a hook that hangs would hang the engine. */
+export const HOOK_TIMEOUT_MS_DEFAULT = 300_000;
+/** Milliseconds the sandbox process has to end QEMU, unmount and exit, before it is urged. */
+export const SANDBOX_EXIT_TIMEOUT_MS = 10_000;
+/** Milliseconds a shim has to drain its output after its container was killed; a reader that has stopped holds it up. */
+export const SHIM_EXIT_TIMEOUT_MS = 2000;
+/** Milliseconds without output after which an exec process that has ended counts as drained, whoever holds its pipes. */
+export const EXEC_DRAIN_IDLE_MS = 1000;
+/** Milliseconds a new shim has to connect and answer. */
+export const SHIM_READY_TIMEOUT_MS = 10_000;
+/** Bytes of a shim's answer to whoever started it: one line with a message. */
+export const SHIM_REPORT_BYTES_MAX = 64 * 1024;
+/** Milliseconds to connect to a sandbox process that is known to listen. */
+export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
+/** Milliseconds the owner of a console socket has to take the terminal. */
+export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
+/** Milliseconds a program has to say its version. */
+export const PROGRAM_VERSION_TIMEOUT_MS = 10_000;

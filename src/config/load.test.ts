@@ -66,8 +66,8 @@ describe("where the configuration comes from", () => {
   test("keys that contradict each other", async () => {
     const memory = write("m.toml", "[hypervisor.qemu]\ndefault_maxmemory = 512\n");
     expect(loadConfig({ flag: memory, environment: undefined })).rejects.toThrow("default_maxmemory 512 is less than");
-    const image = write("i.toml", "[hypervisor.qemu]\nimage = '/x'\n");
-    expect(loadConfig({ flag: image, environment: undefined })).rejects.toThrow("without kernel");
+    const vcpus = write("c.toml", "[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n");
+    expect(loadConfig({ flag: vcpus, environment: undefined })).rejects.toThrow("default_maxvcpus 2 is less than");
   });
 });
 

@@ -102,11 +102,4 @@ function checkTogether({ hypervisor }: HearthConfig): void {
       `check configuration: hypervisor.qemu.default_maxmemory ${default_maxmemory} is less than default_memory ${default_memory}`,
     );
   }
-  const guestFiles = [hypervisor.kernel, hypervisor.initrd, hypervisor.image];
-  if (guestFiles.some((path) => path !== "") && hypervisor.kernel === "") {
-    throw new HearthError(
-      "invalid-argument",
-      "check configuration: hypervisor.qemu.initrd or image is set without kernel; they belong together",
-    );
-  }
 }

@@ -166,13 +166,18 @@ export function parseProcess(text: string, source: string): Process {
   return parseWith(ProcessSchema, text, source);
 }
 
+/** Parses and checks OCI hooks. */
+export function parseHooks(text: string, source: string): Hooks {
+  return parseWith(HooksSchema, text, source);
+}
+
 /** Parses and checks OCI linux.resources, as `update --resources` gives them. */
 export function parseResources(text: string, source: string): Resources {
   return parseWith(ResourcesSchema, text, source);
 }
 
 /** The configuration (or a part of it) as JSON; JSON.stringify would fail on its large integers. */
-export function stringifySpec(value: Spec | Process | Resources): string {
+export function stringifySpec(value: Spec | Process | Hooks | Resources): string {
   return stringifyOciJson(value);
 }
 

@@ -4,7 +4,8 @@ import { HearthError, isErrnoException, isNotFound, SystemError, toHearthError }
 import { ORPHAN_STATUSES_MAX } from "../limits.ts";
 import { lastErrno, lazyLibc } from "./libc.ts";
 import { type ExitStatus, isOwnChild } from "./process.ts";
-import { openPidfd, pidStartTime, processStat } from "./process-identity.ts";
+import { openPidfd } from "./process-identity.ts";
+import { pidStartTime, processStat } from "./process-stat.ts";
 import { pollFd } from "./readiness.ts";
 
 const WNOHANG = 1;

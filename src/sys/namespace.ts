@@ -66,3 +66,17 @@ export function inNetns<T>(path: string, step: () => T): T {
     if (libc().setns(own.fd, CLONE_NEWNET) < 0) process.abort();
   }
 }
+
+/**
+ * As inNetns, in a network namespace made for the step: it holds an unused loopback interface, and lives as long as
+ * somebody (the child started there) is in it.
+ */
+export function inNewNetns<T>(step: () => T): T {
+  using own = openFd("/proc/thread-self/ns/net", O_RDONLY);
+  unshare(CLONE_NEWNET);
+  try {
+    return step();
+  } finally {
+    if (libc().setns(own.fd, CLONE_NEWNET) < 0) process.abort();
+  }
+}

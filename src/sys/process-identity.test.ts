@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { decodeWaitStatus } from "./child-reaper.ts";
-import { identifyProcess, isAlive, ownIdentity, parseProcessStat, pidStartTime } from "./process-identity.ts";
+import { identifyProcess, ownIdentity } from "./process-identity.ts";
+import { isAlive, parseProcessStat, pidStartTime } from "./process-stat.ts";
 
 const TAIL = "S 1 4821 4821 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123456 1000 100 18446744073709551615";
 

@@ -92,11 +92,18 @@ export interface RawMode extends Disposable {
 
 /** Raw mode: every byte passes unchanged both ways, no echo, no signals from keys. The caller restores it. */
 export function makeRaw(fd: Fd): RawMode {
-  const before = new Uint8Array(TERMIOS_BYTES);
-  check(libc().tcgetattr(fd, before), "get terminal attributes");
-  const raw = before.slice();
+  const kept = keepMode(fd);
+  const raw = new Uint8Array(TERMIOS_BYTES);
+  check(libc().tcgetattr(fd, raw), "get terminal attributes");
   libc().cfmakeraw(raw);
   check(libc().tcsetattr(fd, TCSANOW, raw), "set terminal to raw mode");
+  return kept;
+}
+
+/** The mode as it is now, to be restored whatever a child makes of it meanwhile. */
+export function keepMode(fd: Fd): RawMode {
+  const before = new Uint8Array(TERMIOS_BYTES);
+  check(libc().tcgetattr(fd, before), "get terminal attributes");
   let changed = true;
   const restore = (): void => {
     if (!changed) return;

@@ -181,13 +181,7 @@ export class PolledFd {
     const both = (events & EPOLLERR_OR_HUP) !== 0;
     if (both || (events & (EPOLLIN | EPOLLRDHUP)) !== 0) this.#wake("read");
     if (both || (events & EPOLLOUT) !== 0) this.#wake("write");
-    if (this.users === 0 || this.events() === 0) return;
-    try {
-      this.#arm();
-    } catch (thrown) {
-      // The descriptor was closed under its waiters: they must learn of it, and the others must not.
-      this.fail(thrown);
-    }
+    if (this.users > 0 && this.events() !== 0) this.#arm();
   }
 
   /** For the poll set only. */

@@ -17,6 +17,7 @@ import {
   statusFlags,
 } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
+import { FdStream } from "../../src/sys/fd-stream.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
 import { spawnProcess } from "../../src/sys/process.ts";
 import { openPty } from "../../src/sys/pty.ts";
@@ -338,10 +339,9 @@ describe("polled mode, for a description that is shared and cannot be opened ane
   });
 });
 
-test("a program on a pty is talked to both ways", async () => {
+test("FdStream talks both ways over one descriptor", async () => {
   const { master, terminal } = openPty();
-  using writer = new FdWriter(dup(master.fd));
-  using reader = new FdReader(master);
+  await using stream = new FdStream(master);
   const child = spawnProcess({
     argv: ["sh", "-c", "stty raw -echo; echo ready; head -c 5; echo; echo done"],
     stdio: [terminal.fd, terminal.fd, terminal.fd],
@@ -349,9 +349,9 @@ test("a program on a pty is talked to both ways", async () => {
   });
   terminal.close();
   let text = "";
-  while (!text.includes("ready")) text += Buffer.from((await reader.read()) ?? "");
-  await writer.write(Buffer.from("abcde"));
-  text += await readAll(reader);
+  while (!text.includes("ready")) text += Buffer.from((await stream.read()) ?? "");
+  await stream.write(Buffer.from("abcde"));
+  for (let chunk = await stream.read(); chunk !== null; chunk = await stream.read()) text += Buffer.from(chunk);
   expect(text.replaceAll("\r", "")).toBe("ready\nabcde\ndone\n");
   await child.exited;
 });

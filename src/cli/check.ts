@@ -1,0 +1,112 @@
+/** `hearth check`: goes through what a VM needs on this host and says what is missing. Changes nothing but the guest's unpacking. */
+import { statfsSync } from "node:fs";
+import type { HearthConfig } from "../config/config.ts";
+import { loadConfig } from "../config/load.ts";
+import { HearthError } from "../errors.ts";
+import { PROGRAM_VERSION_TIMEOUT_MS } from "../limits.ts";
+import { silentLog } from "../log.ts";
+import { runProcess } from "../sys/run-process.ts";
+import { checkPrograms, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { defineHostCommand } from "./main.ts";
+import { formatTable, writeOut } from "./output.ts";
+import { errorLine } from "./report-error.ts";
+
+type Verdict = "ok" | "warning" | "missing";
+
+interface Finding {
+  readonly what: string;
+  readonly verdict: Verdict;
+  readonly detail: string;
+}
+
+export const command = defineHostCommand({
+  flags: { json: { type: "boolean", help: "print JSON" } },
+  positionals: "",
+  async run(context, flags, positionals) {
+    if (positionals.length > 0) {
+      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
+    }
+    const findings = await checkHost(context.configPath);
+    const rows = findings.map(({ what, verdict, detail }) => [what, verdict, detail]);
+    await writeOut(
+      flags.json ? `${JSON.stringify(findings, null, 2)}\n` : formatTable([["CHECK", "RESULT", "DETAIL"], ...rows]),
+    );
+    return findings.some(({ verdict }) => verdict === "missing") ? 1 : 0;
+  },
+});
+
+async function checkHost(configPath: string | undefined): Promise<Finding[]> {
+  const findings = [await finding("root", async () => checkRoot())];
+  let config: HearthConfig;
+  try {
+    config = await loadConfig({ flag: configPath, environment: process.env["HEARTH_CONFIG"] });
+  } catch (thrown) {
+    return [...findings, { what: "configuration", verdict: "missing", detail: errorLine(thrown) }];
+  }
+  const host = readHostFacts();
+  const { hypervisor, runtime } = config;
+  findings.push(
+    { what: "configuration", verdict: "ok", detail: "read and checked" },
+    await finding("qemu", () => programVersion(hypervisor.path)),
+    host.kvm.usable
+      ? { what: "kvm", verdict: "ok", detail: "usable" }
+      : { what: "kvm", verdict: hypervisor.accel === "kvm" ? "missing" : "warning", detail: host.kvm.reason },
+    await finding("programs", async () => {
+      checkPrograms(config, host);
+      return hypervisor.shared_fs === "virtio-fs"
+        ? ((hypervisor.virtio_fs_daemon || host.virtiofsd) ?? "")
+        : "virtio-9p";
+    }),
+    await finding("guest", async () => {
+      const vm = await resolveVmConfig(config, silentLog);
+      return `${vm.kernel}, digest ${vm.guestDigest.slice(0, 12)}`;
+    }),
+    checkMemory(hypervisor.default_memory, host.memoryMib),
+    checkRunDir(runtime.run_dir),
+  );
+  return findings;
+}
+
+async function finding(what: string, check: () => Promise<string>): Promise<Finding> {
+  try {
+    return { what, verdict: "ok", detail: await check() };
+  } catch (thrown) {
+    return { what, verdict: "missing", detail: errorLine(thrown) };
+  }
+}
+
+function checkRoot(): string {
+  if (process.geteuid?.() === 0) return "yes";
+  throw new HearthError("permission-denied", "run VMs: only root may");
+}
+
+/** The first line that a program says of itself. */
+async function programVersion(path: string): Promise<string> {
+  const { exitCode, stdout, stderr } = await runProcess([path, "--version"], { timeoutMs: PROGRAM_VERSION_TIMEOUT_MS });
+  const [line = ""] = `${stdout}${stderr}`.split("\n");
+  if (exitCode !== 0)
+    throw new HearthError("failed-precondition", `run ${path} --version: exit status ${exitCode}: ${line}`);
+  return line;
+}
+
+function checkMemory(wantedMib: number, hostMib: number): Finding {
+  const detail = `${wantedMib} MiB for a VM, ${hostMib} MiB on this host`;
+  return { what: "memory", verdict: wantedMib < hostMib ? "ok" : "missing", detail };
+}
+
+/** Source: linux/magic.h. */
+const TMPFS_MAGIC = 0x01021994;
+
+/** The run directory itself may not exist yet: its nearest existing parent tells where it will be. */
+function checkRunDir(runDir: string): Finding {
+  for (let dir = runDir; ; dir = dir.replace(/\/[^/]*$/, "") || "/") {
+    try {
+      const onTmpfs = statfsSync(dir).type === TMPFS_MAGIC;
+      return onTmpfs
+        ? { what: "run directory", verdict: "ok", detail: `${runDir} on tmpfs` }
+        : { what: "run directory", verdict: "warning", detail: `${runDir} is not on tmpfs: records outlive a reboot` };
+    } catch (thrown) {
+      if (dir === "/") return { what: "run directory", verdict: "missing", detail: errorLine(thrown) };
+    }
+  }
+}

@@ -1,0 +1,35 @@
+/** `hearth env`: what this program is, what it found on this host, and the configuration in force. */
+
+import { loadConfig } from "../config/load.ts";
+import { HearthError } from "../errors.ts";
+import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../version.ts";
+import { readHostFacts } from "../vm/resolve-config.ts";
+import { defineHostCommand } from "./main.ts";
+import { formatTable, writeOut } from "./output.ts";
+
+export const command = defineHostCommand({
+  flags: { json: { type: "boolean", help: "print JSON" } },
+  positionals: "",
+  async run(context, flags, positionals) {
+    if (positionals.length > 0) {
+      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
+    }
+    const config = await loadConfig({ flag: context.configPath, environment: process.env["HEARTH_CONFIG"] });
+    const { kvm, cpus, memoryMib, virtiofsd } = readHostFacts();
+    const environment = {
+      hearth: { version: VERSION, commit: COMMIT, ociVersion: OCI_VERSION, guestKernel: GUEST_KERNEL },
+      host: { kvm: kvm.usable ? "usable" : kvm.reason, cpus, memoryMib, virtiofsd: virtiofsd ?? "" },
+      config,
+    };
+    await writeOut(flags.json ? `${JSON.stringify(environment, null, 2)}\n` : formatTable(rowsOf(environment, "")));
+    return 0;
+  },
+});
+
+/** One row for each leaf, with its dotted path. */
+function rowsOf(value: object, prefix: string): string[][] {
+  return Object.entries(value).flatMap(([key, item]: [string, unknown]) => {
+    const path = prefix === "" ? key : `${prefix}.${key}`;
+    return typeof item === "object" && item !== null ? rowsOf(item, path) : [[path, String(item)]];
+  });
+}

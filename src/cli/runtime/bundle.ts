@@ -1,0 +1,84 @@
+/** Reads and checks a bundle, before anything is made: config.json, rootfs, terminal and network namespace. */
+import { closeSync, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { HearthError, isNotFound, toHearthError } from "../../errors.ts";
+import { OCI_CONFIG_BYTES_MAX } from "../../limits.ts";
+import { checkCreatable, type Process, parseSpec, type Spec } from "../../oci/spec.ts";
+
+export interface Bundle {
+  /** Absolute. */
+  readonly dir: string;
+  readonly spec: Spec & { readonly process: Process };
+  /** config.json as it was read. */
+  readonly configJson: Uint8Array;
+  /** Absolute. */
+  readonly rootfs: string;
+  readonly netns: BundleNetns;
+}
+
+/** "path": a namespace that exists; "new": one of its own, empty; "host": none asked for. */
+export type BundleNetns =
+  | { readonly kind: "path"; readonly path: string }
+  | { readonly kind: "new" }
+  | { readonly kind: "host" };
+
+/** `dir` as given on the command line. Fails with invalid-argument or not-found, naming the file or property. */
+export function readBundle(dir: string): Bundle {
+  const bundleDir = resolve(dir);
+  checkDirectory("bundle", bundleDir);
+  const source = join(bundleDir, "config.json");
+  const configJson = readConfig(source);
+  const spec = parseSpec(new TextDecoder().decode(configJson), source);
+  checkCreatable(spec, source);
+  const rootfs = resolve(bundleDir, spec.root?.path ?? "");
+  checkDirectory("rootfs", rootfs);
+  return { dir: bundleDir, spec, configJson, rootfs, netns: netnsOf(spec, source) };
+}
+
+function readConfig(source: string): Uint8Array {
+  let fd: number;
+  try {
+    fd = openSync(source, "r");
+  } catch (thrown) {
+    if (isNotFound(thrown)) throw new HearthError("not-found", `JSON specification file ${source} not found`);
+    throw toHearthError(thrown, `open ${source}`);
+  }
+  try {
+    const { size } = fstatSync(fd);
+    if (size > OCI_CONFIG_BYTES_MAX) {
+      throw new HearthError("invalid-argument", `read ${source}: ${size} bytes, at most ${OCI_CONFIG_BYTES_MAX}`);
+    }
+    return readFileSync(fd);
+  } catch (thrown) {
+    throw toHearthError(thrown, `read ${source}`);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function checkDirectory(what: string, path: string): void {
+  let isDirectory: boolean;
+  try {
+    isDirectory = statSync(path).isDirectory();
+  } catch (thrown) {
+    if (isNotFound(thrown)) throw new HearthError("not-found", `invalid ${what} ${path}: no such file or directory`);
+    throw toHearthError(thrown, `inspect ${what} ${path}`);
+  }
+  if (!isDirectory) throw new HearthError("invalid-argument", `invalid ${what} ${path}: not a directory`);
+}
+
+function netnsOf(spec: Spec, source: string): BundleNetns {
+  const namespace = (spec.linux?.namespaces ?? []).find(({ type }) => type === "network");
+  if (namespace === undefined) return { kind: "host" };
+  const { path } = namespace;
+  if (path === undefined || path === "") return { kind: "new" };
+  if (!path.startsWith("/")) {
+    throw new HearthError("invalid-argument", `check ${source}: network namespace path ${path} must be absolute`);
+  }
+  try {
+    statSync(path);
+  } catch (thrown) {
+    throw toHearthError(thrown, `use network namespace ${path}`);
+  }
+  return { kind: "path", path };
+}

@@ -1,0 +1,81 @@
+/** What every runtime command is given: log, container root and configuration, each opened when first asked for. */
+import { closeSync, openSync } from "node:fs";
+import type { HearthConfig } from "../../config/config.ts";
+import { HearthError, toHearthError } from "../../errors.ts";
+import type { BaseVm } from "../../factory/base-factory.ts";
+import { createLog, type Log, type LogFormat } from "../../log.ts";
+import { defaultContainerRoot } from "../../paths.ts";
+import type { FlagValues } from "../flags.ts";
+import type { GLOBAL_FLAGS } from "./globals.ts";
+
+/** Where VMs come from: a paused or leased one that nobody has adopted yet. Fails without leaving anything behind. */
+export type AcquireVm = (config: HearthConfig, log: Log, signal: AbortSignal) => Promise<BaseVm>;
+
+/** What commands do not decide themselves. */
+export interface RuntimeDependencies {
+  readonly acquireVm: AcquireVm;
+}
+
+export interface RuntimeContext extends RuntimeDependencies {
+  readonly log: Log;
+  /** True when the log goes to a file of its own, so that standard error is free for the error itself. */
+  readonly logsToFile: boolean;
+  readonly debug: boolean;
+  readonly systemdCgroup: boolean;
+  /** Reads the files at the first call. */
+  config(): Promise<HearthConfig>;
+  /** `--root`, else below the configured run directory. */
+  root(): Promise<string>;
+}
+
+export type GlobalValues = FlagValues<typeof GLOBAL_FLAGS>;
+
+/** Opens the log file, if there is one, for the rest of the process's life. Fails with invalid-argument for a bad flag. */
+export function createContext(globals: GlobalValues, dependencies: RuntimeDependencies): RuntimeContext {
+  const format = logFormat(globals["log-format"]);
+  if (globals.rootless === "true") {
+    throw new HearthError("unimplemented", "run rootless: not supported, a VM needs the host's root");
+  }
+  const path = globals.log === "" ? undefined : globals.log;
+  const level = globals.debug ? "debug" : path === undefined ? "warn" : "info";
+  const log = createLog({ level, format, ...(path === undefined ? {} : { fd: openLog(path) }) });
+  let config: Promise<HearthConfig> | undefined;
+  const readConfig = async (): Promise<HearthConfig> => {
+    const { loadConfig } = await import("../../config/load.ts");
+    return await loadConfig({ flag: globals.config, environment: process.env["HEARTH_CONFIG"] });
+  };
+  const configOnce = (): Promise<HearthConfig> => {
+    config ??= readConfig();
+    return config;
+  };
+  return {
+    ...dependencies,
+    log,
+    logsToFile: path !== undefined,
+    debug: globals.debug,
+    systemdCgroup: globals["systemd-cgroup"],
+    config: configOnce,
+    async root() {
+      const { root } = globals;
+      return root === undefined || root === "" ? defaultContainerRoot((await configOnce()).runtime.run_dir) : root;
+    },
+  };
+}
+
+function logFormat(value: string | undefined): LogFormat {
+  if (value === undefined || value === "" || value === "text") return "text";
+  if (value === "json") return "json";
+  throw new HearthError("invalid-argument", `invalid log-format: ${JSON.stringify(value)}`);
+}
+
+function openLog(path: string): number {
+  try {
+    const fd = openSync(path, "a", 0o644);
+    // A log that is standard error under another name needs no copy of the error there; nothing else depends on it.
+    if (fd > 2) return fd;
+    closeSync(fd);
+    throw new HearthError("invalid-argument", `open log ${path}: standard streams are closed`);
+  } catch (thrown) {
+    throw toHearthError(thrown, `open log ${path}`);
+  }
+}

@@ -1,0 +1,314 @@
+/** Makes a container: reserves its id, gets a VM, creates it there, starts its shim, runs the hooks, commits it. */
+
+import { accessSync, constants } from "node:fs";
+import { userInfo } from "node:os";
+import { dirname, resolve } from "node:path";
+import { describeError, HearthError, toHearthError } from "../../errors.ts";
+import { CONSOLE_SOCKET_TIMEOUT_MS } from "../../limits.ts";
+import { checkContainerId } from "../../oci/container-id.ts";
+import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
+import { type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
+import { podRole, wantedSize } from "../../oci/pod.ts";
+import { stringifySpec } from "../../oci/spec.ts";
+import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
+import { createHostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
+import { writeFileAtomic } from "../../sys/atomic-file.ts";
+import { asFd, type Fd } from "../../sys/fd.ts";
+import { signalProcess } from "../../sys/process-identity.ts";
+import { getWindowSize, isTerminal, openPty, type Pty, setWindowSize, type WindowSize } from "../../sys/pty.ts";
+import { sendFdTo } from "../../sys/scm.ts";
+import { SIGKILL, SIGTERM } from "../../sys/signals.ts";
+import { type Bundle, readBundle } from "./bundle.ts";
+import type { RuntimeContext } from "./context.ts";
+import { runPoststopHooks } from "./delete.ts";
+import { endProcess, endVm } from "./release.ts";
+import { type StartedShim, spawnShim } from "./spawn-shim.ts";
+
+export interface CreateOptions {
+  readonly id: string;
+  readonly bundle: string;
+  readonly pidFile: string | undefined;
+  readonly consoleSocket: string | undefined;
+  /** The container outlives this process; otherwise it shares our terminal, if it wants one. */
+  readonly detached: boolean;
+  readonly signal: AbortSignal;
+}
+
+export interface CreatedContainer {
+  /** Its lock is held; the caller disposes of it. */
+  readonly container: LockedContainer;
+  readonly shim: StartedShim;
+}
+
+/** The VM a container goes into, and how that is undone. */
+interface ContainerVm {
+  readonly connection: SandboxConnection;
+  readonly vm: ContainerRecord["vm"];
+}
+
+/** Nothing is left when this fails: no process, directory, cgroup or VM. */
+export async function createContainer(context: RuntimeContext, options: CreateOptions): Promise<CreatedContainer> {
+  const { id, signal } = options;
+  checkContainerId(id);
+  const bundle = readBundle(options.bundle);
+  checkTerminal(bundle, options);
+  const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
+  const root = await context.root();
+  const timeoutMs = (await context.config()).runtime.request_timeout_ms;
+
+  await using undo = new AsyncDisposableStack();
+  const container = undo.use(await reserveContainer(root, id));
+  const hooks = { begun: false };
+  undo.defer(async () => {
+    if (hooks.begun) await runPoststopHooks(context, container.record);
+  });
+  const cgroupDirs = createHostCgroup(bundle.spec.linux?.cgroupsPath, id);
+  undo.defer(() => removeHostCgroup(cgroupDirs));
+  const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
+  const pty = openTerminal(bundle, options, undo);
+  const size = terminalSize(bundle, options);
+  const { warnings } = await connection.sandbox.createContainer(
+    {
+      containerId: id,
+      bundle: bundle.dir,
+      configJson: bundle.configJson,
+      terminalRows: size.rows,
+      terminalColumns: size.columns,
+    },
+    { timeoutMs, signal },
+  );
+  for (const warning of warnings) context.log.warn(warning, { id });
+  const shim = await spawnShim({
+    launch: { socket: vm.socket, containerId: id, execId: id, terminal: terminalKind(bundle, pty) },
+    stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
+    netns: bundle.netns,
+    cgroupDirs,
+    signal,
+  });
+  undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
+  const record = newRecord(bundle, id, vm, shim, cgroupDirs);
+  container.save(record);
+  hooks.begun = true;
+  await runCreateHooks(record, bundle);
+  await connectNetwork(connection, bundle, shim, timeoutMs, signal);
+  if (pty !== undefined && options.consoleSocket !== undefined)
+    await handOverMaster(pty, options.consoleSocket, signal);
+  signal.throwIfAborted();
+  await connection.sandbox.commitContainer(
+    { containerId: id, shimPid: BigInt(shim.identity.pid), shimStartTime: BigInt(shim.identity.startTime) },
+    { timeoutMs },
+  );
+  if (pidFile !== undefined) writeFileAtomic(pidFile, String(shim.identity.pid), { mode: 0o644 });
+  container.save({ ...record, status: "created" });
+  container.keep();
+  undo.move();
+  connection.close();
+  pty?.master.close();
+  pty?.terminal.close();
+  return { container, shim };
+}
+
+/** As runc: who detaches must give somebody the terminal, and a terminal that nobody asked for cannot be given. */
+export function checkTerminalFlags(terminal: boolean, detached: boolean, consoleSocket: string | undefined): void {
+  if (detached && terminal && consoleSocket === undefined) {
+    throw new HearthError(
+      "invalid-argument",
+      "cannot allocate tty if the runtime will detach without setting console socket",
+    );
+  }
+  if ((!detached || !terminal) && consoleSocket !== undefined) {
+    throw new HearthError(
+      "invalid-argument",
+      "cannot use console socket if the runtime will not detach or allocate tty",
+    );
+  }
+  if (terminal && !detached && !isTerminal(asFd(0))) {
+    throw new HearthError("invalid-argument", "run with a terminal: standard input is not a terminal");
+  }
+}
+
+function checkTerminal(bundle: Bundle, { detached, consoleSocket }: CreateOptions): void {
+  checkTerminalFlags(bundle.spec.process.terminal === true, detached, consoleSocket);
+}
+
+/** Absolute; its directory must be there and writable before anything is made. */
+export function checkedPidFile(path: string): string {
+  const absolute = resolve(path);
+  try {
+    accessSync(dirname(absolute), constants.W_OK);
+  } catch (thrown) {
+    throw toHearthError(thrown, `write pid file ${absolute}`);
+  }
+  return absolute;
+}
+
+interface EnterVm {
+  readonly bundle: Bundle;
+  readonly id: string;
+  readonly root: string;
+  readonly cgroupDirs: readonly string[];
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** A VM of its own, or for a member of a pod the pod's. Until the container is committed it belongs to the connection. */
+async function enterVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDisposableStack): Promise<ContainerVm> {
+  const role = podRole(enter.bundle.spec.annotations);
+  return role.kind === "member"
+    ? await joinPod(context, enter, role.sandboxId, undo)
+    : await adoptVm(context, enter, undo);
+}
+
+async function adoptVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDisposableStack): Promise<ContainerVm> {
+  const { bundle, id, cgroupDirs, timeoutMs, signal } = enter;
+  const config = await context.config();
+  const base = await context.acquireVm(config, context.log, signal);
+  const vm = {
+    id: base.vmId,
+    // Not the configured one: a pool server may have another.
+    runDir: dirname(dirname(dirname(base.sandboxSocket))),
+    socket: base.sandboxSocket,
+    sandbox: base.sandbox,
+  };
+  let connection: SandboxConnection | undefined;
+  undo.defer(async () => {
+    if (connection === undefined) signalProcess(vm.sandbox, SIGTERM);
+    else await quietly(context, "destroy VM", connection.sandbox.destroy({}, { timeoutMs }));
+    connection?.close();
+    await endVm(vm, context.log);
+  });
+  connection = await connectSandbox(base.sandboxSocket, { timeoutMs, signal });
+  const size = wantedSize(bundle.spec);
+  const { hostname = "" } = bundle.spec;
+  await connection.sandbox.adopt(
+    {
+      token: base.token,
+      sandboxId: id,
+      hostname,
+      vcpus: size.vcpus,
+      memoryMib: size.memoryMib,
+      cgroupDirs: [...cgroupDirs],
+    },
+    { timeoutMs, signal },
+  );
+  context.log.debug("vm adopted", { id, vm: base.vmId, source: base.source });
+  return { connection, vm };
+}
+
+async function joinPod(
+  context: RuntimeContext,
+  enter: EnterVm,
+  sandboxId: string,
+  undo: AsyncDisposableStack,
+): Promise<ContainerVm> {
+  const { id, root, timeoutMs, signal } = enter;
+  const sandbox = readContainer(root, sandboxId);
+  if (statusOf(sandbox) === "stopped") {
+    throw new HearthError("failed-precondition", `join VM of sandbox ${sandboxId}: container not running`);
+  }
+  const connection = await connectSandbox(sandbox.vm.socket, { timeoutMs, signal });
+  undo.defer(async () => {
+    const removed = connection.sandbox.deleteContainer({ containerId: id, force: true }, { timeoutMs });
+    await quietly(context, "remove container", removed);
+    connection.close();
+  });
+  return { connection, vm: sandbox.vm };
+}
+
+/** Part of undoing: what is not there (any more) is as good as undone, and the first error is the one to report. */
+async function quietly(context: RuntimeContext, what: string, promise: Promise<unknown>): Promise<void> {
+  try {
+    await promise;
+  } catch (thrown) {
+    const gone = isSandboxGone(thrown) || (thrown instanceof HearthError && thrown.code === "not-found");
+    if (!gone) context.log.warn(`${what} after failure: ${describeError(thrown)}`);
+  }
+}
+
+/** A new pseudo-terminal for a detached process; one that runs in the foreground has ours. */
+function openTerminal(bundle: Bundle, options: CreateOptions, undo: AsyncDisposableStack): Pty | undefined {
+  if (bundle.spec.process.terminal !== true || !options.detached) return undefined;
+  const pty = openPty();
+  undo.defer(() => {
+    pty.master.close();
+    pty.terminal.close();
+  });
+  const size = terminalSize(bundle, options);
+  if (size.rows > 0) setWindowSize(pty.master.fd, size);
+  return pty;
+}
+
+function terminalKind(bundle: Bundle, pty: Pty | undefined): "none" | "session" | "shared" {
+  if (bundle.spec.process.terminal !== true) return "none";
+  return pty === undefined ? "shared" : "session";
+}
+
+function terminalSize({ spec }: Bundle, { detached }: CreateOptions): WindowSize {
+  if (spec.process.terminal !== true) return { rows: 0, columns: 0 };
+  return consoleSizeOf(spec.process.consoleSize, detached ? undefined : asFd(0));
+}
+
+/** What the configuration says, else the size of our own terminal; 0 where unknown. */
+export function consoleSizeOf(
+  consoleSize: { readonly height: number | bigint; readonly width: number | bigint } | undefined,
+  own: Fd | undefined,
+): WindowSize {
+  if (consoleSize !== undefined) {
+    const [rows, columns] = [Number(consoleSize.height), Number(consoleSize.width)];
+    if (rows > 0 && columns > 0 && rows <= 0xffff && columns <= 0xffff) return { rows, columns };
+  }
+  return own === undefined ? { rows: 0, columns: 0 } : getWindowSize(own);
+}
+
+/** The console socket's owner has the master from here on; a socket that nobody answers on fails the create. */
+export async function handOverMaster(pty: Pty, consoleSocket: string, signal: AbortSignal): Promise<void> {
+  const name = new TextEncoder().encode(pty.path);
+  await sendFdTo(resolve(consoleSocket), name, pty.master.fd, { timeoutMs: CONSOLE_SOCKET_TIMEOUT_MS, signal });
+}
+
+function newRecord(
+  bundle: Bundle,
+  id: string,
+  vm: ContainerRecord["vm"],
+  shim: StartedShim,
+  cgroupDirs: readonly string[],
+): ContainerRecord {
+  return {
+    version: 1,
+    id,
+    status: "creating",
+    bundle: bundle.dir,
+    rootfs: bundle.rootfs,
+    created: new Date().toISOString(),
+    owner: userInfo().username,
+    annotations: bundle.spec.annotations ?? {},
+    shim: shim.identity,
+    vm,
+    cgroupDirs,
+    processJson: stringifySpec(bundle.spec.process),
+    hooksJson: stringifySpec(bundle.spec.hooks ?? {}),
+  };
+}
+
+/** In the order of the spec. A failure ends the container as any other, and then the poststop hooks still run. */
+async function runCreateHooks(record: ContainerRecord, { spec, dir }: Bundle): Promise<void> {
+  const { prestart = [], createRuntime = [] } = spec.hooks ?? {};
+  if (prestart.length + createRuntime.length === 0) return;
+  const { runHooks } = await import("../../oci/run-hooks.ts");
+  const state = hookState(record, "creating");
+  await runHooks("prestart", prestart, state, dir);
+  await runHooks("createRuntime", createRuntime, state, dir);
+}
+
+/** After the hooks: an engine such as Docker puts the interfaces into the namespace in one of them. */
+async function connectNetwork(
+  { sandbox }: SandboxConnection,
+  { netns, spec }: Bundle,
+  { identity }: StartedShim,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  if (netns.kind === "host" || podRole(spec.annotations).kind === "member") return;
+  const netnsPath = netns.kind === "path" ? netns.path : `/proc/${identity.pid}/ns/net`;
+  await sandbox.connectNetwork({ netnsPath }, { timeoutMs, signal });
+}

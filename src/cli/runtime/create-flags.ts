@@ -1,0 +1,23 @@
+/** The flags that `create` and `run` share, and those of runc that a VM makes meaningless. */
+import { HearthError } from "../../errors.ts";
+import type { FlagTable } from "../flags.ts";
+
+export const CREATE_FLAGS = {
+  bundle: { type: "string", short: "b", value: "DIR", help: "bundle directory (default: the current one)" },
+  "console-socket": { type: "string", value: "SOCKET", help: "unix socket that receives the terminal's master side" },
+  "pid-file": { type: "string", value: "FILE", help: "write the pid of the container's shim to FILE" },
+  "no-pivot": { type: "boolean", help: "accepted: the guest's root is never on a ramdisk" },
+  "no-new-keyring": { type: "boolean", help: "accepted: the guest has session keyrings of its own" },
+  "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
+} as const satisfies FlagTable;
+
+/** Fails for a number above 0: dropping somebody's sockets silently would be worse. */
+export function checkPreserveFds(value: string | undefined): void {
+  if (value === undefined) return;
+  if (!/^\d{1,9}$/.test(value)) {
+    throw new HearthError("invalid-argument", `flag --preserve-fds takes a number, got ${JSON.stringify(value)}`);
+  }
+  if (Number(value) > 0) {
+    throw new HearthError("unimplemented", `preserve ${value} file descriptors: they do not reach into a VM`);
+  }
+}

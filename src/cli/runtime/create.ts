@@ -1,0 +1,26 @@
+/** `create`: makes a container from a bundle, up to the point where its process waits for `start`. */
+import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
+import { createContainer } from "./create-container.ts";
+import { CREATE_FLAGS, checkPreserveFds } from "./create-flags.ts";
+import { abortable } from "./signals.ts";
+
+export const command = defineRuntimeCommand({
+  flags: CREATE_FLAGS,
+  positionals: "<container-id>",
+  failurePrefix: "create failed",
+  async run(context, flags, positionals) {
+    const id = onlyContainerId(positionals);
+    checkPreserveFds(flags["preserve-fds"]);
+    const { container } = await abortable((signal) =>
+      createContainer(context, {
+        id,
+        bundle: flags.bundle ?? ".",
+        pidFile: flags["pid-file"],
+        consoleSocket: flags["console-socket"],
+        detached: true,
+        signal,
+      }),
+    );
+    await container[Symbol.asyncDispose]();
+  },
+});

@@ -1,0 +1,80 @@
+/** The OCI process that `exec` asks for: a given one, or the container's own with another command and some changes. */
+import { HearthError } from "../../errors.ts";
+import type { Process } from "../../oci/spec.ts";
+
+export interface ProcessChanges {
+  readonly cwd: string | undefined;
+  readonly env: readonly string[];
+  readonly tty: boolean;
+  /** "uid" or "uid:gid". */
+  readonly user: string | undefined;
+  readonly "additional-gids": readonly string[];
+  readonly "no-new-privs": boolean;
+  readonly cap: readonly string[];
+}
+
+/** Fails with invalid-argument naming the flag. `given` is used as it is, but for a terminal that `--tty` adds. */
+export function buildProcess(
+  given: Process | undefined,
+  own: Process,
+  changes: ProcessChanges,
+  args: readonly string[],
+): Process {
+  if (given !== undefined) {
+    if (given.args === undefined || given.args.length === 0) throw noCommand();
+    return changes.tty ? { ...given, terminal: true } : given;
+  }
+  if (args.length === 0) throw noCommand();
+  const { consoleSize: _size, ...process } = own;
+  const changed: Process = { ...process, args: [...args], terminal: changes.tty };
+  if (changes.cwd !== undefined) changed.cwd = checkedCwd(changes.cwd);
+  if (changes.env.length > 0) changed.env = [...(own.env ?? []), ...changes.env];
+  if (changes["no-new-privs"]) changed.noNewPrivileges = true;
+  changed.user = changedUser(own.user, changes);
+  if (changes.cap.length > 0) changed.capabilities = withCapabilities(own.capabilities ?? {}, changes.cap);
+  return changed;
+}
+
+function noCommand(): HearthError {
+  return new HearthError("invalid-argument", "process args cannot be empty");
+}
+
+function checkedCwd(cwd: string): string {
+  if (cwd.startsWith("/")) return cwd;
+  throw new HearthError("invalid-argument", `use --cwd ${JSON.stringify(cwd)}: must be an absolute path`);
+}
+
+function changedUser(own: Process["user"], changes: ProcessChanges): Process["user"] {
+  const user = { ...own };
+  if (changes.user !== undefined) {
+    const [uid = "", gid] = changes.user.split(":");
+    user.uid = idOf("--user", uid);
+    user.gid = gid === undefined ? user.gid : idOf("--user", gid);
+  }
+  const groups = changes["additional-gids"].map((gid) => idOf("--additional-gids", gid));
+  if (groups.length > 0) user.additionalGids = [...(own.additionalGids ?? []), ...groups];
+  return user;
+}
+
+/** Numbers only: names are the container's, and its files are not read here. As runc. */
+function idOf(flag: string, text: string): number {
+  const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (id <= 0xffff_ffff) return id;
+  throw new HearthError("invalid-argument", `use ${flag} ${JSON.stringify(text)}: must be a number below 2^32`);
+}
+
+/** Added to every set, the ambient one included, so that the process has them whatever user it runs as. As runc. */
+function withCapabilities(
+  own: NonNullable<Process["capabilities"]>,
+  added: readonly string[],
+): NonNullable<Process["capabilities"]> {
+  const join = (set: readonly string[] | undefined): string[] => [...new Set([...(set ?? []), ...added])];
+  return {
+    ...own,
+    bounding: join(own.bounding),
+    effective: join(own.effective),
+    permitted: join(own.permitted),
+    inheritable: join(own.inheritable),
+    ambient: join(own.ambient),
+  };
+}

@@ -1,0 +1,184 @@
+/** `exec`: another process in a running container; in the foreground with its exit status, or detached behind a shim. */
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { HearthError, toHearthError } from "../../errors.ts";
+import { type ContainerRecord, type ContainerStatus, canExec, statusOf } from "../../oci/container-record.ts";
+import { readContainer } from "../../oci/container-store.ts";
+import { processOf } from "../../oci/record-hooks.ts";
+import { type Process, parseProcess, stringifySpec } from "../../oci/spec.ts";
+import { connectSandbox, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
+import { startShim } from "../../shim/shim.ts";
+import { takeStandardFd } from "../../shim/standard-fds.ts";
+import { writeFileAtomic } from "../../sys/atomic-file.ts";
+import { asFd, dup } from "../../sys/fd.ts";
+import { makeRaw, openPty, setWindowSize } from "../../sys/pty.ts";
+import type { FlagValues } from "../flags.ts";
+import { defineRuntimeCommand } from "./command.ts";
+import type { RuntimeContext } from "./context.ts";
+import { checkedPidFile, checkTerminalFlags, consoleSizeOf, handOverMaster } from "./create-container.ts";
+import { checkPreserveFds } from "./create-flags.ts";
+import { buildProcess } from "./exec-process.ts";
+import { abortable } from "./signals.ts";
+import { spawnShim } from "./spawn-shim.ts";
+
+const FLAGS = {
+  "console-socket": { type: "string", value: "SOCKET", help: "unix socket that receives the terminal's master side" },
+  cwd: { type: "string", value: "DIR", help: "working directory in the container" },
+  env: { type: "string", short: "e", multiple: true, value: "NAME=VALUE", help: "add to the environment" },
+  tty: { type: "boolean", short: "t", help: "give the process a terminal" },
+  user: { type: "string", short: "u", value: "UID[:GID]", help: "numbers of the user and group" },
+  "additional-gids": { type: "string", short: "g", multiple: true, value: "GID", help: "add to the groups" },
+  process: { type: "string", short: "p", value: "FILE", help: "OCI process as JSON, instead of a command" },
+  detach: { type: "boolean", short: "d", help: "do not wait for the end of the process" },
+  "pid-file": { type: "string", value: "FILE", help: "write the pid of the process's shim to FILE" },
+  "process-label": { type: "string", value: "LABEL", help: "not supported: the guest has no SELinux" },
+  apparmor: { type: "string", value: "PROFILE", help: "not supported: the guest has no AppArmor" },
+  "no-new-privs": { type: "boolean", help: "set no_new_privs" },
+  cap: { type: "string", short: "c", multiple: true, value: "CAP", help: "add a capability" },
+  "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
+  cgroup: { type: "string", multiple: true, value: "PATH", help: "not supported" },
+  "ignore-paused": { type: "boolean", help: "accepted: exec in a paused container is an error all the same" },
+} as const;
+export type ExecFlags = FlagValues<typeof FLAGS>;
+
+export const command = defineRuntimeCommand({
+  flags: FLAGS,
+  positionals: "<container-id> [command] [args...]",
+  failurePrefix: "exec failed",
+  failureExitCode: 255,
+  async run(context, flags, positionals) {
+    const [id, ...args] = positionals;
+    if (id === undefined) throw new HearthError("invalid-argument", "container id is missing");
+    const record = readContainer(await context.root(), id);
+    const status = statusOf(record);
+    if (!canExec(status)) throw cannotExec(id, status);
+    refuseUnsupported(flags);
+    const process = buildProcess(readProcessFile(flags.process), processOf(record), flags, args);
+    const pidFile = flags["pid-file"] === undefined ? undefined : checkedPidFile(flags["pid-file"]);
+    const exec = { record, process, pidFile, consoleSocket: flags["console-socket"] };
+    checkTerminalFlags(process.terminal === true, flags.detach, exec.consoleSocket);
+    return flags.detach ? await execDetached(context, exec) : await execInForeground(context, exec);
+  },
+});
+
+interface Exec {
+  readonly record: ContainerRecord;
+  readonly process: Process;
+  readonly pidFile: string | undefined;
+  readonly consoleSocket: string | undefined;
+}
+
+function cannotExec(id: string, status: ContainerStatus): HearthError {
+  const why =
+    status === "created" || status === "creating"
+      ? `container not running: ${id}`
+      : `cannot exec in a ${status} container: ${id}`;
+  return new HearthError("failed-precondition", why, { facts: { id, status } });
+}
+
+function refuseUnsupported(flags: ExecFlags): void {
+  const refuse = (what: string, why: string): never => {
+    throw new HearthError("unimplemented", `use ${what}: ${why}`);
+  };
+  if (flags.apparmor) refuse("--apparmor", "the guest has no AppArmor");
+  if (flags["process-label"]) refuse("--process-label", "the guest has no SELinux");
+  if (flags.cgroup.length > 0) refuse("--cgroup", "sub-cgroups of a container are not supported");
+  checkPreserveFds(flags["preserve-fds"]);
+}
+
+function readProcessFile(path: string | undefined): Process | undefined {
+  if (path === undefined) return undefined;
+  const source = resolve(path);
+  let text: string;
+  try {
+    text = readFileSync(source, "utf8");
+  } catch (thrown) {
+    throw toHearthError(thrown, `read process ${source}`);
+  }
+  return parseProcess(text, source);
+}
+
+/** Creates the process in the guest; until somebody waits for it as its owner it lives as long as the connection. */
+async function createProcess(
+  { sandbox }: SandboxConnection,
+  { record, process }: Exec,
+  size: { readonly rows: number; readonly columns: number },
+  options: { readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<string> {
+  const execId = `exec-${crypto.randomUUID()}`;
+  await sandbox.execProcess(
+    {
+      containerId: record.id,
+      execId,
+      processJson: new TextEncoder().encode(stringifySpec(process)),
+      terminalRows: size.rows,
+      terminalColumns: size.columns,
+    },
+    options,
+  );
+  return execId;
+}
+
+/** The shim's part is done in this process: it has our stdio and our terminal, and ends as the process ends. */
+async function execInForeground(context: RuntimeContext, exec: Exec): Promise<number> {
+  const { record, process: spec } = exec;
+  const timeoutMs = (await context.config()).runtime.request_timeout_ms;
+  const hasTerminal = spec.terminal === true;
+  await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
+  const size = hasTerminal ? consoleSizeOf(spec.consoleSize, asFd(0)) : { rows: 0, columns: 0 };
+  const execId = await abortable((signal) => createProcess(connection, exec, size, { timeoutMs, signal }));
+  if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(process.pid), { mode: 0o644 });
+  using terminal = hasTerminal ? dup(asFd(0)) : undefined;
+  using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
+  const shim = startShim({
+    target: { sandbox: connection.sandbox, containerId: record.id, execId },
+    stdio: {
+      stdin: takeStandardFd(0),
+      stdout: takeStandardFd(1),
+      // Our own errors still go there.
+      stderr: hasTerminal ? undefined : dup(asFd(2)),
+    },
+    terminal: terminal?.fd,
+    isInit: false,
+    log: context.log,
+  });
+  await shim.ready;
+  return await shim.exited;
+}
+
+async function execDetached(context: RuntimeContext, exec: Exec): Promise<number> {
+  const { record, process: spec } = exec;
+  const timeoutMs = (await context.config()).runtime.request_timeout_ms;
+  await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
+  using undo = new DisposableStack();
+  const pty = spec.terminal === true ? openPty() : undefined;
+  undo.defer(() => {
+    pty?.master.close();
+    pty?.terminal.close();
+  });
+  const size = consoleSizeOf(spec.consoleSize, undefined);
+  if (pty !== undefined && size.rows > 0) setWindowSize(pty.master.fd, size);
+  await abortable(async (signal) => {
+    const execId = await createProcess(connection, exec, size, { timeoutMs, signal });
+    const shim = await spawnShim({
+      launch: {
+        socket: record.vm.socket,
+        containerId: record.id,
+        execId,
+        terminal: pty === undefined ? "none" : "session",
+      },
+      stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
+      netns: { kind: "path", path: `/proc/${record.shim.pid}/ns/net` },
+      cgroupDirs: record.cgroupDirs,
+      signal,
+    });
+    try {
+      if (pty !== undefined && exec.consoleSocket !== undefined) await handOverMaster(pty, exec.consoleSocket, signal);
+      if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(shim.identity.pid), { mode: 0o644 });
+    } catch (thrown) {
+      shim.child.kill(9);
+      throw thrown;
+    }
+  });
+  return 0;
+}

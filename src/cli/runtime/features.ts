@@ -1,0 +1,66 @@
+/** `features`: what this runtime supports, as engines read it. Source: OCI runtime spec, features.md. */
+import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../../version.ts";
+import { writeOut } from "../output.ts";
+import { defineRuntimeCommand } from "./command.ts";
+
+/** Flags and propagations that the guest's crun applies to a mount. Source: crun, libcrun/mount_flags.perf. */
+const MOUNT_OPTIONS = (
+  "async atime bind defaults dev diratime dirsync exec iversion lazytime mand noatime nodev nodiratime noexec " +
+  "noiversion nolazytime nomand norelatime nostrictatime nosuid private ratime rbind rdev rdiratime relatime remount " +
+  "rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate rrelatime rro rrw rshared " +
+  "rslave rstrictatime rsuid runbindable rw shared silent slave strictatime suid sync tmpcopyup unbindable"
+).split(" ");
+
+/** Source: linux/capability.h. */
+const CAPABILITIES = (
+  "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE " +
+  "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN " +
+  "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE " +
+  "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+)
+  .split(" ")
+  .map((name) => `CAP_${name}`);
+
+/** SCMP_ACT_NOTIFY is missing on purpose: its listener would be on the host. */
+const SECCOMP = {
+  enabled: true,
+  actions: ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "TRACE", "TRAP"].map(
+    (action) => `SCMP_ACT_${action}`,
+  ),
+  operators: ["EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"].map((operator) => `SCMP_CMP_${operator}`),
+  archs: ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"],
+};
+
+export const FEATURES = {
+  ociVersionMin: "1.0.0",
+  ociVersionMax: OCI_VERSION,
+  // createContainer is missing: its programs are on the host and its namespaces in the guest.
+  hooks: ["prestart", "createRuntime", "startContainer", "poststart", "poststop"],
+  mountOptions: MOUNT_OPTIONS,
+  linux: {
+    // Joining a namespace of the host by path works for the network alone.
+    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+    capabilities: CAPABILITIES,
+    // Of the guest, where the limits are set; on the host the VM's cgroup works in both versions.
+    cgroup: { v1: false, v2: true, systemd: false, systemdUser: false, rdma: false },
+    seccomp: SECCOMP,
+    apparmor: { enabled: false },
+    selinux: { enabled: false },
+    intelRdt: { enabled: false },
+    mountExtensions: { idmap: { enabled: false } },
+  },
+  annotations: {
+    "org.hearth.version": VERSION,
+    "org.hearth.commit": COMMIT,
+    "org.hearth.guest.kernel": GUEST_KERNEL,
+    "org.opencontainers.runc.checkpoint.enabled": "false",
+  },
+} as const;
+
+export const command = defineRuntimeCommand({
+  flags: {},
+  positionals: "",
+  async run() {
+    await writeOut(`${JSON.stringify(FEATURES, null, 4)}\n`);
+  },
+});

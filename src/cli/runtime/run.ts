@@ -1,0 +1,87 @@
+/** `run`: create, start, and unless detached wait for the end, pass on its exit status and delete. */
+import { HearthError } from "../../errors.ts";
+import { type LockedContainer, lockContainer } from "../../oci/container-store.ts";
+import { asFd, isOpen } from "../../sys/fd.ts";
+import { exitCodeOf } from "../../sys/process.ts";
+import { isTerminal, keepMode } from "../../sys/pty.ts";
+import { parseSignal } from "../../sys/signals.ts";
+import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
+import type { RuntimeContext } from "./context.ts";
+import { type CreatedContainer, createContainer } from "./create-container.ts";
+import { CREATE_FLAGS, checkPreserveFds } from "./create-flags.ts";
+import { deleteContainer } from "./delete.ts";
+import { abortable } from "./signals.ts";
+import { startContainer } from "./start.ts";
+import { lockTimeoutMs } from "./with-sandbox.ts";
+
+export const command = defineRuntimeCommand({
+  flags: {
+    ...CREATE_FLAGS,
+    detach: { type: "boolean", short: "d", help: "do not wait for the end of the container" },
+    keep: { type: "boolean", help: "do not delete the container after its end" },
+    "no-subreaper": { type: "boolean", help: "accepted: the container's processes are in the VM" },
+  },
+  positionals: "<container-id>",
+  failurePrefix: "run failed",
+  async run(context, flags, positionals) {
+    const id = onlyContainerId(positionals);
+    checkPreserveFds(flags["preserve-fds"]);
+    const created = await abortable((signal) =>
+      createContainer(context, {
+        id,
+        bundle: flags.bundle ?? ".",
+        pidFile: flags["pid-file"],
+        consoleSocket: flags["console-socket"],
+        detached: flags.detach,
+        signal,
+      }),
+    );
+    await startOrDelete(context, created);
+    if (flags.detach) return 0;
+    const exitCode = await waitInForeground(created);
+    if (!flags.keep) await deleteStopped(context, id);
+    return exitCode;
+  },
+});
+
+/** Frees the container's lock: while it runs, others may pause or kill it. */
+async function startOrDelete(context: RuntimeContext, { container }: CreatedContainer): Promise<void> {
+  await using locked = container;
+  try {
+    await startContainer(context, locked);
+  } catch (thrown) {
+    await deleteContainer(context, locked);
+    throw thrown;
+  }
+}
+
+const FORWARDED_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
+
+/** Passes signals on to the shim, which passes them on to the process, until the shim has ended as the process has. */
+async function waitInForeground({ shim }: CreatedContainer): Promise<number> {
+  // A shim that is killed cannot put the terminal back.
+  using _mode = isOpen(0) && isTerminal(asFd(0)) ? keepMode(asFd(0)) : undefined;
+  const handlers = FORWARDED_SIGNALS.map((name) => {
+    const handler = (): void => shim.child.kill(parseSignal(name));
+    process.on(name, handler);
+    return () => process.off(name, handler);
+  });
+  try {
+    return exitCodeOf(await shim.child.exited);
+  } finally {
+    for (const stop of handlers) stop();
+  }
+}
+
+/** Somebody else may have deleted it meanwhile, which is as good. */
+async function deleteStopped(context: RuntimeContext, id: string): Promise<void> {
+  let container: LockedContainer;
+  try {
+    container = await lockContainer(await context.root(), id, await lockTimeoutMs(context));
+  } catch (thrown) {
+    if (thrown instanceof HearthError && thrown.code === "not-found") return;
+    throw thrown;
+  }
+  await using locked = container;
+  await deleteContainer(context, locked);
+}

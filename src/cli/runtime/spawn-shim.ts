@@ -1,0 +1,104 @@
+/** Starts a shim and waits until it owns its process: with our own stdio, or with a new pseudo-terminal. */
+import { DeadlineError, HearthError } from "../../errors.ts";
+import { SHIM_READY_TIMEOUT_MS, SHIM_REPORT_BYTES_MAX } from "../../limits.ts";
+import { addToHostCgroup } from "../../sandbox/cgroup.ts";
+import { type ShimLaunch, shimArgs } from "../../shim/launch.ts";
+import { asFd, type Fd, isOpen, pipe } from "../../sys/fd.ts";
+import { FdReader } from "../../sys/fd-reader.ts";
+import { inNewNetns } from "../../sys/namespace.ts";
+import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../../sys/process.ts";
+import { identifyProcess } from "../../sys/process-identity.ts";
+import type { ProcessIdentity } from "../../sys/process-stat.ts";
+import type { BundleNetns } from "./bundle.ts";
+
+export interface ShimStart {
+  readonly launch: ShimLaunch;
+  /** Standard input, output and error of the shim; undefined: our own. The caller keeps its copies. */
+  readonly stdio: readonly [Fd, Fd, Fd] | undefined;
+  readonly netns: BundleNetns;
+  /** Host cgroup directories it is moved into at once. */
+  readonly cgroupDirs: readonly string[];
+  readonly signal: AbortSignal;
+}
+
+export interface StartedShim {
+  readonly identity: ProcessIdentity;
+  readonly child: ChildProcess;
+}
+
+/** Fails, with the shim ended, when it does not become ready. */
+export async function spawnShim(start: ShimStart): Promise<StartedShim> {
+  const report = pipe({ nonBlockingRead: true });
+  using reader = new FdReader(report.readEnd);
+  let child: ChildProcess;
+  try {
+    child = spawnInNetns(start, report.writeEnd.fd);
+  } finally {
+    report.writeEnd.close();
+  }
+  try {
+    addToHostCgroup(start.cgroupDirs, child.pid);
+    const identity = identifyProcess(child.pid);
+    await waitUntilReady(reader, child, start.signal);
+    return { identity, child };
+  } catch (thrown) {
+    await terminate(child, { graceMs: 0 });
+    throw thrown;
+  }
+}
+
+function spawnInNetns({ launch, stdio, netns }: ShimStart, report: Fd): ChildProcess {
+  const spawn = (): ChildProcess =>
+    spawnProcess({
+      argv: selfExec(shimArgs(launch)),
+      stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report],
+      // With our own terminal it stays in our process group, which the terminal tells of window size changes.
+      detached: launch.terminal !== "shared",
+      ...(netns.kind === "path" ? { netns: netns.path } : {}),
+    });
+  return netns.kind === "new" ? inNewNetns(spawn) : spawn();
+}
+
+function ownFd(number: 0 | 1 | 2): Fd | "ignore" {
+  return isOpen(number) ? asFd(number) : "ignore";
+}
+
+/** One line of JSON, then the end of the pipe. A shim that dies first closes it without a line. */
+async function waitUntilReady(reader: FdReader, child: ChildProcess, signal: AbortSignal): Promise<void> {
+  const timeout = AbortSignal.timeout(SHIM_READY_TIMEOUT_MS);
+  const either = AbortSignal.any([signal, timeout]);
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  try {
+    for (
+      let chunk = await reader.read(undefined, either);
+      chunk !== null;
+      chunk = await reader.read(undefined, either)
+    ) {
+      chunks.push(chunk);
+      length += chunk.length;
+      if (length > SHIM_REPORT_BYTES_MAX) throw new HearthError("internal", "start shim: its report is too long");
+    }
+  } catch (thrown) {
+    if (timeout.aborted && !signal.aborted) throw new DeadlineError("shim to be ready", SHIM_READY_TIMEOUT_MS);
+    throw thrown;
+  }
+  const line = Buffer.concat(chunks).toString("utf8").trim();
+  if (line === "")
+    throw new HearthError("internal", `start shim: ${describeExit(await child.exited)} before it was ready`);
+  const failure = shimFailure(line);
+  if (failure !== undefined) throw new HearthError("unavailable", `start shim: ${failure}`);
+}
+
+/** What went wrong, or undefined when the shim said that it is ready. */
+function shimFailure(line: string): string | undefined {
+  let report: unknown;
+  try {
+    report = JSON.parse(line);
+  } catch {
+    return `unreadable report ${JSON.stringify(line.slice(0, 200))}`;
+  }
+  if (typeof report !== "object" || report === null) return "unreadable report";
+  if ("ready" in report && report.ready === true) return undefined;
+  return "error" in report && typeof report.error === "string" ? report.error : "unreadable report";
+}

@@ -1,0 +1,20 @@
+/** One command's conversation with the sandbox process of a container. */
+import type { ContainerRecord } from "../../oci/container-record.ts";
+import { connectSandbox, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
+import type { RuntimeContext } from "./context.ts";
+
+/** Connects, runs `step` and disconnects. `timeoutMs` is the configured bound for each call. */
+export async function withSandbox<T>(
+  context: RuntimeContext,
+  record: ContainerRecord,
+  step: (sandbox: SandboxConnection["sandbox"], timeoutMs: number) => Promise<T>,
+): Promise<T> {
+  const timeoutMs = (await context.config()).runtime.request_timeout_ms;
+  await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
+  return await step(connection.sandbox, timeoutMs);
+}
+
+/** How long a command waits for another that holds the container's lock: the bound of what the other may wait for. */
+export async function lockTimeoutMs(context: RuntimeContext): Promise<number> {
+  return (await context.config()).runtime.request_timeout_ms;
+}

@@ -1,0 +1,84 @@
+/** Pods: which annotations say that a container is a pod's sandbox, or joins the VM of one. */
+import { HearthError } from "../errors.ts";
+
+/** "single": no pod at all; "sandbox": makes the pod's VM; "member": joins the VM of container `sandboxId`. */
+export type PodRole =
+  | { readonly kind: "single" }
+  | { readonly kind: "sandbox" }
+  | { readonly kind: "member"; readonly sandboxId: string };
+
+/** Of containerd's CRI plugin and of CRI-O (podman's `kube play` writes the latter too). Source: their annotations packages. */
+const SCHEMES = [
+  { type: "io.kubernetes.cri.container-type", sandboxId: "io.kubernetes.cri.sandbox-id" },
+  { type: "io.kubernetes.cri-o.ContainerType", sandboxId: "io.kubernetes.cri-o.SandboxID" },
+] as const;
+
+/** Fails with invalid-argument for a container type nobody knows, or a member that names no sandbox. */
+export function podRole(annotations: Readonly<Record<string, string>> | undefined): PodRole {
+  for (const scheme of SCHEMES) {
+    const type = annotations?.[scheme.type];
+    if (type === undefined) continue;
+    if (type === "sandbox") return { kind: "sandbox" };
+    if (type !== "container") {
+      throw new HearthError("invalid-argument", `read annotation ${scheme.type}: unknown type ${JSON.stringify(type)}`);
+    }
+    const sandboxId = annotations?.[scheme.sandboxId];
+    if (sandboxId === undefined || sandboxId === "") {
+      throw new HearthError("invalid-argument", `read annotation ${scheme.sandboxId}: a container of a pod needs it`);
+    }
+    return { kind: "member", sandboxId };
+  }
+  return { kind: "single" };
+}
+
+/** Size that the limits of a container or pod ask of its VM; 0 where they ask for nothing. */
+export interface WantedSize {
+  readonly vcpus: number;
+  /** MiB, the guest's own needs included. */
+  readonly memoryMib: number;
+}
+
+const MIB = 1024n * 1024n;
+/** MiB the guest's kernel and agent use beside the containers. */
+const GUEST_OVERHEAD_MIB = 128n;
+
+interface SizedSpec {
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
+  readonly linux?:
+    | {
+        readonly resources?:
+          | {
+              readonly memory?: { readonly limit?: number | bigint | undefined } | undefined;
+              readonly cpu?:
+                | { readonly quota?: number | bigint | undefined; readonly period?: number | bigint | undefined }
+                | undefined;
+            }
+          | undefined;
+      }
+    | undefined;
+}
+
+/** The pod's limits when the engine gives them in annotations, else the container's own. */
+export function wantedSize({ annotations, linux }: SizedSpec): WantedSize {
+  const memory = numberOf(annotations?.["io.kubernetes.cri.sandbox-memory"]) ?? whole(linux?.resources?.memory?.limit);
+  const quota = numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-quota"]) ?? whole(linux?.resources?.cpu?.quota);
+  const period =
+    numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-period"]) ?? whole(linux?.resources?.cpu?.period);
+  // Engines write the largest multiple of a page for "no limit"; no VM is that large either.
+  const limited = memory > 0n && memory < 1n << 60n;
+  return {
+    vcpus: quota > 0n && period > 0n ? Number((quota + period - 1n) / period) : 0,
+    memoryMib: limited ? Number((memory + MIB - 1n) / MIB + GUEST_OVERHEAD_MIB) : 0,
+  };
+}
+
+/** Undefined for a missing or empty annotation and for "0", which containerd writes for "not set". */
+function numberOf(text: string | undefined): bigint | undefined {
+  if (text === undefined || !/^-?\d{1,19}$/.test(text)) return undefined;
+  const value = BigInt(text);
+  return value > 0n ? value : undefined;
+}
+
+function whole(value: number | bigint | undefined): bigint {
+  return value === undefined ? 0n : BigInt(value);
+}

@@ -1,0 +1,29 @@
+/** How the runtime tells a new shim what it stands for: arguments of `hearth shim`. */
+import { HearthError } from "../errors.ts";
+
+/** Where the shim says `{"ready":true}` or `{"error":…}` in one line, and then closes it. */
+export const SHIM_REPORT_FD = 3;
+
+export interface ShimLaunch {
+  /** Socket of the sandbox process. */
+  readonly socket: string;
+  readonly containerId: string;
+  /** The container's id for its init process. */
+  readonly execId: string;
+  /** "none", "session": descriptor 0 becomes our controlling terminal, "shared": it is our parent's terminal too. */
+  readonly terminal: "none" | "session" | "shared";
+}
+
+export function shimArgs(launch: ShimLaunch): string[] {
+  return ["shim", launch.socket, launch.containerId, launch.execId, launch.terminal];
+}
+
+/** The inverse of shimArgs, without the leading "shim". */
+export function parseShimArgs(args: readonly string[]): ShimLaunch {
+  const [socket, containerId, execId, terminal] = args;
+  const known = (["none", "session", "shared"] as const).find((kind) => kind === terminal);
+  if (socket === undefined || containerId === undefined || execId === undefined || known === undefined) {
+    throw new HearthError("invalid-argument", "start shim: it is started by the runtime, not by hand");
+  }
+  return { socket, containerId, execId, terminal: known };
+}

@@ -1,0 +1,53 @@
+/** `hearth shim`: the process whose pid engines wait for. Tells on descriptor 3 that it is ready, then carries one process. */
+import { writeSync } from "node:fs";
+import { describeError } from "../errors.ts";
+import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
+import { silentLog } from "../log.ts";
+import { connectSandbox } from "../rpc/sandbox-connection.ts";
+import { asFd, closeFd, dup, type Fd, isOpen } from "../sys/fd.ts";
+import { makeRaw, setControllingTerminal } from "../sys/pty.ts";
+import { parseShimArgs, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
+import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
+import { takeStandardFd } from "./standard-fds.ts";
+
+/** Resolves with the exit status of the process it stands for. */
+export async function shimMain(args: readonly string[]): Promise<number> {
+  try {
+    return await carryProcess(parseShimArgs(args));
+  } catch (thrown) {
+    report({ error: describeError(thrown) });
+    return EXIT_STATUS_LOST;
+  }
+}
+
+async function carryProcess(launch: ShimLaunch): Promise<number> {
+  const { containerId, execId } = launch;
+  const hasTerminal = launch.terminal !== "none";
+  if (launch.terminal === "session") setControllingTerminal(asFd(0));
+  using _raw = hasTerminal ? makeRaw(asFd(0)) : undefined;
+  using terminal = hasTerminal ? dup(asFd(0)) : undefined;
+  const [stdin, stdout, stderr] = [takeStandardFd(0), takeStandardFd(1), takeStandardFd(2)];
+  if (hasTerminal) stderr?.close();
+  await using connection = await connectSandbox(launch.socket, { timeoutMs: SANDBOX_CONNECT_TIMEOUT_MS });
+  const shim = startShim({
+    target: { sandbox: connection.sandbox, containerId, execId },
+    stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
+    terminal: terminal?.fd,
+    isInit: execId === containerId,
+    log: silentLog,
+  });
+  await shim.ready;
+  report({ ready: true });
+  return await shim.exited;
+}
+
+function report(line: { readonly ready: true } | { readonly error: string }): void {
+  const fd: Fd = asFd(SHIM_REPORT_FD);
+  if (!isOpen(fd)) return;
+  try {
+    writeSync(fd, `${JSON.stringify(line)}\n`);
+  } catch {
+    // Whoever started us has gone; what we do next does not depend on it.
+  }
+  closeFd(fd);
+}

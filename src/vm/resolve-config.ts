@@ -1,0 +1,135 @@
+/** From the operator's configuration to the VM it means on this host: every "auto" decided, every file found. */
+import { createHash } from "node:crypto";
+import { statSync } from "node:fs";
+import type { HearthConfig } from "../config/config.ts";
+import { HearthError, toHearthError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import { COMMIT, VERSION } from "../version.ts";
+import { ensureGuestAssets, type GuestAssets } from "./guest-assets.ts";
+import { findVirtiofsd, hostCpus, hostMemoryMib, isExecutable, type KvmSupport, kvmSupport } from "./host.ts";
+import type { VmConfig } from "./vm-config.ts";
+
+/** What is asked of the host; a parameter so that every answer can be tested. */
+export interface HostFacts {
+  readonly kvm: KvmSupport;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly virtiofsd: string | undefined;
+  readonly isExecutable: (path: string) => boolean;
+}
+
+export function readHostFacts(): HostFacts {
+  return {
+    kvm: kvmSupport(),
+    cpus: hostCpus(),
+    memoryMib: hostMemoryMib(),
+    virtiofsd: findVirtiofsd(),
+    isExecutable,
+  };
+}
+
+/** Unpacks the carried guest when it is needed. Errors: "not-found" for a missing program or file, naming the key. */
+export async function resolveVmConfig(config: HearthConfig, log: Log): Promise<VmConfig> {
+  const host = readHostFacts();
+  checkPrograms(config, host);
+  return toVmConfig(config, await guestFiles(config, log), host, log);
+}
+
+/** Kernel, initrd and image, and what distinguishes them from others. */
+export type GuestFiles = Pick<GuestAssets, "kernel" | "initrd" | "image" | "digest">;
+
+/** Pure but for the log: one warning when software emulation was not chosen but is all there is. */
+export function toVmConfig(config: HearthConfig, guest: GuestFiles, host: HostFacts, log: Log): VmConfig {
+  const { hypervisor } = config;
+  const maxVcpus = hypervisor.default_maxvcpus || Math.min(host.cpus, VCPUS_MAX);
+  const maxMemoryMib = hypervisor.default_maxmemory || host.memoryMib;
+  const usesVirtioFs = hypervisor.shared_fs === "virtio-fs";
+  return {
+    hypervisor: "qemu",
+    qemuPath: hypervisor.path,
+    machine: hypervisor.machine_type,
+    accel: accelerator(hypervisor.accel, host.kvm, log),
+    kernel: guest.kernel,
+    initrd: guest.initrd,
+    image: guest.image,
+    guestDigest: guest.digest,
+    hearthVersion: `${VERSION} ${COMMIT}`,
+    kernelParams: hypervisor.kernel_params.split(/\s+/).filter((param) => param !== ""),
+    vcpus: hypervisor.default_vcpus,
+    maxVcpus: Math.max(maxVcpus, hypervisor.default_vcpus),
+    memoryMib: hypervisor.default_memory,
+    maxMemoryMib: Math.max(wholeBlocks(maxMemoryMib), hypervisor.default_memory),
+    sharedFs: hypervisor.shared_fs,
+    virtiofsdPath: usesVirtioFs ? hypervisor.virtio_fs_daemon || (host.virtiofsd ?? "") : "",
+    transport: hypervisor.transport === "vsock" ? "vsock" : "virtio-serial",
+    seccomp: hypervisor.seccomp_sandbox,
+    bootTimeoutMs: hypervisor.boot_timeout_ms,
+  };
+}
+
+/** QEMU's q35 and pc take at most this many without further options. Source: hw/i386/pc_q35.c, max_cpus. */
+const VCPUS_MAX = 240;
+/** MiB that Linux plugs at once on x86. Source: memory hot-plug documentation, section size. */
+const MEMORY_BLOCK_MIB = 128;
+
+function wholeBlocks(mib: number): number {
+  return Math.floor(mib / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
+}
+
+function accelerator(wanted: "auto" | "kvm" | "tcg", kvm: KvmSupport, log: Log): "kvm" | "tcg" {
+  if (wanted === "kvm" && !kvm.usable) {
+    throw new HearthError("failed-precondition", `use KVM: ${kvm.reason}`, {
+      hint: 'set accel = "auto" or "tcg" in [hypervisor.qemu]',
+    });
+  }
+  if (wanted !== "auto") return wanted;
+  if (kvm.usable) return "kvm";
+  log.warn("no KVM, VMs are emulated and slow", { reason: kvm.reason });
+  return "tcg";
+}
+
+/** Fails with not-found, naming the configuration key, when a program is missing. */
+export function checkPrograms({ hypervisor }: HearthConfig, host: HostFacts): void {
+  if (!host.isExecutable(hypervisor.path)) {
+    throw new HearthError("not-found", `find QEMU ${hypervisor.path}: no such program`, {
+      hint: "install QEMU or set path in [hypervisor.qemu]",
+    });
+  }
+  if (hypervisor.shared_fs !== "virtio-fs") return;
+  const daemon = hypervisor.virtio_fs_daemon || host.virtiofsd;
+  if (daemon === undefined || !host.isExecutable(daemon)) {
+    throw new HearthError("not-found", `find virtiofsd${daemon === undefined ? "" : ` ${daemon}`}: no such program`, {
+      hint: 'install virtiofsd, or set virtio_fs_daemon or shared_fs = "virtio-9p" in [hypervisor.qemu]',
+    });
+  }
+}
+
+/** The carried guest, with what the configuration puts in the place of its parts. */
+async function guestFiles({ hypervisor, runtime }: HearthConfig, log: Log): Promise<GuestFiles> {
+  const own = { kernel: hypervisor.kernel, initrd: hypervisor.initrd, image: hypervisor.image };
+  const replaced = Object.entries(own).filter(([, path]) => path !== "");
+  const stamps = replaced.map(([key, path]) => fileStamp(key, path));
+  if (replaced.length === Object.keys(own).length) return { ...own, digest: digestOf(stamps) };
+  const carried = await ensureGuestAssets(runtime.data_dir, log);
+  if (replaced.length === 0) return carried;
+  return {
+    kernel: own.kernel || carried.kernel,
+    initrd: own.initrd || carried.initrd,
+    image: own.image || carried.image,
+    digest: digestOf([carried.digest, ...stamps]),
+  };
+}
+
+/** Identifies a file of the operator's without reading its hundred megabytes at every start. */
+function fileStamp(key: string, path: string): string {
+  try {
+    const { dev, ino, size, mtimeNs } = statSync(path, { bigint: true });
+    return `${key} ${dev}:${ino} ${size} ${mtimeNs}`;
+  } catch (thrown) {
+    throw toHearthError(thrown, `find ${key} of [hypervisor.qemu] ${path}`);
+  }
+}
+
+function digestOf(lines: readonly string[]): string {
+  return createHash("sha256").update(lines.join("\n")).digest("hex");
+}
