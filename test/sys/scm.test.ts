@@ -19,6 +19,8 @@ import { getWindowSize, isTerminal, openPty, setWindowSize } from "../../src/sys
 import { ConsoleListener, receiveFds, sendFds, sendFdTo, tryReceiveFds } from "../../src/sys/scm.ts";
 import { listenUnix } from "../../src/sys/unix-socket.ts";
 
+const fixture = (name: string): string => join(import.meta.dir, "fixtures", name);
+
 let dir: string;
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "hearth-scm-"));
@@ -87,16 +89,7 @@ describe("ConsoleListener", () => {
     const path = join(dir, "console.sock");
     await using listener = ConsoleListener.listen(path);
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    const sender = spawnProcess({
-      argv: [
-        "python3",
-        "-c",
-        `import pty,socket,os,array
-m,s=pty.openpty()
-k=socket.socket(socket.AF_UNIX);k.connect(${JSON.stringify(path)})
-k.sendmsg([os.ttyname(s).encode()],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array("i",[m]))])`,
-      ],
-    });
+    const sender = spawnProcess({ argv: [process.execPath, fixture("send-pty.ts"), path] });
     expect(await sender.exited).toEqual({ kind: "exited", code: 0 });
     using master = await listener.receive({ timeoutMs: 5000 });
     expect(isTerminal(master.fd)).toBe(true);
@@ -154,24 +147,9 @@ function openPtyMaster() {
 
 test("FdPassingStream keeps the order of writes with and without descriptors", async () => {
   const path = join(dir, "s");
-  // A server of Python: it receives the descriptor and reports what it read in order.
   const { readEnd, writeEnd } = pipe();
   const server = spawnProcess({
-    argv: [
-      "python3",
-      "-c",
-      `import socket,sys,os
-s=socket.socket(socket.AF_UNIX);s.bind(${JSON.stringify(path)});s.listen();print("up",flush=True)
-c,_=s.accept()
-got=b"";fds=[]
-while True:
-    d,f,_,_=socket.recv_fds(c,65536,4)
-    fds+=f
-    if not d: break
-    got+=d
-os.write(fds[0],b"through")
-c.sendall(str(len(got)).encode()+b" "+got[-6:]);c.close()`,
-    ],
+    argv: [process.execPath, fixture("fd-server.ts"), path],
     stdio: ["ignore", writeEnd.fd],
   });
   writeEnd.close();

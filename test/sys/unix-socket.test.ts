@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ByteStream, chunks } from "../../src/sys/byte-stream.ts";
 import { socketpair } from "../../src/sys/fd.ts";
+import { runProcess } from "../../src/sys/run-process.ts";
 import { adoptSocket } from "../../src/sys/socket-stream.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
 import { sleep } from "../../src/util/wait.ts";
@@ -46,12 +47,8 @@ describe("listenUnix", () => {
 
   test("replaces a stale socket and only a stale one", async () => {
     const path = join(dir, "s");
-    const child = Bun.spawnSync([
-      "python3",
-      "-c",
-      `import socket;s=socket.socket(socket.AF_UNIX);s.bind(${JSON.stringify(path)});s.listen()`,
-    ]);
-    expect(child.exitCode).toBe(0);
+    const leave = `Bun.listen({ unix: ${JSON.stringify(path)}, socket: { data() {} } }); process.kill(process.pid, 9);`;
+    expect((await runProcess([process.execPath, "-e", leave])).exitCode).toBe(137);
     expect(existsSync(path)).toBe(true);
     await using server = await listenUnix(path, (stream) => stream.close());
     await expect(listenUnix(path, () => {})).rejects.toMatchObject({ code: "already-exists" });
