@@ -137,3 +137,5 @@ export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
 export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
 /** Milliseconds a program has to say its version. */
 export const PROGRAM_VERSION_TIMEOUT_MS = 10_000;
+/** Times a list of links, addresses or routes is asked for when it changed while the kernel sent it. */
+export const NETLINK_DUMP_ATTEMPTS_MAX = 10;

@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { DeadlineError, HearthError, isNotFound, toHearthError } from "../../errors.ts";
 import type { Device } from "../../gen/agent_pb.ts";
 import { DEVICE_APPEARS_TIMEOUT_MS } from "../../limits.ts";
+import { runProcess } from "../../sys/run-process.ts";
 import type { DeviceNumbers } from "./oci-view.ts";
 import { uevents } from "./uevents.ts";
 
@@ -52,16 +53,26 @@ function blockDeviceFinder(name: string): () => string | undefined {
   );
 }
 
-/** Runs `find` now and after every device event until it finds something. */
-export async function waitForDevice<T>(what: string, find: () => T | undefined, signal: AbortSignal): Promise<T> {
-  const found = find();
+/**
+ * Runs `find` now and after every device event until it finds something. There is no udev in the guest: drivers of
+ * virtio devices that have none are loaded here.
+ */
+export async function waitForDevice<T>(
+  what: string,
+  find: () => T | undefined | Promise<T | undefined>,
+  signal: AbortSignal,
+): Promise<T> {
+  const found = await find();
   if (found !== undefined) return found;
   const deadline = AbortSignal.timeout(DEVICE_APPEARS_TIMEOUT_MS);
   const either = AbortSignal.any([signal, deadline]);
+  const tried = new Set<string>();
   using events = uevents();
   try {
-    // It may have come between the first look and the subscription.
-    for (let now = find(); ; now = find()) {
+    for (;;) {
+      await loadMissingDrivers(tried, either);
+      // It may have come between the first look and the subscription.
+      const now = await find();
       if (now !== undefined) return now;
       await events.next(either);
     }
@@ -69,6 +80,22 @@ export async function waitForDevice<T>(what: string, find: () => T | undefined, 
     if (deadline.aborted && !signal.aborted) throw new DeadlineError(what, DEVICE_APPEARS_TIMEOUT_MS);
     throw thrown;
   }
+}
+
+const VIRTIO_DEVICES = "/sys/bus/virtio/devices";
+
+/** `tried`: devices that need not be tried again. */
+async function loadMissingDrivers(tried: Set<string>, signal: AbortSignal): Promise<void> {
+  const aliases: string[] = [];
+  for (const name of list(VIRTIO_DEVICES)) {
+    const device = join(VIRTIO_DEVICES, name);
+    const alias = exists(join(device, "driver")) || tried.has(name) ? undefined : readText(join(device, "modalias"));
+    if (alias === undefined) continue;
+    tried.add(name);
+    aliases.push(alias.trim());
+  }
+  // What it cannot load shows in the device that does not come.
+  if (aliases.length > 0) await runProcess(["modprobe", "-a", "-q", ...aliases], { signal });
 }
 
 function exists(path: string): boolean {
