@@ -38,9 +38,7 @@ describe("IP addresses", () => {
 /** Sixteen bytes with runs of zeros. */
 function sparse16(): fc.Arbitrary<Uint8Array> {
   const group = fc.oneof(fc.constant([0, 0]), fc.tuple(fc.nat(255), fc.nat(255)));
-  return fc
-    .array(group, { minLength: 8, maxLength: 8 })
-    .map((groups) => Uint8Array.from(groups.flat()));
+  return fc.array(group, { minLength: 8, maxLength: 8 }).map((groups) => Uint8Array.from(groups.flat()));
 }
 
 test("prefixes", () => {
