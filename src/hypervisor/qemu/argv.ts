@@ -22,7 +22,7 @@ export function qemuArguments(options: BootOptions): [string, ...string[]] {
     ...["-blockdev", `driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=${quote(options.image)}`],
     ...["-device", "virtio-blk-pci,drive=root"],
     ...["-device", "virtio-serial-pci,id=serial"],
-    ...["-chardev", `file,id=console,path=${quote(options.consoleLog)}`, "-device", "virtconsole,chardev=console"],
+    ...["-chardev", `file,id=console,path=${quote(options.consoleLog)}`, "-serial", "chardev:console"],
     ...["-chardev", `socket,id=agent,path=${quote(options.agentSocket)},server=on,wait=off`],
     ...["-device", `virtserialport,id=agent-port,chardev=agent,name=${AGENT_PORT_NAME}`],
     ...options.devices.flatMap(device),
