@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file cache.proto.
  */
 export const file_cache: GenFile = /*@__PURE__*/
-  fileDesc("CgtjYWNoZS5wcm90bxIFY2FjaGUiMQoMR3JwY1ZNQ29uZmlnEgwKBERhdGEYASABKAwSEwoLQWdlbnRDb25maWcYAiABKAwiewoGR3JwY1ZNEgoKAmlkGAEgASgJEhIKCmh5cGVydmlzb3IYAiABKAwSEAoIcHJveHlQaWQYAyABKAMSEAoIcHJveHlVUkwYBCABKAkSCwoDY3B1GAUgASgNEg4KBm1lbW9yeRgGIAEoDRIQCghjcHVEZWx0YRgHIAEoDSJACgpHcnBjU3RhdHVzEgsKA3BpZBgBIAEoAxIlCgh2bXN0YXR1cxgCIAMoCzITLmNhY2hlLkdycGNWTVN0YXR1cyI4CgxHcnBjVk1TdGF0dXMSCwoDcGlkGAEgASgDEgsKA2NwdRgCIAEoDRIOCgZtZW1vcnkYAyABKA0y5gEKDENhY2hlU2VydmljZRI1CgZDb25maWcSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaEy5jYWNoZS5HcnBjVk1Db25maWcSMgoJR2V0QmFzZVZNEhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Gg0uY2FjaGUuR3JwY1ZNEjMKBlN0YXR1cxIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoRLmNhY2hlLkdycGNTdGF0dXMSNgoEUXVpdBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eWIGcHJvdG8z", [file_google_protobuf_empty]);
+  fileDesc("CgtjYWNoZS5wcm90bxIFY2FjaGUiMQoMR3JwY1ZNQ29uZmlnEgwKBERhdGEYASABKAwSEwoLQWdlbnRDb25maWcYAiABKAwiewoGR3JwY1ZNEgoKAmlkGAEgASgJEhIKCmh5cGVydmlzb3IYAiABKAwSEAoIcHJveHlQaWQYAyABKAMSEAoIcHJveHlVUkwYBCABKAkSCwoDY3B1GAUgASgNEg4KBm1lbW9yeRgGIAEoDRIQCghjcHVEZWx0YRgHIAEoDSL+AQoKR3JwY1N0YXR1cxILCgNwaWQYASABKAMSJQoIdm1zdGF0dXMYAiADKAsyEy5jYWNoZS5HcnBjVk1TdGF0dXMSJgoJaGFuZGVkT3V0GAMgAygLMhMuY2FjaGUuR3JwY1ZNU3RhdHVzEiQKBXNsb3RzGAQgAygLMhUuY2FjaGUuR3JwY1Nsb3RTdGF0dXMSDwoHd2FpdGluZxgFIAEoDRIQCghpZGVudGl0eRgGIAEoCRITCgtzdGFydGVkQXRNcxgHIAEoAxIlCghjb3VudGVycxgIIAEoCzITLmNhY2hlLkdycGNDb3VudGVycxIPCgd2ZXJzaW9uGAkgASgJInYKDEdycGNWTVN0YXR1cxILCgNwaWQYASABKAMSCwoDY3B1GAIgASgNEg4KBm1lbW9yeRgDIAEoDRIKCgJpZBgEIAEoCRINCgVzdGF0ZRgFIAEoCRINCgVhZ2VNcxgGIAEoAxISCgpzYW5kYm94UGlkGAcgASgDIoABCg5HcnBjU2xvdFN0YXR1cxINCgVpbmRleBgBIAEoDRINCgVzdGF0ZRgCIAEoCRIKCgJpZBgDIAEoCRIMCgRzdGVwGAQgASgJEhAKCGZhaWx1cmVzGAUgASgNEhEKCWxhc3RFcnJvchgGIAEoCRIRCglyZXRyeUluTXMYByABKA0i6gEKDEdycGNDb3VudGVycxIMCgRoaXRzGAEgASgEEg4KBm1pc3NlcxgCIAEoBBI/Cg5taXNzZXNCeVJlYXNvbhgDIAMoCzInLmNhY2hlLkdycGNDb3VudGVycy5NaXNzZXNCeVJlYXNvbkVudHJ5Eg0KBWJvb3RzGAQgASgEEhQKDGJvb3RGYWlsdXJlcxgFIAEoBBIOCgZsb3NzZXMYBiABKAQSDwoHYWRvcHRlZBgHIAEoBBo1ChNNaXNzZXNCeVJlYXNvbkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEy5gEKDENhY2hlU2VydmljZRI1CgZDb25maWcSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaEy5jYWNoZS5HcnBjVk1Db25maWcSMgoJR2V0QmFzZVZNEhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Gg0uY2FjaGUuR3JwY1ZNEjMKBlN0YXR1cxIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoRLmNhY2hlLkdycGNTdGF0dXMSNgoEUXVpdBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eWIGcHJvdG8z", [file_google_protobuf_empty]);
 
 /**
  * @generated from message cache.GrpcVMConfig
@@ -113,9 +113,56 @@ export type GrpcStatus = Message<"cache.GrpcStatus"> & {
   pid: bigint;
 
   /**
+   * The VMs that are ready to be handed out.
+   *
    * @generated from field: repeated cache.GrpcVMStatus vmstatus = 2;
    */
   vmstatus: GrpcVMStatus[];
+
+  /**
+   * Hearth's own from here on. VMs given away and not yet ended, as far as this host's run directory shows them.
+   *
+   * @generated from field: repeated cache.GrpcVMStatus handedOut = 3;
+   */
+  handedOut: GrpcVMStatus[];
+
+  /**
+   * @generated from field: repeated cache.GrpcSlotStatus slots = 4;
+   */
+  slots: GrpcSlotStatus[];
+
+  /**
+   * Claims waiting for a VM now.
+   *
+   * @generated from field: uint32 waiting = 5;
+   */
+  waiting: number;
+
+  /**
+   * Hex digest of the identity the pool's VMs have.
+   *
+   * @generated from field: string identity = 6;
+   */
+  identity: string;
+
+  /**
+   * Milliseconds since the epoch.
+   *
+   * @generated from field: int64 startedAtMs = 7;
+   */
+  startedAtMs: bigint;
+
+  /**
+   * Counted since then.
+   *
+   * @generated from field: cache.GrpcCounters counters = 8;
+   */
+  counters?: GrpcCounters | undefined;
+
+  /**
+   * @generated from field: string version = 9;
+   */
+  version: string;
 };
 
 /**
@@ -147,6 +194,34 @@ export type GrpcVMStatus = Message<"cache.GrpcVMStatus"> & {
    * @generated from field: uint32 memory = 3;
    */
   memory: number;
+
+  /**
+   * Hearth's own from here on.
+   *
+   * @generated from field: string id = 4;
+   */
+  id: string;
+
+  /**
+   * "idle", "leased" or "adopted".
+   *
+   * @generated from field: string state = 5;
+   */
+  state: string;
+
+  /**
+   * Milliseconds since it became ready.
+   *
+   * @generated from field: int64 ageMs = 6;
+   */
+  ageMs: bigint;
+
+  /**
+   * Pid of the sandbox process.
+   *
+   * @generated from field: int64 sandboxPid = 7;
+   */
+  sandboxPid: bigint;
 };
 
 /**
@@ -155,6 +230,114 @@ export type GrpcVMStatus = Message<"cache.GrpcVMStatus"> & {
  */
 export const GrpcVMStatusSchema: GenMessage<GrpcVMStatus> = /*@__PURE__*/
   messageDesc(file_cache, 3);
+
+/**
+ * @generated from message cache.GrpcSlotStatus
+ */
+export type GrpcSlotStatus = Message<"cache.GrpcSlotStatus"> & {
+  /**
+   * @generated from field: uint32 index = 1;
+   */
+  index: number;
+
+  /**
+   * "empty", "booting", "backing-off", "idle", "checking", "leasing" or "ending".
+   *
+   * @generated from field: string state = 2;
+   */
+  state: string;
+
+  /**
+   * Empty where the slot has no VM.
+   *
+   * @generated from field: string id = 3;
+   */
+  id: string;
+
+  /**
+   * Of the boot that is under way.
+   *
+   * @generated from field: string step = 4;
+   */
+  step: string;
+
+  /**
+   * Boots failed in a row.
+   *
+   * @generated from field: uint32 failures = 5;
+   */
+  failures: number;
+
+  /**
+   * @generated from field: string lastError = 6;
+   */
+  lastError: string;
+
+  /**
+   * Milliseconds until the next boot, while backing off.
+   *
+   * @generated from field: uint32 retryInMs = 7;
+   */
+  retryInMs: number;
+};
+
+/**
+ * Describes the message cache.GrpcSlotStatus.
+ * Use `create(GrpcSlotStatusSchema)` to create a new message.
+ */
+export const GrpcSlotStatusSchema: GenMessage<GrpcSlotStatus> = /*@__PURE__*/
+  messageDesc(file_cache, 4);
+
+/**
+ * @generated from message cache.GrpcCounters
+ */
+export type GrpcCounters = Message<"cache.GrpcCounters"> & {
+  /**
+   * @generated from field: uint64 hits = 1;
+   */
+  hits: bigint;
+
+  /**
+   * @generated from field: uint64 misses = 2;
+   */
+  misses: bigint;
+
+  /**
+   * @generated from field: map<string, uint64> missesByReason = 3;
+   */
+  missesByReason: { [key: string]: bigint };
+
+  /**
+   * @generated from field: uint64 boots = 4;
+   */
+  boots: bigint;
+
+  /**
+   * @generated from field: uint64 bootFailures = 5;
+   */
+  bootFailures: bigint;
+
+  /**
+   * Idle VMs that died or failed a check.
+   *
+   * @generated from field: uint64 losses = 6;
+   */
+  losses: bigint;
+
+  /**
+   * Idle VMs taken over from an earlier server.
+   *
+   * @generated from field: uint64 adopted = 7;
+   */
+  adopted: bigint;
+};
+
+/**
+ * Describes the message cache.GrpcCounters.
+ * Use `create(GrpcCountersSchema)` to create a new message.
+ */
+export const GrpcCountersSchema: GenMessage<GrpcCounters> = /*@__PURE__*/
+  messageDesc(file_cache, 5);
 
 /**
  * Served by `hearth vmcache serve` over gRPC on a unix socket.

@@ -1,0 +1,115 @@
+/**
+ * Where the runtime gets its VMs: from the pool when there is one, else by booting one. A container never fails because
+ * the pool did: whatever is wrong with the pool costs one warning and at most its deadline.
+ */
+import { existsSync } from "node:fs";
+import { DeadlineError, describeError, HearthError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import type { VmConfig } from "../vm/vm-config.ts";
+import type { BaseFactory, BaseVm } from "./base-factory.ts";
+import { createDirectFactory } from "./direct.ts";
+import { createGrpcCacheFactory, type GrpcCacheOptions, PoolMismatchError } from "./grpc-cache.ts";
+import type { LaunchOptions } from "./launch.ts";
+
+export interface FactoryOptions extends Omit<LaunchOptions, "mode" | "log"> {
+  readonly log: Log;
+  /** Undefined: no pool; grpc-js is not even loaded then. */
+  readonly pool: GrpcCacheOptions | undefined;
+}
+
+/** Why the pool gave no VM; in the warning. */
+export type PoolMiss = "absent" | "timeout" | "busy" | "mismatch" | "failing" | "not-adoptable";
+
+export interface AdoptedVm<T> {
+  readonly vm: BaseVm;
+  /** What `adopt` returned. */
+  readonly adopted: T;
+}
+
+export interface VmFactory {
+  /** A leased VM: adopt it within the lease time or it ends. Fails when booting one fails, or with the signal's reason. */
+  getVm(config: VmConfig, signal: AbortSignal): Promise<BaseVm>;
+  /**
+   * As getVm, with the adoption: a pooled VM that `adopt` fails on is replaced by a booted one, once. `adopt` must leave
+   * nothing behind when it fails; a VM whose possession is given up ends by itself.
+   */
+  getAdopted<T>(config: VmConfig, signal: AbortSignal, adopt: (vm: BaseVm) => Promise<T>): Promise<AdoptedVm<T>>;
+}
+
+export function createFactory(options: FactoryOptions): VmFactory {
+  const { pool, log, ...launch } = options;
+  const direct = createDirectFactory({ ...launch, log, mode: "leased" });
+  const pooled = pool === undefined ? undefined : createGrpcCacheFactory(pool);
+  const boot = (config: VmConfig, signal: AbortSignal): Promise<BaseVm> => {
+    checkFiles(config);
+    return direct.getBaseVm(config, signal);
+  };
+  const getVm = async (config: VmConfig, signal: AbortSignal): Promise<BaseVm> => {
+    checkSizes(config);
+    return (await fromPool(pooled, log, config, signal)) ?? (await boot(config, signal));
+  };
+  return {
+    getVm,
+    async getAdopted(config, signal, adopt) {
+      const vm = await getVm(config, signal);
+      try {
+        return { vm, adopted: await adopt(vm) };
+      } catch (thrown) {
+        if (vm.source !== "pool" || signal.aborted) throw thrown;
+        warnMiss(log, "not-adoptable", thrown);
+        const booted = await boot(config, signal);
+        return { vm: booted, adopted: await adopt(booted) };
+      }
+    },
+  };
+}
+
+async function fromPool(
+  pooled: BaseFactory | undefined,
+  log: Log,
+  config: VmConfig,
+  signal: AbortSignal,
+): Promise<BaseVm | undefined> {
+  if (pooled === undefined) return undefined;
+  try {
+    return await pooled.getBaseVm(config, signal);
+  } catch (thrown) {
+    // The caller gave up; it does not want a VM from elsewhere either.
+    if (signal.aborted) throw thrown;
+    warnMiss(log, poolMiss(thrown), thrown);
+    return undefined;
+  }
+}
+
+function warnMiss(log: Log, reason: PoolMiss, thrown: unknown): void {
+  log.warn("pool gave no vm, booting one", { reason, error: describeError(thrown) });
+}
+
+export function poolMiss(thrown: unknown): PoolMiss {
+  if (thrown instanceof PoolMismatchError) return "mismatch";
+  if (thrown instanceof DeadlineError) return "timeout";
+  if (!(thrown instanceof HearthError)) return "failing";
+  if (thrown.code === "unavailable") return "absent";
+  return thrown.code === "resource-exhausted" ? "busy" : "failing";
+}
+
+function checkSizes(config: VmConfig): void {
+  const { vcpus, maxVcpus, memoryMib, maxMemoryMib } = config;
+  if (vcpus < 1 || vcpus > maxVcpus) {
+    throw new HearthError("invalid-argument", `make vm: ${vcpus} vcpus, and at most ${maxVcpus} are allowed`);
+  }
+  if (memoryMib < 1 || memoryMib > maxMemoryMib) {
+    throw new HearthError("invalid-argument", `make vm: ${memoryMib} MiB, and at most ${maxMemoryMib} are allowed`);
+  }
+}
+
+/** Early, so that nothing is made for a VM that cannot boot. */
+function checkFiles(config: VmConfig): void {
+  const files = { qemu: config.qemuPath, kernel: config.kernel, initrd: config.initrd, image: config.image };
+  for (const [what, path] of Object.entries(files)) {
+    if (path === "" || existsSync(path)) continue;
+    throw new HearthError("not-found", `boot vm: no ${what} at ${path}`, {
+      hint: `install it, or set its path in the configuration under [hypervisor.qemu]`,
+    });
+  }
+}
