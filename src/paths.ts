@@ -59,6 +59,16 @@ export function defaultCacheSocket(runDir: string): string {
   return join(runDir, "cache.sock");
 }
 
+/** Held for life by the server of this endpoint; its content is the server's pid. */
+export function cacheEndpointLock(endpoint: string): string {
+  return `${endpoint}.lock`;
+}
+
+/** Held for life by the pool server of this run directory, whatever its endpoint: idle VMs have one owner. */
+export function cacheServerLock(runDir: string): string {
+  return join(runDir, "vmcache.lock");
+}
+
 /** The guest's files under the names that its build, the executable and the unpacked directory all use. */
 export const GUEST_FILES = { kernel: "vmlinux", initrd: "initrd.cpio", image: "rootfs.erofs" } as const;
 /** Names the guest's files with their digests; beside them in the build and in the executable. */

@@ -247,6 +247,10 @@ export interface GrpcCallOptions {
   readonly metadata?: Metadata | undefined;
 }
 
+/** `GrpcClientOf<typeof CacheService>`: the typed client of a generated service. */
+export type GrpcClientOf<Service> =
+  Service extends GenService<infer Methods> ? ServiceClient<Methods, GrpcCallOptions> : never;
+
 /**
  * A channel to one unix socket; connects with the first call. A server's status rejects as RemoteError; so does a
  * connection that cannot be made or breaks, with "unavailable", because grpc-js does not tell them apart.

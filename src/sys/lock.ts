@@ -47,6 +47,8 @@ export class FileLock implements AsyncDisposable, Disposable {
 /**
  * The exclusive lock of `path`, which is created (0600) when it is missing, or undefined when somebody holds it.
  * A file that was unlinked or replaced while we took its lock guards nothing, so it is tried again.
+ * A process that starts a child and then lets go of a lock may seem to hold it for some microseconds more, until the
+ * child's exec has closed its copy.
  */
 export function tryLock(path: string): FileLock | undefined {
   for (let attempt = 0; attempt < REPLACED_ATTEMPTS_MAX; attempt++) {

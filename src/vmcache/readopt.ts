@@ -1,0 +1,77 @@
+/** What a starting pool server finds on the host: idle VMs of an earlier server to take over or to end. */
+import { describeError, HearthError } from "../errors.ts";
+import { connectIdleVm, endSandboxProcess, type IdleVm } from "../factory/idle-vm.ts";
+import type { Log } from "../log.ts";
+import { vmPaths } from "../paths.ts";
+import { RemoteError } from "../rpc/status.ts";
+import { isAlive } from "../sys/process-identity.ts";
+import { vmIds } from "../vm/collect.ts";
+import { readVmRecord, type VmRecord } from "../vm/vm-record.ts";
+
+export interface ReadoptOptions {
+  readonly runDir: string;
+  /** Hex digest of the VMs this server keeps. */
+  readonly identity: string;
+  /** At most so many are wanted. */
+  readonly slots: number;
+  readonly log: Log;
+}
+
+export interface FoundVms {
+  /** Idle, of our identity, the newest first; the caller owns them. */
+  readonly wanted: readonly IdleVm[];
+  /** Resolves when the idle VMs that are not wanted have been ended; never rejects. */
+  readonly ended: Promise<void>;
+}
+
+/** Leaves alone what is booting, leased or adopted, and what is dead: the first three have owners, the last is an orphan. */
+export async function findIdleVms(options: ReadoptOptions): Promise<FoundVms> {
+  const { runDir, identity, slots, log } = options;
+  const records = vmIds(runDir).flatMap((vmId) => idleRecord(runDir, vmId, log));
+  const found = await Promise.all(records.map((record) => connectOrEnd(runDir, record, log)));
+  const vms = found.flatMap((vm) => (vm === undefined ? [] : [vm]));
+  vms.sort((a, b) => b.facts.readyAtMs - a.facts.readyAtMs);
+  const ours = vms.filter((vm) => vm.facts.identity === identity);
+  const wanted = ours.slice(0, slots);
+  const unwanted = vms.filter((vm) => !wanted.includes(vm));
+  const ended = Promise.all(
+    unwanted.map((vm) => {
+      const why = vm.facts.identity === identity ? "surplus" : "other identity";
+      log.info("idle vm ended", { vm: vm.facts.vmId, why });
+      return vm.destroy();
+    }),
+  );
+  return { wanted, ended: ended.then(() => {}) };
+}
+
+function idleRecord(runDir: string, vmId: string, log: Log): VmRecord[] {
+  try {
+    const record = readVmRecord(vmPaths(runDir, vmId).record);
+    return record !== undefined && record.state === "idle" && isAlive(record.sandbox) ? [record] : [];
+  } catch (thrown) {
+    log.warn("vm record not usable", { vm: vmId, error: describeError(thrown) });
+    return [];
+  }
+}
+
+/** A process that says it is idle and then does not answer is no good to anybody. */
+async function connectOrEnd(runDir: string, record: VmRecord, log: Log): Promise<IdleVm | undefined> {
+  const { vmId, sandbox } = record;
+  try {
+    return await connectIdleVm({ runDir, vmId }, log);
+  } catch (thrown) {
+    log.warn("idle vm not usable", { vm: vmId, error: describeError(thrown) });
+    // Leased since its record was read: it answered, and is in use.
+    if (isInUse(thrown)) return undefined;
+    try {
+      await endSandboxProcess({ runDir, vmId }, sandbox, log);
+    } catch (failure) {
+      log.error("end idle vm", { vm: vmId, error: describeError(failure) });
+    }
+    return undefined;
+  }
+}
+
+function isInUse(thrown: unknown): boolean {
+  return thrown instanceof HearthError && !(thrown instanceof RemoteError) && thrown.code === "failed-precondition";
+}

@@ -1,0 +1,147 @@
+/** CacheService on the wire: what clients of the pool are answered. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { HearthError } from "../errors.ts";
+import type { VmCache } from "../factory/cache.ts";
+import type { SlotStatus } from "../factory/cache-slot.ts";
+import type { IdleVmFacts } from "../factory/idle-vm.ts";
+import { encodePoolConfig, encodePooledVm, IDENTITY_METADATA_KEY } from "../factory/pool-wire.ts";
+import {
+  CacheService,
+  type GrpcCountersSchema,
+  type GrpcSlotStatusSchema,
+  type GrpcStatusSchema,
+  type GrpcVMStatusSchema,
+} from "../gen/cache_pb.ts";
+import { vmPaths } from "../paths.ts";
+import { type GrpcCallContext, registerGrpcService } from "../rpc/grpc.ts";
+import type { RegisteredService } from "../rpc/service.ts";
+import { isAlive } from "../sys/process-identity.ts";
+import { COMMIT, VERSION } from "../version.ts";
+import { vmIds } from "../vm/collect.ts";
+import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
+import { readVmRecord, type VmRecord } from "../vm/vm-record.ts";
+
+export interface CacheServiceParts {
+  readonly cache: VmCache;
+  readonly vmConfig: VmConfig;
+  readonly runDir: string;
+  readonly startedAtMs: number;
+  /** Idle VMs taken over at the start. */
+  readonly adopted: number;
+  /** Begins the end of the server; returns at once. */
+  readonly quit: () => void;
+}
+
+export function cacheService(parts: CacheServiceParts): RegisteredService<GrpcCallContext> {
+  const digest = identityDigest(parts.vmConfig);
+  const isMismatch = (context: GrpcCallContext): boolean => {
+    const wanted = context.metadata[IDENTITY_METADATA_KEY];
+    return wanted !== undefined && wanted !== digest;
+  };
+  return registerGrpcService(CacheService, {
+    config: (_request, context) => {
+      if (isMismatch(context)) parts.cache.countMiss("mismatch");
+      return encodePoolConfig(parts.vmConfig);
+    },
+    getBaseVM: async (_request, context) => {
+      if (isMismatch(context)) {
+        parts.cache.countMiss("mismatch");
+        throw new HearthError("failed-precondition", "claim pooled vm: the pool's vms are of another identity");
+      }
+      const vm = await parts.cache.take(context.signal);
+      try {
+        return encodePooledVm(vm.facts, vm.lease);
+      } catch (thrown) {
+        await vm.revoke();
+        throw thrown;
+      }
+    },
+    status: () => poolStatus(parts, digest),
+    quit: () => {
+      parts.quit();
+      return {};
+    },
+  });
+}
+
+function poolStatus(parts: CacheServiceParts, digest: string): MessageInitShape<typeof GrpcStatusSchema> {
+  const now = Date.now();
+  const { slots, waiting } = parts.cache;
+  const idle = slots.flatMap(({ state, vm }) => (vm !== undefined && isReady(state) ? [idleStatus(vm, now)] : []));
+  return {
+    pid: BigInt(process.pid),
+    vmstatus: idle,
+    handedOut: vmIds(parts.runDir).flatMap((vmId) => handedOutStatus(parts.runDir, vmId, now)),
+    slots: slots.map((slot) => slotMessage(slot, now)),
+    waiting,
+    identity: digest,
+    startedAtMs: BigInt(parts.startedAtMs),
+    counters: countersMessage(parts),
+    version: `${VERSION} ${COMMIT}`,
+  };
+}
+
+function isReady(state: SlotStatus["state"]): boolean {
+  return state === "idle" || state === "checking";
+}
+
+function idleStatus(vm: IdleVmFacts, now: number): MessageInitShape<typeof GrpcVMStatusSchema> {
+  return {
+    pid: BigInt(vm.qemuPid),
+    cpu: vm.vcpus,
+    memory: vm.memoryMib,
+    id: vm.vmId,
+    state: "idle",
+    ageMs: BigInt(Math.max(0, now - vm.readyAtMs)),
+    sandboxPid: BigInt(vm.sandbox.pid),
+  };
+}
+
+/** None, or one for a VM that is leased or adopted. A record that cannot be read is somebody else's trouble. */
+function handedOutStatus(runDir: string, vmId: string, now: number): MessageInitShape<typeof GrpcVMStatusSchema>[] {
+  let record: VmRecord | undefined;
+  try {
+    record = readVmRecord(vmPaths(runDir, vmId).record);
+  } catch {
+    return [];
+  }
+  if (record === undefined || (record.state !== "leased" && record.state !== "adopted")) return [];
+  if (!isAlive(record.sandbox)) return [];
+  return [
+    {
+      pid: BigInt(record.processes[0]?.pid ?? 0),
+      cpu: record.vcpus,
+      memory: record.memoryMib,
+      id: vmId,
+      state: record.state,
+      ageMs: BigInt(Math.max(0, now - record.readyAtMs)),
+      sandboxPid: BigInt(record.sandbox.pid),
+    },
+  ];
+}
+
+function slotMessage(slot: SlotStatus, now: number): MessageInitShape<typeof GrpcSlotStatusSchema> {
+  return {
+    index: slot.index,
+    state: slot.state,
+    id: slot.vm?.vmId ?? slot.bootingVmId ?? "",
+    step: slot.step ?? "",
+    failures: slot.failures,
+    lastError: slot.lastError ?? "",
+    retryInMs: slot.retryAtMs === undefined ? 0 : Math.max(0, slot.retryAtMs - now),
+  };
+}
+
+function countersMessage({ cache, adopted }: CacheServiceParts): MessageInitShape<typeof GrpcCountersSchema> {
+  const { hits, misses, boots, bootFailures, losses } = cache.counters;
+  const total = Object.values(misses).reduce((sum, count) => sum + count, 0);
+  return {
+    hits: BigInt(hits),
+    misses: BigInt(total),
+    missesByReason: Object.fromEntries(Object.entries(misses).map(([reason, count]) => [reason, BigInt(count)])),
+    boots: BigInt(boots),
+    bootFailures: BigInt(bootFailures),
+    losses: BigInt(losses),
+    adopted: BigInt(adopted),
+  };
+}
