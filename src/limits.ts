@@ -162,3 +162,5 @@ export const POOL_SHUTDOWN_GRACE_MS = 2_000;
 export const POOL_PROBE_TIMEOUT_MS = 2_000;
 /** Milliseconds a pool server that was asked to quit has to be gone. */
 export const POOL_QUIT_TIMEOUT_MS = 15_000;
+/** QMP commands without an answer yet: QEMU runs them one after another, and we rarely have two. */
+export const QMP_CALLS_PENDING_MAX = 64;

@@ -216,6 +216,26 @@ export async function sendFdTo(path: string, data: Uint8Array, fd: Fd, options: 
   await withDeadline(`descriptor taken by ${path}`, sendFds(socket.fd, data, [fd], options.signal), options);
 }
 
+/**
+ * A listening non-blocking socket, 0600, on a new path, for a program that takes it as a descriptor: its clients can
+ * connect at once and need not wait until it is up. A file that is there already is an error. The caller owns both.
+ */
+export function listenSocket(path: string, backlog: number): OwnedFd {
+  const address = socketAddress(path);
+  const socket = newSocket();
+  const umask = process.umask(0o177);
+  try {
+    check(libc().bind(socket.fd, address, address.length), `listen on ${path}`);
+    check(libc().listen(socket.fd, backlog), `listen on ${path}`);
+    return socket;
+  } catch (thrown) {
+    socket.close();
+    throw thrown;
+  } finally {
+    process.umask(umask);
+  }
+}
+
 /** Receives the one pty master that a runtime sends to its --console-socket; the sender may have exited by then. */
 export class ConsoleListener implements AsyncDisposable, Disposable {
   readonly path: string;
@@ -229,19 +249,7 @@ export class ConsoleListener implements AsyncDisposable, Disposable {
 
   /** Listens on a new socket, 0600. A file that is there already is an error: the caller chooses a fresh name. */
   static listen(path: string): ConsoleListener {
-    const address = socketAddress(path);
-    const socket = newSocket();
-    const umask = process.umask(0o177);
-    try {
-      check(libc().bind(socket.fd, address, address.length), `listen on ${path}`);
-    } catch (thrown) {
-      socket.close();
-      throw thrown;
-    } finally {
-      process.umask(umask);
-    }
-    check(libc().listen(socket.fd, 1), `listen on ${path}`);
-    return new ConsoleListener(path, socket);
+    return new ConsoleListener(path, listenSocket(path, 1));
   }
 
   /** The pty master, which the caller then owns. A peer that sends none is "failed-precondition". */

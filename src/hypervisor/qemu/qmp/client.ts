@@ -1,159 +1,107 @@
-/** QMP over a stream: JSON lines, commands by id, events to listeners. Source: QEMU docs/interop/qmp-spec. */
-import { DeadlineError, HearthError } from "../../../errors.ts";
-import { QMP_CALL_TIMEOUT_MS, QMP_LINE_BYTES_MAX } from "../../../limits.ts";
-import type { Fd } from "../../../sys/fd.ts";
-import type { FdPassingStream } from "../../../sys/fd-passing-stream.ts";
-import type { QmpCommands } from "./commands.ts";
+/** Typed QMP: the vocabulary over a connection. Commands are checked by type, answers and events when they arrive. */
+import * as v from "valibot";
+import { HearthError } from "../../../errors.ts";
+import type { Log } from "../../../log.ts";
+import { connectPassingFds } from "../../../sys/fd-passing-stream.ts";
+import { type DeadlineOptions, withDeadline } from "../../../util/wait.ts";
+import { type QmpCallOptions, QmpConnection, type QmpRunState } from "./connection.ts";
+import type { QemuVersion } from "./message.ts";
+import {
+  QMP_EVENTS,
+  QMP_RETURNS,
+  type QmpArguments,
+  type QmpCommand,
+  type QmpEventData,
+  type QmpEventName,
+  type QmpReturn,
+} from "./vocabulary.ts";
 
-export interface QmpEvent {
-  readonly event: string;
-  readonly data: Readonly<Record<string, unknown>>;
+/** An event that is awaited since before the command that causes it. Disposing stops listening. */
+export interface AwaitedEvent<Name extends QmpEventName> extends Disposable {
+  /** The first matching event's data; fails with the deadline, the signal's reason, or the end of the connection. */
+  readonly received: Promise<QmpEventData<Name>>;
 }
 
-interface PendingCall {
-  readonly resolve: (value: unknown) => void;
-  readonly reject: (error: HearthError) => void;
-}
-
-/** Answers of QEMU are foreign: commands.ts says what each is parsed to. */
 export class QmpClient implements AsyncDisposable {
-  readonly #stream: FdPassingStream;
-  readonly #pending = new Map<number, PendingCall>();
-  readonly #listeners = new Set<(event: QmpEvent) => void>();
-  readonly #greeted = Promise.withResolvers<void>();
-  #nextId = 1;
-  #failure: HearthError | undefined;
-  readonly closed: Promise<void>;
+  readonly #connection: QmpConnection;
 
-  private constructor(stream: FdPassingStream) {
-    this.#stream = stream;
-    this.#greeted.promise.catch(() => {});
-    this.closed = this.#readLoop().then(
-      () => this.#fail(new HearthError("unavailable", "qmp connection closed")),
-      (cause: unknown) => this.#fail(new HearthError("unavailable", "qmp connection broke", { cause })),
-    );
+  constructor(connection: QmpConnection) {
+    this.#connection = connection;
   }
 
-  /** Waits for the greeting and negotiates capabilities. Owns the stream. */
-  static async open(stream: FdPassingStream, signal: AbortSignal): Promise<QmpClient> {
-    const client = new QmpClient(stream);
-    try {
-      await abortable(client.#greeted.promise, signal);
-      await client.execute("qmp_capabilities", {}, { signal });
-      return client;
-    } catch (error) {
-      stream.close();
-      throw error;
-    }
+  /** Connects to a QEMU that listens on `path`, one we started or one that was running before. */
+  static async connect(path: string, options: DeadlineOptions & { readonly log?: Log } = {}): Promise<QmpClient> {
+    const stream = await connectPassingFds(path, options);
+    return new QmpClient(await QmpConnection.open(stream, options));
   }
 
-  /** Fails with the command's error class, with the cause of a broken connection, or with DeadlineError. */
-  async execute<Name extends keyof QmpCommands>(
-    command: Name,
-    args: QmpCommands[Name]["arguments"],
-    options: {
-      readonly signal?: AbortSignal | undefined;
-      readonly timeoutMs?: number;
-      readonly fds?: readonly Fd[];
-    } = {},
-  ): Promise<unknown> {
-    if (this.#failure !== undefined) throw this.#failure;
-    const id = this.#nextId++;
-    const answer = Promise.withResolvers<unknown>();
-    this.#pending.set(id, answer);
-    const line = new TextEncoder().encode(`${JSON.stringify({ execute: command, arguments: args, id })}\r\n`);
-    const timeoutMs = options.timeoutMs ?? QMP_CALL_TIMEOUT_MS;
-    const deadline = AbortSignal.timeout(timeoutMs);
-    const signal = options.signal === undefined ? deadline : AbortSignal.any([deadline, options.signal]);
-    try {
-      await (options.fds === undefined ? this.#stream.write(line) : this.#stream.writeWithFds(line, options.fds));
-      return await abortable(answer.promise, signal);
-    } catch (error) {
-      if (deadline.aborted) throw new DeadlineError(`qmp ${command}`, timeoutMs);
-      throw error;
-    } finally {
-      this.#pending.delete(id);
-    }
+  get state(): QmpRunState {
+    return this.#connection.state;
   }
 
-  /** Calls `listener` for every event from now on; returns how to stop. */
-  onEvent(listener: (event: QmpEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+  get version(): QemuVersion {
+    return this.#connection.version;
   }
 
-  /** The next event that `matches`. Call it before the command that brings the event about. */
-  async waitEvent(matches: (event: QmpEvent) => boolean, signal: AbortSignal): Promise<QmpEvent> {
-    if (this.#failure !== undefined) throw this.#failure;
-    const found = Promise.withResolvers<QmpEvent>();
-    const stop = this.onEvent((event) => {
-      if (matches(event)) found.resolve(event);
+  /** As QmpConnection.closed. */
+  get closed(): Promise<HearthError> {
+    return this.#connection.closed;
+  }
+
+  /** Runs one command; errors as QmpConnection.execute, and "unavailable" when the answer has another shape. */
+  async run<Command extends QmpCommand>(
+    command: Command,
+    args: QmpArguments[Command],
+    options: QmpCallOptions = {},
+  ): Promise<QmpReturn<Command>> {
+    const value = await this.#connection.execute(command, args, options);
+    return parseForeign(QMP_RETURNS[command], value, `qmp ${command}`);
+  }
+
+  /** Calls `listener` with each event of that name from now on; the returned function ends that. */
+  onEvent<Name extends QmpEventName>(name: Name, listener: (data: QmpEventData<Name>) => void): () => void {
+    return this.#connection.onEvent((event) => {
+      if (event.name === name) listener(parseForeign(QMP_EVENTS[name], event.data, `qmp event ${name}`));
     });
-    void this.closed.then(() => found.reject(this.#failure));
-    try {
-      return await abortable(found.promise, signal);
-    } finally {
-      stop();
-    }
   }
 
-  async #readLoop(): Promise<void> {
-    const decoder = new TextDecoder();
-    let buffered = "";
-    for (let chunk = await this.#stream.read(); chunk !== null; chunk = await this.#stream.read()) {
-      buffered += decoder.decode(chunk, { stream: true });
-      const lines = buffered.split("\n");
-      buffered = lines.pop() ?? "";
-      if (buffered.length > QMP_LINE_BYTES_MAX) throw new HearthError("resource-exhausted", "qmp line is too long");
-      for (const line of lines) if (line.trim() !== "") this.#accept(line);
-    }
+  /** Listens from this call on, so create it before the command that causes the event, and await it after. */
+  awaitEvent<Name extends QmpEventName>(
+    name: Name,
+    matches: (data: QmpEventData<Name>) => boolean = () => true,
+    options: DeadlineOptions = {},
+  ): AwaitedEvent<Name> {
+    const { promise, resolve, reject } = Promise.withResolvers<QmpEventData<Name>>();
+    const off = this.onEvent(name, (data) => {
+      if (matches(data)) resolve(data);
+    });
+    void this.closed.then(reject);
+    const received = withDeadline(`qmp event ${name}`, promise, options).finally(off);
+    // The command itself may fail first; then nobody asks for the event any more.
+    received.catch(() => undefined);
+    promise.catch(() => undefined);
+    return {
+      received,
+      [Symbol.dispose]: () => {
+        off();
+        reject(new HearthError("cancelled", `wait for qmp event ${name}: given up`));
+      },
+    };
   }
 
-  #accept(line: string): void {
-    const message: unknown = JSON.parse(line);
-    if (!isObject(message)) throw new HearthError("invalid-argument", "qmp message is no object");
-    if (isObject(message["QMP"])) {
-      this.#greeted.resolve();
-      return;
-    }
-    if (typeof message["event"] === "string") {
-      const event = { event: message["event"], data: isObject(message["data"]) ? message["data"] : {} };
-      for (const listener of [...this.#listeners]) listener(event);
-      return;
-    }
-    const call = typeof message["id"] === "number" ? this.#pending.get(message["id"]) : undefined;
-    if (call === undefined) return;
-    if (isObject(message["error"])) {
-      const { class: errorClass, desc } = message["error"];
-      call.reject(new HearthError("internal", `qmp: ${String(desc)}`, { facts: { class: String(errorClass) } }));
-    } else call.resolve(message["return"]);
-  }
-
-  #fail(error: HearthError): void {
-    this.#failure = error;
-    this.#greeted.reject(error);
-    for (const call of this.#pending.values()) call.reject(error);
-    this.#pending.clear();
+  /** Idempotent. Pending calls and awaited events fail with `cause`. */
+  close(cause?: HearthError): void {
+    this.#connection.close(cause);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#stream.close();
-    await this.closed;
+    this.close();
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = () => aborted.reject(signal.reason);
-  signal.addEventListener("abort", onAbort, { once: true });
-  try {
-    return await Promise.race([promise, aborted.promise]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
+function parseForeign<S extends v.GenericSchema>(schema: S, value: unknown, what: string): v.InferOutput<S> {
+  const result = v.safeParse(schema, value);
+  if (result.success) return result.output;
+  const issue = result.issues[0];
+  throw new HearthError("unavailable", `${what}: unexpected ${v.getDotPath(issue) ?? "value"}: ${issue.message}`);
 }
