@@ -164,3 +164,19 @@ export const POOL_PROBE_TIMEOUT_MS = 2_000;
 export const POOL_QUIT_TIMEOUT_MS = 15_000;
 /** QMP commands without an answer yet: QEMU runs them one after another, and we rarely have two. */
 export const QMP_CALLS_PENDING_MAX = 64;
+/** Bytes of a child's newest output kept in memory: a kernel panic with its trace is about 6 KiB. */
+export const CAPTURED_TAIL_BYTES = 16 * 1024;
+/** Bytes of a log file that a guest can write to at will; the run directory is memory. */
+export const GUEST_LOG_BYTES_MAX = 1024 * 1024;
+/** Milliseconds in which QEMU, once its monitor connection broke, must have ended to be named as the cause. */
+export const QEMU_END_WAIT_MS = 1000;
+/** Milliseconds the guest has to let a device go: a driver that flushes a disk, emulated. */
+export const UNPLUG_TIMEOUT_MS = 20_000;
+/** Milliseconds to save or restore a VM's state: its memory once through a file, on a slow disk. */
+export const MIGRATION_TIMEOUT_MS = 60_000;
+/** Bytes a second of a migration; its own default would slow a local file down. */
+export const MIGRATION_BANDWIDTH = 64 * 1024 * 1024 * 1024;
+/** Milliseconds for `qemu --version`. */
+export const QEMU_VERSION_TIMEOUT_MS = 5_000;
+/** Connections waiting for QEMU or virtiofsd to accept: each serves one client. */
+export const DEVICE_SOCKET_BACKLOG = 4;

@@ -2,7 +2,8 @@
 
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 
-export type VmRunState = "booting" | "running" | "paused" | "ended";
+/** "failed": QEMU lives, but the guest cannot run on (internal error, panic, I/O error). "ended": the process has gone. */
+export type VmRunState = "running" | "paused" | "failed" | "ended";
 
 /** Devices are data; only the hypervisor knows how they are spelled to QEMU. */
 export type Device =
@@ -46,12 +47,23 @@ export interface BootOptions {
   readonly agentSocket: string;
   readonly consoleLog: string;
   readonly qemuLog: string;
+  /** Present at boot, in this order. NICs cannot be: they are added to the running VM. */
   readonly devices: readonly Device[];
+  /**
+   * File that holds guest memory instead of anonymous memory: "shared" for a template that fills it, "copy-on-write" for
+   * the clones, which leave it as it is. The latter excludes virtio-fs.
+   */
+  readonly memoryFile?: { readonly path: string; readonly access: "shared" | "copy-on-write" };
+  /** Continue the VM saved there instead of booting; everything else here must be as it was. It is paused at first. */
+  readonly restore?: SaveOptions;
   /** Hardening; see docs. */
   readonly seccomp: boolean;
 }
 
-/** One VM process. Owned by the sandbox process; disposing it kills QEMU and waits for its end. */
+/**
+ * One VM process. Owned by the sandbox process; disposing it kills QEMU and waits for its end. Calls fail with a
+ * HearthError; when QEMU has ended, with one that says how and quotes its log and the guest's console.
+ */
 export interface Hypervisor extends AsyncDisposable {
   readonly process: ProcessIdentity;
   /** Resolves when the process has ended, with what is known of why (exit code, signal, last lines of its log). */
@@ -63,10 +75,12 @@ export interface Hypervisor extends AsyncDisposable {
   resume(signal?: AbortSignal): Promise<void>;
   /** Saves the state of the paused VM to a file; see SaveOptions. */
   save(options: SaveOptions, signal?: AbortSignal): Promise<void>;
-  addVcpus(count: number, signal?: AbortSignal): Promise<void>;
+  /** Ids for removeDevice. "resource-exhausted", with nothing added, when fewer are free. */
+  addVcpus(count: number, signal?: AbortSignal): Promise<readonly string[]>;
   /** `mib` a multiple of the guest's memory block size (128 MiB on x86). */
-  addMemory(mib: number, signal?: AbortSignal): Promise<void>;
+  addMemory(mib: number, signal?: AbortSignal): Promise<AddedDevice>;
   addDevice(device: Device, signal?: AbortSignal): Promise<AddedDevice>;
+  /** Takes a device, vCPU or memory away and waits until the running guest has let it go. "not-found" for an unknown id. */
   removeDevice(id: string, signal?: AbortSignal): Promise<void>;
   readonly vcpus: number;
   readonly memoryMib: number;
@@ -75,6 +89,7 @@ export interface Hypervisor extends AsyncDisposable {
 export interface HypervisorEnd {
   readonly exitCode: number | null;
   readonly signal: string | null;
+  /** Last lines of QEMU's log, then of the guest's console. */
   readonly logTail: string;
 }
 

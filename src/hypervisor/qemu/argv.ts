@@ -1,81 +1,170 @@
 /** QEMU's command line for a VM. Pure: the same options give the same arguments. */
+import { HearthError } from "../../errors.ts";
 import type { BootOptions, Device } from "../interface.ts";
+import {
+  type BlockBackend,
+  backendId,
+  blockBackend,
+  deviceOption,
+  escapeValue,
+  optionString,
+  placeProperties,
+  virtio9p,
+  virtioBlk,
+  virtioFs,
+} from "./device.ts";
+import { kernelCommandLine } from "./kernel-command-line.ts";
+import { bootPlace, rootBus, rootPorts } from "./slots.ts";
 
 /** Name of the agent's port as the guest sees it. */
 export const AGENT_PORT_NAME = "org.hearth.agent.0";
+/** Without an id QEMU does not tell when the port is opened. */
+export const AGENT_PORT_ID = "agent-port";
+export const AGENT_CHARDEV_ID = "agent";
+export const SHARED_DIRECTORY_ID = "shared";
+/** Times memory can be added; each slot costs QEMU and the guest's ACPI tables a little. */
+export const MEMORY_SLOTS = 16;
 
-/** MiB of translated code that QEMU keeps under TCG; its default, an eighth of guest memory and more, costs real memory. */
+/**
+ * MiB of translated code kept under TCG. The default is 1 GiB, which is only reserved, but a long-lived guest fills it;
+ * a booted and rehearsed guest needs about 60, and a full buffer is emptied and filled again.
+ */
 const TCG_TRANSLATION_BUFFER_MIB = 128;
 
+/** Numbers of the descriptors that QEMU finds open: listening sockets, so that clients need not wait for it. */
+export const QMP_LISTEN_FD = 3;
+export const AGENT_LISTEN_FD = 4;
+
+/** Arguments and, with each, what it is there for: the file is the one place to look a QEMU option up. */
 export function qemuArguments(options: BootOptions): [string, ...string[]] {
   return [
     options.qemuPath,
-    ...["-name", `hearth-${options.vmId},debug-threads=on`],
+    ...["-name", `hearth-${escapeValue(options.vmId)},debug-threads=on`],
     ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
-    ...machine(options),
-    ...memory(options),
-    ...["-kernel", options.kernel, "-initrd", options.initrd, "-append", options.kernelParams.join(" ")],
-    ...["-chardev", `socket,id=qmp,path=${quote(options.qmpSocket)},server=on,wait=off`],
-    ...["-mon", "chardev=qmp,mode=control"],
-    ...["-rtc", "base=utc,driftfix=slew"],
-    ...["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"],
-    ...["-blockdev", `driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=${quote(options.image)}`],
-    ...["-device", "virtio-blk-pci,drive=root"],
-    ...["-device", "virtio-serial-pci,id=serial"],
-    ...["-chardev", `file,id=console,path=${quote(options.consoleLog)}`, "-serial", "chardev:console"],
-    ...["-chardev", `socket,id=agent,path=${quote(options.agentSocket)},server=on,wait=off`],
-    ...["-device", `virtserialport,id=agent-port,chardev=agent,name=${AGENT_PORT_NAME}`],
-    ...options.devices.flatMap(device),
+    ...machineArguments(options),
+    ...memoryArguments(options),
+    ...kernelArguments(options),
+    ...["-rtc", "base=utc"],
+    ...["-chardev", `socket,id=qmp,fd=${QMP_LISTEN_FD},server=on,wait=off`, "-mon", "chardev=qmp,mode=control"],
+    // Standard output is the guest's console.
+    ...["-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"],
+    ...["-chardev", `socket,id=${AGENT_CHARDEV_ID},fd=${AGENT_LISTEN_FD},server=on,wait=off`],
+    ...bootDevices(options),
+    ...hotplugPorts(options),
     ...(options.seccomp ? ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"] : []),
+    ...(options.restore === undefined ? [] : ["-S", "-incoming", "defer"]),
   ];
 }
 
-function machine(options: BootOptions): string[] {
-  const backend = "memory-backend=ram";
-  const accel = options.accel === "tcg" ? `tcg,tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm";
-  const lean = "vmport=off,usb=off,hpet=off";
+function machineArguments(options: BootOptions): string[] {
+  // What a guest without a BIOS-era device does not have it does not probe.
+  const lean =
+    options.machine === "q35" ? "smbus=off,sata=off,vmport=off,usb=off,hpet=off" : "vmport=off,usb=off,hpet=off";
+  const tcg = options.accel === "tcg";
   return [
-    ...["-machine", `${options.machine},${lean},${backend}`],
-    ...["-accel", accel],
-    ...["-cpu", options.accel === "tcg" ? "max,la57=off" : "host"],
-    ...["-smp", `${options.vcpus},maxcpus=${options.maxVcpus}`],
+    ...["-machine", `${options.machine},${lean},memory-backend=ram`],
+    ...["-accel", tcg ? `tcg,thread=multi,tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm"],
+    // Five-level page tables cost the emulation a level in each walk.
+    ...["-cpu", tcg ? "max,la57=off" : "host"],
+    ...["-smp", options.maxVcpus > options.vcpus ? `${options.vcpus},maxcpus=${options.maxVcpus}` : `${options.vcpus}`],
+    // A clone must know that it is one: the guest kernel reseeds its random pool when the id changes.
+    ...["-device", "vmgenid,id=generation,guid=auto"],
   ];
 }
 
-function memory(options: BootOptions): string[] {
+function memoryArguments(options: BootOptions): string[] {
   const size = `${options.memoryMib}M`;
   const grows = options.maxMemoryMib > options.memoryMib;
+  const { memoryFile } = options;
+  if (memoryFile?.access === "copy-on-write" && options.sharedMemory) {
+    throw new HearthError("invalid-argument", "map guest memory copy-on-write: it must be shared with virtiofsd");
+  }
+  const backend =
+    memoryFile === undefined
+      ? memoryBackend("ram", options.sharedMemory, size)
+      : optionString("memory-backend-file", {
+          id: "ram",
+          size,
+          "mem-path": memoryFile.path,
+          share: memoryFile.access === "shared",
+        });
   return [
-    ...["-m", grows ? `size=${size},slots=8,maxmem=${options.maxMemoryMib}M` : `size=${size}`],
-    ...[
-      "-object",
-      options.sharedMemory
-        ? `memory-backend-memfd,id=ram,size=${size},share=on`
-        : `memory-backend-ram,id=ram,size=${size}`,
-    ],
+    ...["-m", grows ? `size=${size},slots=${MEMORY_SLOTS},maxmem=${options.maxMemoryMib}M` : `size=${size}`],
+    ...["-object", backend],
   ];
 }
 
-function device(entry: Device): string[] {
-  switch (entry.kind) {
-    case "shared-directory-virtio-fs":
-      return [
-        ...["-chardev", `socket,id=virtiofsd,path=${quote(entry.socketPath)}`],
-        ...["-device", `vhost-user-fs-pci,chardev=virtiofsd,tag=${entry.tag}`],
-      ];
-    case "shared-directory-9p":
-      return [
-        "-fsdev",
-        `local,id=shared,path=${quote(entry.path)},security_model=passthrough,multidevs=remap${entry.readOnly ? ",readonly=on" : ""}`,
-        ...["-device", `virtio-9p-pci,fsdev=shared,mount_tag=${entry.tag}`],
-      ];
-    case "block":
+/** Anonymous memory; that of another process that maps it too (virtiofsd) must be a memfd. */
+function memoryBackend(id: string, shared: boolean, size: string): string {
+  return shared
+    ? optionString("memory-backend-memfd", { id, size, share: true })
+    : optionString("memory-backend-ram", { id, size, share: false });
+}
+
+function kernelArguments(options: BootOptions): string[] {
+  const initrd = options.initrd === "" ? [] : ["-initrd", options.initrd];
+  return ["-kernel", options.kernel, ...initrd, "-append", kernelCommandLine(options.kernelParams)];
+}
+
+function bootDevices(options: BootOptions): string[] {
+  const { machine } = options;
+  const serial = { driver: "virtio-serial-pci", id: "serial", properties: placeProperties(bootPlace(machine, 0)) };
+  const rng = {
+    driver: "virtio-rng-pci",
+    id: "rng",
+    properties: { rng: backendId("rng"), ...placeProperties(bootPlace(machine, 1)) },
+  };
+  const port = optionString("virtserialport", { id: AGENT_PORT_ID, chardev: AGENT_CHARDEV_ID, name: AGENT_PORT_NAME });
+  const image: Device[] =
+    options.image === "" ? [] : [{ kind: "block", id: "image", path: options.image, readOnly: true, format: "raw" }];
+  return [
+    ...["-device", deviceOption(serial), "-device", port],
+    ...["-object", `rng-builtin,id=${backendId("rng")}`, "-device", deviceOption(rng)],
+    ...[...image, ...options.devices].flatMap((device, index) => bootDevice(device, options, index + 2)),
+  ];
+}
+
+function bootDevice(device: Device, options: BootOptions, index: number): string[] {
+  const place = bootPlace(options.machine, index);
+  switch (device.kind) {
+    case "shared-directory-virtio-fs": {
+      const id = SHARED_DIRECTORY_ID;
+      if (!options.sharedMemory) {
+        throw new HearthError("invalid-argument", "add virtio-fs device: guest memory is not shared");
+      }
+      const chardev = optionString("socket", { id: backendId(id), path: device.socketPath });
+      return ["-chardev", chardev, "-device", deviceOption(virtioFs(id, device.tag, place))];
+    }
+    case "shared-directory-9p": {
+      const id = SHARED_DIRECTORY_ID;
+      // Ownership and special files as they are on the host; inode numbers of several file systems kept apart.
+      const fsdev = optionString("local", {
+        id: backendId(id),
+        path: device.path,
+        security_model: "passthrough",
+        multidevs: "remap",
+        ...(device.readOnly ? { readonly: true } : {}),
+      });
+      return ["-fsdev", fsdev, "-device", deviceOption(virtio9p(id, device.tag, place))];
+    }
+    case "block": {
+      const backend = blockBackend(device.id, { ...device, isDevice: device.path.startsWith("/dev/") });
+      return ["-blockdev", blockdevOption(backend), "-device", deviceOption(virtioBlk(device.id, place))];
+    }
     case "nic":
-      throw new Error(`device ${entry.kind} is added to the running VM`);
+      throw new HearthError("unimplemented", `add NIC ${device.id}: NICs are added to the running VM`);
   }
 }
 
-/** A comma ends an option's value; doubled, it is one. Source: qemu(1). */
-function quote(value: string): string {
-  return value.replaceAll(",", ",,");
+/** `-blockdev` in its dotted form. Source: qemu(1). */
+function blockdevOption({ driver, file, ...rest }: BlockBackend): string {
+  const dotted = Object.fromEntries(Object.entries(file).map(([key, value]) => [`file.${key}`, value]));
+  return optionString(driver, { ...rest, ...dotted });
+}
+
+function hotplugPorts(options: BootOptions): string[] {
+  return rootPorts(options.machine).flatMap(({ id, slot, chassis }) => {
+    const properties = { chassis, slot: chassis, ...placeProperties({ bus: rootBus(options.machine), slot }) };
+    return ["-device", deviceOption({ driver: "pcie-root-port", id, properties })];
+  });
 }

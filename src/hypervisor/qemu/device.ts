@@ -91,11 +91,29 @@ export function virtioNet(id: string, nic: NicProperties, place: PciPlace): Devi
   };
 }
 
-/** A disk's backend as `blockdev-add` takes it. A block device and a file have different drivers. */
+/** A disk's backend as `blockdev-add` takes it. */
+export interface BlockBackend {
+  readonly driver: "raw" | "qcow2";
+  readonly "node-name": string;
+  readonly "read-only": boolean;
+  /** A block device and a file have different drivers. */
+  readonly file: {
+    readonly driver: "file" | "host_device";
+    readonly filename: string;
+    readonly "read-only": boolean;
+  };
+  readonly [option: string]: JsonValue;
+}
+
 export function blockBackend(
   id: string,
-  file: { readonly path: string; readonly format: "raw" | "qcow2"; readonly readOnly: boolean; readonly isDevice: boolean },
-): { readonly driver: string; readonly "node-name": string } & JsonObject {
+  file: {
+    readonly path: string;
+    readonly format: "raw" | "qcow2";
+    readonly readOnly: boolean;
+    readonly isDevice: boolean;
+  },
+): BlockBackend {
   return {
     driver: file.format,
     "node-name": backendId(id),

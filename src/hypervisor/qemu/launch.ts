@@ -1,85 +1,101 @@
-/** Starts QEMU for a VM and connects its QMP; readiness is the connection or the child's end, whichever comes first. */
-import { closeSync, openSync, readFileSync } from "node:fs";
-import { HearthError } from "../../errors.ts";
-import { QEMU_CONNECT_RETRY_MS, QEMU_LOG_TAIL_BYTES } from "../../limits.ts";
-import type { Log } from "../../log.ts";
-import { asFd } from "../../sys/fd.ts";
-import { connectPassingFds } from "../../sys/fd-passing-stream.ts";
-import { type ChildProcess, spawnProcess } from "../../sys/process.ts";
-import { identifyProcess } from "../../sys/process-identity.ts";
-import { signalName } from "../../sys/signals.ts";
+/** Brings a QEMU under our control: starts one that boots or restores a VM, or connects to one that is running. */
+import { HearthError, toHearthError } from "../../errors.ts";
+import { QEMU_END_WAIT_MS } from "../../limits.ts";
+import { type Log, silentLog } from "../../log.ts";
+import { isAlive, type ProcessIdentity } from "../../sys/process-identity.ts";
 import { sleep } from "../../util/wait.ts";
 import type { BootOptions, HypervisorEnd } from "../interface.ts";
-import { qemuArguments } from "./argv.ts";
+import { restoreVm } from "./migration.ts";
 import { Qemu } from "./qemu.ts";
+import { describeEnd, foundQemu, type LogPaths, type QemuProcess, startQemu } from "./qemu-process.ts";
 import { QmpClient } from "./qmp/client.ts";
+import type { MachineType } from "./slots.ts";
+import { checkQemuVersion, probeQemuVersion } from "./version.ts";
 
-/** The guest is booting when this resolves. The caller owns the result; nothing is left when it fails. */
-export async function launchQemu(
-  options: BootOptions,
-  context: { readonly log: Log; readonly signal: AbortSignal },
-): Promise<Qemu> {
-  const child = startQemu(options);
-  const ended = child.exited.then((): HypervisorEnd => endOf(child, options));
-  try {
-    const qmp = await connectQmp(options, child, context.signal);
-    context.log.debug("qemu started", { pid: child.pid });
-    return new Qemu({ options, child, process: identifyProcess(child.pid), qmp, ended, log: context.log });
-  } catch (error) {
-    child.kill(9);
-    const end = await ended;
-    if (end.signal === "SIGKILL") throw error;
-    throw new HearthError("internal", `start qemu: ${describeEnd(end)}`, {
-      cause: error,
-      facts: { argv: options.qemuPath },
-    });
-  }
+export interface LaunchContext {
+  readonly log?: Log;
+  readonly signal?: AbortSignal;
 }
 
-function startQemu(options: BootOptions): ChildProcess {
-  const log = openSync(options.qemuLog, "a", 0o600);
+/**
+ * The guest is booting when this resolves, or, with `restore`, the VM is paused where it was saved. The caller owns the
+ * result; nothing but logs is left when it fails. "not-found" without QEMU, "failed-precondition" when it is too old.
+ */
+export async function launchQemu(options: BootOptions, context: LaunchContext = {}): Promise<Qemu> {
+  const log = context.log ?? silentLog;
+  await using undo = new AsyncDisposableStack();
+  const process = undo.use(await startQemu(options));
   try {
-    return spawnProcess({
-      argv: qemuArguments(options),
-      stdio: ["ignore", asFd(log), asFd(log)],
-      detached: true,
-    });
-  } finally {
-    closeSync(log);
-  }
-}
-
-async function connectQmp(options: BootOptions, child: ChildProcess, signal: AbortSignal): Promise<QmpClient> {
-  for (;;) {
-    if (child.status !== undefined) throw new HearthError("internal", "qemu ended before its monitor answered");
-    try {
-      return await QmpClient.open(await connectPassingFds(options.qmpSocket, { signal }), signal);
-    } catch (error) {
-      // The socket is not there yet, or there and not listening.
-      if (!(error instanceof HearthError) || (error.code !== "not-found" && error.code !== "unavailable")) throw error;
+    const qmp = undo.use(await QmpClient.connect(options.qmpSocket, { ...context, log }));
+    warnOfVersion(qmp, options.qemuPath, log);
+    const qemu = await Qemu.attach({ process, qmp, machine: options.machine, sharedMemory: options.sharedMemory, log });
+    if (options.restore !== undefined) {
+      await restoreVm(qmp, options.restore, context.signal);
+      await qemu.refresh(context.signal);
     }
-    await Promise.race([sleep(QEMU_CONNECT_RETRY_MS, signal), child.exited]);
+    log.debug("qemu started", { pid: process.identity.pid });
+    undo.move();
+    return qemu;
+  } catch (thrown) {
+    throw await explainFailure(thrown, process, options, context.signal);
   }
 }
 
-function endOf(child: ChildProcess, options: BootOptions): HypervisorEnd {
-  const status = child.status;
-  return {
-    exitCode: status?.kind === "exited" ? status.code : null,
-    signal: status?.kind === "signaled" ? signalName(status.signal) : null,
-    logTail: [tail(options.qemuLog), tail(options.consoleLog)].filter((text) => text !== "").join("\n"),
-  };
+export interface AdoptOptions extends LogPaths {
+  readonly process: ProcessIdentity;
+  readonly qmpSocket: string;
+  readonly machine: MachineType;
+  readonly sharedMemory: boolean;
 }
 
-export function describeEnd(end: HypervisorEnd): string {
-  const how = end.signal === null ? `exit status ${end.exitCode}` : `signal ${end.signal}`;
-  return end.logTail === "" ? how : `${how}: ${end.logTail}`;
+/** Takes over a QEMU that lives on after its owner's end: QMP accepts a new connection once the old one is gone. */
+export async function adoptQemu(options: AdoptOptions, context: LaunchContext = {}): Promise<Qemu> {
+  if (!isAlive(options.process)) {
+    throw new HearthError("not-found", `adopt qemu ${options.process.pid}: no such process`);
+  }
+  const log = context.log ?? silentLog;
+  await using undo = new AsyncDisposableStack();
+  const qmp = undo.use(await QmpClient.connect(options.qmpSocket, { ...context, log }));
+  const process = foundQemu(options.process, options);
+  const { machine, sharedMemory } = options;
+  const qemu = await Qemu.attach({ process, qmp, machine, sharedMemory, log });
+  await qemu.refresh(context.signal);
+  undo.move();
+  return qemu;
 }
 
-function tail(path: string): string {
+function warnOfVersion(qmp: QmpClient, qemuPath: string, log: Log): void {
+  const warning = checkQemuVersion(qmp.version, qemuPath);
+  if (warning !== undefined) log.warn(warning);
+}
+
+/** A QEMU that ends by itself knows better than our broken connection why the start failed. */
+async function explainFailure(
+  thrown: unknown,
+  process: QemuProcess,
+  options: BootOptions,
+  signal: AbortSignal | undefined,
+): Promise<unknown> {
+  const error = toHearthError(thrown, "start qemu");
+  if (error.code !== "unavailable") return thrown;
+  const end = await Promise.race([process.ended, sleep(QEMU_END_WAIT_MS).then(() => undefined)]);
+  if (end === undefined) return thrown;
+  return (await tooOld(options.qemuPath, signal)) ?? startError(options.qemuPath, end, error);
+}
+
+/** A version that does not know our options ends before it has told its version over QMP. */
+async function tooOld(qemuPath: string, signal: AbortSignal | undefined): Promise<HearthError | undefined> {
   try {
-    return readFileSync(path).subarray(-QEMU_LOG_TAIL_BYTES).toString("utf8").trim();
-  } catch {
-    return "";
+    checkQemuVersion(await probeQemuVersion(qemuPath, signal), qemuPath);
+    return undefined;
+  } catch (thrown) {
+    return thrown instanceof HearthError && thrown.code === "failed-precondition" ? thrown : undefined;
   }
+}
+
+function startError(qemuPath: string, end: HypervisorEnd, cause: HearthError): HearthError {
+  return new HearthError("internal", `start qemu ${qemuPath}: ${describeEnd(end)}`, {
+    cause,
+    facts: { exitCode: end.exitCode ?? undefined, signal: end.signal ?? undefined },
+  });
 }

@@ -1,28 +1,32 @@
-/** A running QEMU: its state, and what is added to and taken from it, over QMP. */
+/** A QEMU under our control, as a Hypervisor: its run state, its agent port, its size, and what is plugged into it. */
 import { HearthError } from "../../errors.ts";
-import { MEMORY_BLOCK_MIB, QEMU_SAVE_POLL_MS } from "../../limits.ts";
+import { QEMU_END_WAIT_MS } from "../../limits.ts";
 import type { Log } from "../../log.ts";
-import { asFd } from "../../sys/fd.ts";
-import type { ChildProcess } from "../../sys/process.ts";
 import type { ProcessIdentity } from "../../sys/process-identity.ts";
-import { sleep } from "../../util/wait.ts";
-import type {
-  AddedDevice,
-  BootOptions,
-  Device,
-  Hypervisor,
-  HypervisorEnd,
-  SaveOptions,
-  VmRunState,
-} from "../interface.ts";
+import { sleep, withDeadline } from "../../util/wait.ts";
+import type { AddedDevice, Device, Hypervisor, HypervisorEnd, SaveOptions, VmRunState } from "../interface.ts";
+import { AGENT_CHARDEV_ID, AGENT_PORT_ID } from "./argv.ts";
+import {
+  type HotplugContext,
+  plugDevice,
+  plugMemory,
+  plugVcpus,
+  querySize,
+  readSlots,
+  unplug,
+  type VmSize,
+} from "./hotplug.ts";
+import { saveVm } from "./migration.ts";
+import { endError, type QemuProcess } from "./qemu-process.ts";
 import type { QmpClient } from "./qmp/client.ts";
+import { type MachineType, SlotTable } from "./slots.ts";
 
 export interface QemuParts {
-  readonly options: BootOptions;
-  readonly child: ChildProcess;
-  readonly process: ProcessIdentity;
+  /** Both are the Qemu's to dispose of from now on. */
+  readonly process: QemuProcess;
   readonly qmp: QmpClient;
-  readonly ended: Promise<HypervisorEnd>;
+  readonly machine: MachineType;
+  readonly sharedMemory: boolean;
   readonly log: Log;
 }
 
@@ -30,164 +34,102 @@ export class Qemu implements Hypervisor {
   readonly process: ProcessIdentity;
   readonly ended: Promise<HypervisorEnd>;
   readonly #parts: QemuParts;
-  readonly #agentOpen = Promise.withResolvers<void>();
-  #vcpus: number;
-  #memoryMib: number;
-  #nextMemory = 0;
+  readonly #hotplug: HotplugContext;
+  /** Replaced each time the guest closes its port. */
+  #agentOpen = Promise.withResolvers<void>();
+  #end: HypervisorEnd | undefined;
+  #size: VmSize = { vcpus: 0, memoryMib: 0 };
   #disposed: Promise<void> | undefined;
+  /** Plugging is one at a time: ids and slots are looked up and then taken. */
+  #plugging: Promise<unknown> = Promise.resolve();
 
-  constructor(parts: QemuParts) {
+  private constructor(parts: QemuParts) {
     this.#parts = parts;
-    this.process = parts.process;
-    this.ended = parts.ended;
-    this.#vcpus = parts.options.vcpus;
-    this.#memoryMib = parts.options.memoryMib;
-    this.#agentOpen.promise.catch(() => {});
-    parts.qmp.onEvent(({ event, data }) => {
-      parts.log.debug("qmp event", { event });
-      if (event === "VSERPORT_CHANGE" && data["id"] === "agent-port" && data["open"] === true)
-        this.#agentOpen.resolve();
+    this.process = parts.process.identity;
+    this.ended = parts.process.ended;
+    const { qmp, machine, sharedMemory } = parts;
+    this.#hotplug = { qmp, machine, sharedMemory, slots: new SlotTable(machine) };
+    this.#agentOpen.promise.catch(() => undefined);
+    qmp.onEvent("VSERPORT_CHANGE", ({ id, open }) => {
+      if (id === AGENT_PORT_ID) this.#agentPortChanged(open);
     });
-    void parts.ended.then((end) => {
-      const how = end.signal ?? `exit status ${end.exitCode}`;
-      this.#agentOpen.reject(new HearthError("unavailable", `qemu ended (${how}): ${end.logTail}`));
+    void this.ended.then((end) => {
+      this.#end = end;
+      const error = endError("use VM", end);
+      this.#agentOpen.reject(error);
+      qmp.close(error);
     });
+  }
+
+  /** Listens for the agent's port from now on and asks for the VM's size. */
+  static async attach(parts: QemuParts, signal?: AbortSignal): Promise<Qemu> {
+    const qemu = new Qemu(parts);
+    await qemu.#readSize(signal);
+    return qemu;
+  }
+
+  /** Asks QEMU for everything we would know had we been there from its start. */
+  async refresh(signal?: AbortSignal): Promise<void> {
+    const { qmp } = this.#parts;
+    await readSlots(this.#hotplug, signal);
+    await this.#readSize(signal);
+    const agent = (await qmp.run("query-chardev", {}, { signal })).find(({ label }) => label === AGENT_CHARDEV_ID);
+    if (agent !== undefined) this.#agentPortChanged(agent["frontend-open"]);
   }
 
   get vcpus(): number {
-    return this.#vcpus;
+    return this.#size.vcpus;
   }
 
   get memoryMib(): number {
-    return this.#memoryMib;
+    return this.#size.memoryMib;
   }
 
   async runState(signal?: AbortSignal): Promise<VmRunState> {
-    const answer = await this.#parts.qmp.execute("query-status", {}, { signal });
-    const status = field(answer, "status");
-    if (status === "running") return "running";
-    if (status === "paused" || status === "prelaunch" || status === "postmigrate") return "paused";
-    return status === "inmigrate" ? "booting" : "ended";
+    if (this.#end !== undefined) return "ended";
+    const { status } = await this.#explained(
+      "get run state of VM",
+      this.#parts.qmp.run("query-status", {}, { signal }),
+    );
+    return runStateOf(status);
   }
 
   async agentReady(signal?: AbortSignal): Promise<void> {
-    const aborted = Promise.withResolvers<never>();
-    const onAbort = () => aborted.reject(signal?.reason);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    try {
-      await Promise.race([this.#agentOpen.promise, aborted.promise]);
-    } finally {
-      signal?.removeEventListener("abort", onAbort);
-    }
+    await withDeadline("agent port", this.#agentOpen.promise, { signal });
   }
 
   async pause(signal?: AbortSignal): Promise<void> {
-    await this.#parts.qmp.execute("stop", {}, { signal });
+    await this.#explained("pause VM", this.#parts.qmp.run("stop", {}, { signal }));
   }
 
   async resume(signal?: AbortSignal): Promise<void> {
-    await this.#parts.qmp.execute("cont", {}, { signal });
+    await this.#explained("resume VM", this.#parts.qmp.run("cont", {}, { signal }));
   }
 
   async save(options: SaveOptions, signal?: AbortSignal): Promise<void> {
-    const { qmp } = this.#parts;
-    const capabilities = [{ capability: "x-ignore-shared", state: options.ignoreShared }];
-    await qmp.execute("migrate-set-capabilities", { capabilities }, { signal });
-    await qmp.execute("migrate", { uri: `exec:cat > '${options.statePath}'` }, { signal });
-    for (;;) {
-      const status = field(await qmp.execute("query-migrate", {}, { signal }), "status");
-      if (status === "completed") return;
-      if (status === "failed" || status === "cancelled")
-        throw new HearthError("internal", `save VM: migration ${status}`);
-      await sleep(QEMU_SAVE_POLL_MS, signal);
-    }
+    await this.#explained("save VM", saveVm(this.#parts.qmp, options, signal));
   }
 
-  async addVcpus(count: number, signal?: AbortSignal): Promise<void> {
-    const answer = await this.#parts.qmp.execute("query-hotpluggable-cpus", {}, { signal });
-    const slots = Array.isArray(answer) ? answer.filter((slot) => field(slot, "qom-path") === undefined) : [];
-    if (slots.length < count) {
-      throw new HearthError("resource-exhausted", `add ${count} vCPUs: ${slots.length} slots are left`);
-    }
-    // The list is from the highest to the lowest.
-    for (const slot of slots.toReversed().slice(0, count)) {
-      const props = field(slot, "props");
-      const driver = field(slot, "type");
-      if (typeof driver !== "string" || typeof props !== "object") throw new HearthError("internal", "read CPU slots");
-      await this.#parts.qmp.execute("device_add", { driver, id: `cpu${this.#vcpus}`, ...props }, { signal });
-      this.#vcpus++;
-    }
+  async addVcpus(count: number, signal?: AbortSignal): Promise<readonly string[]> {
+    return await this.#plug("add vCPUs", () => plugVcpus(this.#hotplug, count, signal));
   }
 
-  async addMemory(mib: number, signal?: AbortSignal): Promise<void> {
-    if (mib <= 0 || mib % MEMORY_BLOCK_MIB !== 0) {
-      throw new HearthError("invalid-argument", `add memory: ${mib} MiB is no multiple of ${MEMORY_BLOCK_MIB}`);
-    }
-    const { qmp, options } = this.#parts;
-    const id = `mem${this.#nextMemory++}`;
-    const backend = options.sharedMemory
-      ? { "qom-type": "memory-backend-memfd", share: true }
-      : { "qom-type": "memory-backend-ram" };
-    await qmp.execute("object-add", { ...backend, id, size: mib * 1024 * 1024 }, { signal });
-    try {
-      await qmp.execute("device_add", { driver: "pc-dimm", id: `dimm-${id}`, memdev: id }, { signal });
-    } catch (error) {
-      await qmp.execute("object-del", { id }, { signal });
-      throw error;
-    }
-    this.#memoryMib += mib;
+  async addMemory(mib: number, signal?: AbortSignal): Promise<AddedDevice> {
+    return await this.#plug("add memory", () => plugMemory(this.#hotplug, mib, signal));
   }
 
   async addDevice(device: Device, signal?: AbortSignal): Promise<AddedDevice> {
-    switch (device.kind) {
-      case "nic":
-        return await this.#addNic(device, signal);
-      case "block":
-        return await this.#addBlock(device, signal);
-      default:
-        throw new HearthError("unimplemented", `add ${device.kind} to a running VM`);
-    }
+    return await this.#plug(`add ${device.kind}`, () => plugDevice(this.#hotplug, device, signal));
   }
 
-  async #addNic(device: Device & { kind: "nic" }, signal?: AbortSignal): Promise<AddedDevice> {
-    const { qmp } = this.#parts;
-    const [tap] = device.tapFds;
-    if (tap === undefined) throw new HearthError("invalid-argument", "add NIC: no tap");
-    const fdname = `tap-${device.id}`;
-    await qmp.execute("getfd", { fdname }, { signal, fds: [asFd(tap)] });
-    await qmp.execute("netdev_add", { type: "tap", id: `net-${device.id}`, fd: fdname }, { signal });
-    await qmp.execute(
-      "device_add",
-      { driver: "virtio-net-pci", id: device.id, netdev: `net-${device.id}`, mac: device.mac, host_mtu: device.mtu },
-      { signal },
-    );
-    return { id: device.id, pciPath: undefined };
+  async removeDevice(id: string, signal?: AbortSignal): Promise<void> {
+    await this.#plug(`remove device ${id}`, () => unplug(this.#hotplug, id, signal));
   }
 
-  async #addBlock(device: Device & { kind: "block" }, signal?: AbortSignal): Promise<AddedDevice> {
-    const { qmp } = this.#parts;
-    const node = `node-${device.id}`;
-    const file = { driver: "file", filename: device.path };
-    await qmp.execute(
-      "blockdev-add",
-      { driver: device.format, "node-name": node, "read-only": device.readOnly, file },
-      { signal },
-    );
-    await qmp.execute(
-      "device_add",
-      { driver: "virtio-blk-pci", id: device.id, drive: node, serial: device.id },
-      { signal },
-    );
-    return { id: device.id, pciPath: undefined };
-  }
-
-  async removeDevice(id: string, signal: AbortSignal = AbortSignal.timeout(10_000)): Promise<void> {
-    const gone = this.#parts.qmp.waitEvent(
-      ({ event, data }) => event === "DEVICE_DELETED" && data["device"] === id,
-      signal,
-    );
-    await this.#parts.qmp.execute("device_del", { id }, { signal });
-    await gone;
+  /** Gives up control: QEMU runs on, and whoever connects next has it. */
+  release(): void {
+    this.#disposed ??= Promise.resolve();
+    this.#parts.qmp.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -196,13 +138,69 @@ export class Qemu implements Hypervisor {
   }
 
   async #dispose(): Promise<void> {
-    this.#parts.child.kill(9);
-    await this.ended;
-    await this.#parts.qmp[Symbol.asyncDispose]();
+    await this.#parts.process[Symbol.asyncDispose]();
+    this.#parts.qmp.close();
+  }
+
+  async #plug<T>(step: string, work: () => Promise<T>): Promise<T> {
+    const turn = this.#plugging.then(async () => {
+      try {
+        return await work();
+      } finally {
+        // Also after a failure: some of several may be there.
+        if (this.#end === undefined) await this.#readSize().catch(() => undefined);
+      }
+    });
+    this.#plugging = turn.catch(() => undefined);
+    return await this.#explained(step, turn);
+  }
+
+  async #readSize(signal?: AbortSignal): Promise<void> {
+    this.#size = await querySize(this.#parts.qmp, signal);
+  }
+
+  /** When QMP broke because QEMU is ending, the error says how it ended. */
+  async #explained<T>(step: string, work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (thrown) {
+      if (!(thrown instanceof HearthError) || thrown.code !== "unavailable") throw thrown;
+      if (this.#parts.qmp.state.kind !== "closed") throw thrown;
+      const waiting = new AbortController();
+      const timeout = sleep(QEMU_END_WAIT_MS, waiting.signal).catch(() => undefined);
+      const end = await Promise.race([this.ended, timeout.then(() => undefined)]);
+      waiting.abort();
+      throw end === undefined ? thrown : endError(step, end, thrown);
+    }
+  }
+
+  #agentPortChanged(open: boolean): void {
+    if (open) {
+      this.#agentOpen.resolve();
+      return;
+    }
+    // Those who wait go on waiting; those who come now wait for the next opening.
+    const before = this.#agentOpen;
+    this.#agentOpen = Promise.withResolvers<void>();
+    this.#agentOpen.promise.then(before.resolve, before.reject);
   }
 }
 
-function field(value: unknown, name: string): unknown {
-  if (typeof value !== "object" || value === null) return undefined;
-  return new Map(Object.entries(value)).get(name);
+/** Source: QEMU qapi/run-state.json. */
+function runStateOf(status: string): VmRunState {
+  switch (status) {
+    case "running":
+    case "suspended":
+      return "running";
+    case "internal-error":
+    case "io-error":
+    case "guest-panicked":
+    case "watchdog":
+    case "shutdown":
+    case "colo":
+      return "failed";
+    default:
+      // debug, inmigrate, postmigrate, prelaunch, finish-migrate, paused, restore-vm, save-vm
+      return "paused";
+  }
 }

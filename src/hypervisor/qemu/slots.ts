@@ -46,7 +46,10 @@ export function hotplugPlaces(machine: MachineType): readonly PciPlace[] {
 export function bootPlace(machine: MachineType, index: number): PciPlace {
   const slot = FIRST_BOOT_SLOT + index;
   if (slot >= FIRST_HOTPLUG_SLOT) {
-    throw new HearthError("resource-exhausted", `place device ${index}: only ${FIRST_HOTPLUG_SLOT - FIRST_BOOT_SLOT} at boot`);
+    throw new HearthError(
+      "resource-exhausted",
+      `place device ${index}: only ${FIRST_HOTPLUG_SLOT - FIRST_BOOT_SLOT} at boot`,
+    );
   }
   return { bus: rootBus(machine), slot };
 }
@@ -71,7 +74,10 @@ export class SlotTable {
   take(deviceId: string): PciPlace {
     const free = this.#places.find((place) => !this.#isHeld(place));
     if (free === undefined) {
-      throw new HearthError("resource-exhausted", `plug device ${deviceId}: all ${this.#places.length} slots are taken`);
+      throw new HearthError(
+        "resource-exhausted",
+        `plug device ${deviceId}: all ${this.#places.length} slots are taken`,
+      );
     }
     this.hold(deviceId, free);
     return free;

@@ -38,6 +38,7 @@ export interface QmpArguments {
   };
   readonly "migrate-set-parameters": { readonly "max-bandwidth": number };
   readonly migrate: { readonly uri: string };
+  readonly migrate_cancel: NoArguments;
   readonly "migrate-incoming": { readonly uri: string };
 }
 export type QmpCommand = keyof QmpArguments;
@@ -93,6 +94,7 @@ export const QMP_RETURNS = {
   "migrate-set-capabilities": nothing,
   "migrate-set-parameters": nothing,
   migrate: nothing,
+  migrate_cancel: nothing,
   "migrate-incoming": nothing,
 } satisfies { readonly [Command in QmpCommand]: v.GenericSchema };
 
