@@ -111,11 +111,11 @@ export class Qemu implements Hypervisor {
   }
 
   async addVcpus(count: number, signal?: AbortSignal): Promise<readonly string[]> {
-    return await this.#plug("add vCPUs", () => plugVcpus(this.#hotplug, count, signal));
+    return await this.#plug("add vCPUs", () => this.#resize(() => plugVcpus(this.#hotplug, count, signal)));
   }
 
   async addMemory(mib: number, signal?: AbortSignal): Promise<AddedDevice> {
-    return await this.#plug("add memory", () => plugMemory(this.#hotplug, mib, signal));
+    return await this.#plug("add memory", () => this.#resize(() => plugMemory(this.#hotplug, mib, signal)));
   }
 
   async addDevice(device: Device, signal?: AbortSignal): Promise<AddedDevice> {
@@ -123,7 +123,7 @@ export class Qemu implements Hypervisor {
   }
 
   async removeDevice(id: string, signal?: AbortSignal): Promise<void> {
-    await this.#plug(`remove device ${id}`, () => unplug(this.#hotplug, id, signal));
+    await this.#plug(`remove device ${id}`, () => this.#resize(() => unplug(this.#hotplug, id, signal)));
   }
 
   /** Gives up control: QEMU runs on, and whoever connects next has it. */
@@ -143,16 +143,18 @@ export class Qemu implements Hypervisor {
   }
 
   async #plug<T>(step: string, work: () => Promise<T>): Promise<T> {
-    const turn = this.#plugging.then(async () => {
-      try {
-        return await work();
-      } finally {
-        // Also after a failure: some of several may be there.
-        if (this.#end === undefined) await this.#readSize().catch(() => undefined);
-      }
-    });
+    const turn = this.#plugging.then(work);
     this.#plugging = turn.catch(() => undefined);
     return await this.#explained(step, turn);
+  }
+
+  /** The size is read again after a failure too: some of several may be there. */
+  async #resize<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } finally {
+      await this.#readSize().catch(() => undefined);
+    }
   }
 
   async #readSize(signal?: AbortSignal): Promise<void> {
