@@ -1,13 +1,12 @@
 /** Lays out the guest's root file system and packs it as an erofs image that depends on nothing but its files. */
-import { chmod, cp, lstat, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, cp, lstat, mkdir, readdir, readFile, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { basename, dirname, join, relative } from "node:path";
 import { HearthError } from "../src/errors.ts";
 import { run } from "./command.ts";
-import { parseElf, readInterpreter, readNeeded } from "./elf.ts";
+import { alignUp, parseElf, readInterpreter, readNeeded } from "./elf.ts";
 
 /** A constant, so that equal trees make equal images. */
-const IMAGE_UUID = "6865-6172-7468";
-const UUID = `00000000-0000-4000-8000-${IMAGE_UUID.replaceAll("-", "")}`;
+const UUID = "00000000-0000-4000-8000-686561727468";
 
 /** Applets that something in the guest calls by path or name; the shell finds all others itself. */
 const APPLETS: readonly string[] = [
@@ -151,11 +150,21 @@ async function layOutRehearsal(directory: string, busybox: string): Promise<void
   for (const name of ["sh", "true", "cat", "echo"]) await symlink("busybox", join(rootfs, "bin", name));
 }
 
-/** Sets every mode, whatever the umask was, and packs. */
+/**
+ * The image is mapped into guest memory: a memory device has to be a multiple of 2 MiB.
+ * Source: the kernel's include/linux/mmzone.h, SUBSECTION_SIZE.
+ */
+export const IMAGE_ALIGNMENT_BYTES = 2 * 1024 * 1024;
+
+/**
+ * Sets every mode, whatever the umask was, and packs. Neither compressed nor with file tails inside inodes: then the
+ * guest can map every file directly (DAX) instead of copying it into its own page cache.
+ */
 export async function packImage(root: string, image: string): Promise<void> {
   await setModes(root, "");
   await rm(image, { force: true });
-  await run(["mkfs.erofs", "--quiet", "-T0", `-U${UUID}`, "--all-root", "-x-1", image, root]);
+  await run(["mkfs.erofs", "--quiet", "-T0", "-Enoinline_data", `-U${UUID}`, "--all-root", "-x-1", image, root]);
+  await truncate(image, alignUp((await stat(image)).size, IMAGE_ALIGNMENT_BYTES));
 }
 
 async function setModes(root: string, path: string): Promise<void> {

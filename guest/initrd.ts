@@ -1,8 +1,8 @@
-/** Packs the small initrd that mounts the root image: busybox, the modules for that, and init. */
+/** Packs the small initrd that mounts the root image: busybox, the drivers that a boot needs, and init. */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type CpioEntry, writeCpio } from "./cpio.ts";
-import { BOOT_MODULES } from "./module-list.ts";
+import { INITRD_MODULES } from "./module-list.ts";
 import { type ModuleSource, resolveModules, withoutSignature } from "./modules.ts";
 
 export interface InitrdContents {
@@ -16,7 +16,7 @@ export interface InitrdContents {
 export async function makeInitrd(contents: InitrdContents): Promise<Uint8Array<ArrayBuffer>> {
   const { modules, kernelVersion } = contents;
   const directory = `lib/modules/${kernelVersion}`;
-  const paths = resolveModules(BOOT_MODULES, modules.table, modules.builtin, modules.soft);
+  const paths = resolveModules(INITRD_MODULES, modules.table, modules.builtin, modules.soft);
   const files: CpioEntry[] = [
     { type: "file", path: "init", mode: 0o755, data: await readFile(contents.init) },
     { type: "file", path: "bin/busybox", mode: 0o755, data: await readFile(contents.busybox) },
@@ -35,7 +35,7 @@ function dependencyLines(modules: ModuleSource, paths: readonly string[]): strin
 }
 
 function directoriesOf(files: readonly CpioEntry[]): readonly CpioEntry[] {
-  const paths = new Set<string>(["dev", "proc", "root"]);
+  const paths = new Set<string>(["dev", "etc", "proc", "root"]);
   for (const file of files) {
     for (let path = dirname(file.path); path !== "."; path = dirname(path)) paths.add(path);
   }

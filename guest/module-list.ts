@@ -1,9 +1,25 @@
 /** Names of the kernel modules that go into the guest, grouped by what they are for. Dependencies are added by depmod's table. */
 
-/** Loaded by the initrd, in one modprobe: what it takes to mount the root and to open the agent's port. */
-export const BOOT_MODULES: readonly string[] = ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_intel", "erofs"];
+/**
+ * In the initrd, whose init loads in one modprobe: the bus, the agent's port, the root's file system, the root's driver
+ * (virtio_pmem or virtio_blk), and those that the host names on the kernel's command line.
+ */
+export const INITRD_MODULES: readonly string[] = [
+  "virtio_pci",
+  "virtio_console",
+  "virtio_blk",
+  "virtio_pmem",
+  "nd_pmem",
+  "crc32c_intel",
+  "erofs",
+  "virtio_rng",
+  "virtio_net",
+  "9p",
+  "9pnet_virtio",
+  "virtiofs",
+];
 
-/** On the image: loaded when their device is there (by modalias), when the agent asks, or by the kernel on first use. */
+/** On the image: loaded when the agent asks, or by the kernel on first use. */
 export const IMAGE_MODULES: Readonly<Record<string, readonly string[]>> = {
   virtio: [
     "virtio_pci",
@@ -210,5 +226,5 @@ export const IMAGE_MODULES: Readonly<Record<string, readonly string[]>> = {
 };
 
 export function imageModuleNames(): readonly string[] {
-  return [...new Set([...BOOT_MODULES, ...Object.values(IMAGE_MODULES).flat()])].sort();
+  return [...new Set([...INITRD_MODULES, ...Object.values(IMAGE_MODULES).flat()])].sort();
 }

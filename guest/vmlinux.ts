@@ -75,8 +75,10 @@ export function pvhEntry(vmlinux: Uint8Array): number | undefined {
 }
 
 /**
- * The same kernel with each segment's trailing zeros cut from the file (the kernel's bss is stored in full there), and
- * without section headers and whatever follows the segments. A third smaller, and loaded that much faster.
+ * The same kernel with each segment's trailing zeros cut (its bss is stored in full there), and without section headers
+ * and whatever follows the segments: a third smaller, and loaded that much faster. A segment's size in memory is cut as
+ * well, so that QEMU does not write those zeros into guest memory: that is zero when a VM starts, and the kernel clears
+ * its own bss. 4 MiB of scratch space that only a host with encrypted memory uses stay untouched.
  */
 export function trimVmlinux(vmlinux: Uint8Array): Uint8Array<ArrayBuffer> {
   const elf = parseElf(vmlinux);
@@ -89,7 +91,8 @@ export function trimVmlinux(vmlinux: Uint8Array): Uint8Array<ArrayBuffer> {
   for (const segment of loadSegments(elf)) {
     let fileBytes = segment.fileBytes;
     while (fileBytes > 0 && vmlinux[segment.offset + fileBytes - 1] === 0) fileBytes--;
-    view.setBigUint64(segment.headerOffset + 32, BigInt(fileBytes), true);
+    view.setBigUint64(segment.headerOffset + 32, BigInt(fileBytes), true); // p_filesz
+    view.setBigUint64(segment.headerOffset + 40, BigInt(fileBytes), true); // p_memsz
     end = Math.max(end, segment.offset + fileBytes);
   }
   const trimmed = new Uint8Array(vmlinux.subarray(0, end));
