@@ -1,0 +1,127 @@
+/** A containerd of a test's own: own root, state and socket, one image made from busybox-static, no network. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { makeImageArchive } from "./busybox.ts";
+import { processesUsing } from "./leftovers.ts";
+import { mustRunProgram, PATH, type ProgramOptions, type ProgramResult, runProgram } from "./program.ts";
+
+export const TEST_IMAGE = "hearth.test/busybox:latest";
+const NAMESPACE = "hearth-test";
+/** Plug-ins that need kernel modules or daemons which a test has no use for. */
+const DISABLED_PLUGINS = [
+  "io.containerd.grpc.v1.cri",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing",
+];
+/** What containerd says when its socket answers. */
+const BOOTED = "containerd successfully booted";
+const START_TIMEOUT_MS = 30_000;
+const STOP_TIMEOUT_MS = 10_000;
+
+export interface Containerd extends AsyncDisposable {
+  readonly socket: string;
+  readonly namespace: string;
+  /** Runs `ctr` in the test's namespace. */
+  ctr(args: readonly string[], options?: ProgramOptions): Promise<ProgramResult>;
+  /** As `ctr`, failing for any status but 0. */
+  mustCtr(args: readonly string[], options?: ProgramOptions): Promise<ProgramResult>;
+  /** What containerd and its shims logged. */
+  log(): string;
+}
+
+/** `env` is what runtimes see that containerd starts. `dir` is the caller's and removed by it. */
+export async function startContainerd(dir: string, env: Readonly<Record<string, string>> = {}): Promise<Containerd> {
+  mkdirSync(dir, { recursive: true });
+  const socket = join(dir, "c.sock");
+  const config = join(dir, "containerd.toml");
+  const logPath = join(dir, "containerd.log");
+  writeFileSync(
+    config,
+    [
+      "version = 2",
+      `root = ${JSON.stringify(join(dir, "root"))}`,
+      `state = ${JSON.stringify(join(dir, "state"))}`,
+      `disabled_plugins = ${JSON.stringify(DISABLED_PLUGINS)}`,
+      "[grpc]",
+      `address = ${JSON.stringify(socket)}`,
+      "[debug]",
+      'level = "debug"',
+      "",
+    ].join("\n"),
+  );
+  const child = Bun.spawn(["containerd", "--config", config], {
+    env: { PATH, TMPDIR: dir, ...env },
+    cwd: "/",
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  const booted = Promise.withResolvers<void>();
+  const drained = drainLog(child.stderr, logPath, booted.resolve);
+  const timer = setTimeout(() => booted.reject(new Error("containerd did not boot in time")), START_TIMEOUT_MS);
+  child.exited.then((status) => booted.reject(new Error(`containerd ended with status ${status}`)));
+  const log = (): string => readFileSync(logPath, "utf8");
+  const base = ["ctr", "--address", socket, "--namespace", NAMESPACE];
+  const stop = async (): Promise<void> => {
+    if (child.exitCode === null) await removeContainers(base);
+    child.kill("SIGTERM");
+    const killer = setTimeout(() => child.kill("SIGKILL"), STOP_TIMEOUT_MS);
+    await child.exited;
+    clearTimeout(killer);
+    // A shim that outlived its container holds the pipe; it is reported by whoever looks for leftovers.
+    await Promise.race([drained, Bun.sleep(processesUsing(dir).length === 0 ? STOP_TIMEOUT_MS : 0)]);
+  };
+  try {
+    await booted.promise;
+  } catch (thrown) {
+    await stop();
+    throw new Error(`${thrown}\n${log()}`, { cause: thrown });
+  } finally {
+    clearTimeout(timer);
+  }
+  const containerd: Containerd = {
+    socket,
+    namespace: NAMESPACE,
+    ctr: (args, options) => runProgram([...base, ...args], options),
+    mustCtr: (args, options) => mustRunProgram([...base, ...args], options),
+    log,
+    [Symbol.asyncDispose]: stop,
+  };
+  try {
+    const archive = join(dir, "image.tar");
+    await makeImageArchive(archive, TEST_IMAGE, join(dir, "image"));
+    await containerd.mustCtr(["images", "import", archive]);
+  } catch (thrown) {
+    await stop();
+    throw thrown;
+  }
+  return containerd;
+}
+
+async function drainLog(stream: ReadableStream<Uint8Array>, path: string, onBooted: () => void): Promise<void> {
+  const writer = Bun.file(path).writer();
+  const decoder = new TextDecoder();
+  let seen = "";
+  for await (const chunk of stream) {
+    writer.write(chunk);
+    await writer.flush();
+    if (seen.includes(BOOTED)) continue;
+    seen += decoder.decode(chunk, { stream: true });
+    if (seen.includes(BOOTED)) onBooted();
+  }
+  await writer.end();
+}
+
+/** A test that failed half-way leaves containers; a shim would keep running and its mounts stay. */
+async function removeContainers(base: readonly string[]): Promise<void> {
+  const { stdout } = await runProgram([...base, "containers", "list", "--quiet"]);
+  for (const id of stdout.split("\n").filter((line) => line !== "")) {
+    await runProgram([...base, "tasks", "kill", "--signal", "SIGKILL", id]);
+    await runProgram([...base, "tasks", "delete", "--force", id]);
+    await runProgram([...base, "containers", "delete", id]);
+  }
+}
