@@ -53,25 +53,39 @@ export interface Hearth {
   bundle(options: BundleOptions): Promise<string>;
 }
 
+/** For tests that share one: `close` removes everything and fails for what was left; the caller calls it once. */
+export interface OpenHearth {
+  readonly hearth: Hearth;
+  /** The ends of the logs of every VM there is, for a test that failed. */
+  describe(): string;
+  close(): Promise<void>;
+}
+
+export function openHearth(options: HearthOptions = {}): OpenHearth {
+  const directory = scratch();
+  const hearth = makeHearth(directory.dir, options);
+  return {
+    hearth,
+    describe: () => describeVms(hearth.runDir),
+    close: async () => {
+      const left = await cleanUp(directory.dir, hearth.runDir);
+      if (left.length > 0) throw new Error(`left behind:\n${left.map((line) => `  ${line}`).join("\n")}`);
+    },
+  };
+}
+
 /** Runs `body`; afterwards fails for anything left, and always removes it. */
 export async function withHearth(options: HearthOptions, body: (hearth: Hearth) => Promise<void>): Promise<void> {
-  using directory = scratch();
-  const hearth = makeHearth(directory.dir, options);
-  let failed = true;
+  const opened = openHearth(options);
   try {
-    await body(hearth);
-    failed = false;
-  } finally {
-    if (failed) process.stderr.write(describeVms(hearth.runDir));
-    const left = await cleanUp(directory.dir, hearth.runDir);
-    if (left.length > 0) {
-      const text = `left behind:\n${left.map((line) => `  ${line}`).join("\n")}`;
-      // The first failure is the one to read.
-      if (failed) process.stderr.write(`${text}\n`);
-      // biome-ignore lint/correctness/noUnsafeFinally: only when nothing else was thrown
-      else throw new Error(text);
-    }
+    await body(opened.hearth);
+  } catch (thrown) {
+    process.stderr.write(opened.describe());
+    // The first failure is the one to read.
+    await opened.close().catch((left: unknown) => process.stderr.write(`${left}\n`));
+    throw thrown;
   }
+  await opened.close();
 }
 
 function makeHearth(dir: string, options: HearthOptions): Hearth {
