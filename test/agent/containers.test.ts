@@ -1,7 +1,6 @@
 /** The agent with real crun on the host: life of containers and exec processes, their streams, ends and errors. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { execFailureOf } from "../../src/agent/exec-failure.ts";
 import { type HostAgent, readAll, startHostAgent } from "./host-agent.ts";
 
 let agent: HostAgent;
