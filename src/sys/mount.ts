@@ -27,8 +27,15 @@ const AT_FDCWD = -100n;
 const AT_RECURSIVE = 0x8000n;
 const AT_SYMLINK_NOFOLLOW = 0x100n;
 const AT_REMOVEDIR = 0x200;
+const AT_EMPTY_PATH = 0x1000n;
+const OPEN_TREE_CLONE = 1n;
+const MOVE_MOUNT_F_EMPTY_PATH = 4n;
+/** struct mount_attr: attr_set, attr_clr, propagation, userns_fd, 64 bits each. */
+const MOUNT_ATTR_BYTES = 32;
 const MOUNT_ATTR_RDONLY = 1n;
 /** Source: asm/unistd_64.h; glibc has names for them only since 2.36 or not at all. */
+const SYS_OPEN_TREE = 428n;
+const SYS_MOVE_MOUNT = 429n;
 const SYS_OPENAT2 = 437n;
 const SYS_MOUNT_SETATTR = 442n;
 /** Source: linux/openat2.h: no other mount, no magic link, no symbolic link, nothing above the directory. */
@@ -40,7 +47,7 @@ const libc = lazyLibc({
   unlinkat: { args: ["i32", "ptr", "i32"], returns: "i32" },
   syscall: { args: ["i64", "i64", "ptr", "ptr", "i64", "i64"], returns: "i64" },
 });
-const setattrLibc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "ptr", "i64"], returns: "i64" } });
+const mountLibc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "ptr", "i64"], returns: "i64" } });
 
 export interface MountOptions {
   /** Device, directory, tag or, for file systems without one, a name shown in mountinfo. */
@@ -71,27 +78,62 @@ export interface BindOptions {
   readonly recursive?: boolean;
   /** Read-only, including the mounts below when recursive. Default false. */
   readonly readOnly?: boolean;
+  /**
+   * What is mounted below the source later appears, but nothing goes the other way. Without it, where the source is
+   * shared, unmounting what came along with it here unmounts it there. Default false.
+   */
+  readonly slave?: boolean;
 }
 
-/** Makes `source` appear at the existing `target` too. When it cannot be made read-only it is taken away again. */
+/** Makes `source` appear at the existing `target` too; read-only and cut off from its source from its first moment. */
 export function bindMount(source: string, target: string, options: BindOptions = {}): void {
   const recursive = options.recursive === true;
-  mount({ source, target, flags: MS_BIND | (recursive ? MS_REC : 0) });
-  if (options.readOnly !== true) return;
-  try {
-    setReadOnly(target, recursive);
-  } catch (thrown) {
-    unmount(target, { detach: true });
-    throw thrown;
-  }
+  if (options.readOnly === true || options.slave === true) bindChanged(source, target, options);
+  else mount({ source, target, flags: MS_BIND | (recursive ? MS_REC : 0) });
+}
+
+/**
+ * The copy is changed before it is anywhere: where the target is shared, its copies in other mounts and namespaces take
+ * the flags they are born with, and a later change of ours would not reach them.
+ */
+function bindChanged(source: string, target: string, options: BindOptions): void {
+  const message = `mount ${source} on ${target}`;
+  const deep = options.recursive === true ? AT_RECURSIVE : 0n;
+  const { syscall } = mountLibc();
+  const opened = syscall(
+    SYS_OPEN_TREE,
+    AT_FDCWD,
+    cString(source),
+    OPEN_TREE_CLONE | BigInt(O_CLOEXEC) | deep,
+    null,
+    0n,
+  );
+  if (opened < 0n) throw new SystemError(lastErrno(), message);
+  using tree = new OwnedFd(asFd(Number(opened)));
+  const here = BigInt(tree.fd);
+  const { bytes, view } = struct(MOUNT_ATTR_BYTES);
+  view.setBigUint64(0, options.readOnly === true ? MOUNT_ATTR_RDONLY : 0n, true);
+  view.setBigUint64(16, options.slave === true ? BigInt(MS_SLAVE) : 0n, true);
+  const size = BigInt(MOUNT_ATTR_BYTES);
+  const changed = syscall(SYS_MOUNT_SETATTR, here, cString(""), AT_EMPTY_PATH | deep, bytes, size);
+  if (changed < 0n) throw new SystemError(lastErrno(), message);
+  const moved = syscall(SYS_MOVE_MOUNT, here, cString(""), AT_FDCWD, cString(target), MOVE_MOUNT_F_EMPTY_PATH);
+  if (moved < 0n) throw new SystemError(lastErrno(), message);
 }
 
 /** Makes an existing mount read-only without touching its other flags or other mounts of the same file system. */
 export function setReadOnly(target: string, recursive: boolean): void {
-  const { bytes, view } = struct(32);
+  const { bytes, view } = struct(MOUNT_ATTR_BYTES);
   view.setBigUint64(0, MOUNT_ATTR_RDONLY, true);
   const flags = AT_SYMLINK_NOFOLLOW | (recursive ? AT_RECURSIVE : 0n);
-  const result = setattrLibc().syscall(SYS_MOUNT_SETATTR, AT_FDCWD, cString(target), flags, bytes, 32n);
+  const result = mountLibc().syscall(
+    SYS_MOUNT_SETATTR,
+    AT_FDCWD,
+    cString(target),
+    flags,
+    bytes,
+    BigInt(MOUNT_ATTR_BYTES),
+  );
   if (result < 0n) throw new SystemError(lastErrno(), `make mount ${target} read-only`);
 }
 

@@ -102,6 +102,32 @@ describe("bindMount", () => {
     expect(existsSync(join(plain, "inner", "f"))).toBe(false);
   });
 
+  test("read-only is read-only in every copy of a shared target", () => {
+    const source = makeDir("source");
+    const shared = makeDir("shared");
+    bindMount(shared, shared);
+    makePrivate(shared);
+    makeShared(shared);
+    const peer = makeDir("peer");
+    bindMount(shared, peer);
+    bindMount(source, makeDir("shared", "in"), { readOnly: true });
+    expect(() => writeFileSync(join(peer, "in", "f"), "")).toThrow("EROFS");
+  });
+
+  test("slave: what came along is unmounted here only", () => {
+    const source = makeDir("source");
+    bindMount(source, source);
+    makePrivate(source);
+    makeShared(source);
+    mount({ source: "hearth", target: makeDir("source", "inner"), type: "tmpfs" });
+    writeFileSync(join(source, "inner", "f"), "kept");
+    const target = makeDir("target");
+    bindMount(source, target, { recursive: true, slave: true });
+    expect(readFileSync(join(target, "inner", "f"), "utf8")).toBe("kept");
+    unmountTree(target, { detach: true });
+    expect(readFileSync(join(source, "inner", "f"), "utf8")).toBe("kept");
+  });
+
   test("binds a file", () => {
     writeFileSync(join(dir, "a"), "content");
     writeFileSync(join(dir, "b"), "");
