@@ -83,12 +83,8 @@ export const ORPHAN_EXIT_TIMEOUT_MS = 10_000;
 export const GUEST_UNPACK_TIMEOUT_MS = 120_000;
 /** Descriptors in one message over a unix socket. Source: unix(7), SCM_MAX_FD is 253; we never pass more than a few. */
 export const FDS_PER_MESSAGE_MAX = 16;
-/** Milliseconds between attempts to connect to a process of ours that is starting; it takes about 20. */
-export const QEMU_CONNECT_RETRY_MS = 3;
 /** Bytes of QEMU's log and of the guest's console that go into an error. */
 export const QEMU_LOG_TAIL_BYTES = 2048;
-/** Milliseconds between looks at a migration; a saved template takes 7. */
-export const QEMU_SAVE_POLL_MS = 2;
 /** Milliseconds a step of a starting sandbox process may take beyond the boot time before its spawner ends it: its own, better explained deadline comes first. */
 export const SANDBOX_STEP_MARGIN_MS = 5_000;
 /** Milliseconds a sandbox process gets to end its VM after TERM: the agent's and QEMU's time to end, and the unmounting. */
@@ -180,3 +176,5 @@ export const MIGRATION_BANDWIDTH = 64 * 1024 * 1024 * 1024;
 export const QEMU_VERSION_TIMEOUT_MS = 5_000;
 /** Connections waiting for QEMU or virtiofsd to accept: each serves one client. */
 export const DEVICE_SOCKET_BACKLOG = 4;
+/** Milliseconds for `virtiofsd --version`. */
+export const VIRTIOFSD_VERSION_TIMEOUT_MS = 5_000;

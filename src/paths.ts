@@ -18,8 +18,11 @@ export interface VmPaths {
   readonly consoleLog: string;
   readonly qemuLog: string;
   readonly sandboxLog: string;
-  /** The shared directory; a shared mount, containers appear in it by bind mount. */
+  readonly virtiofsdLog: string;
+  /** The shared directory as the host fills it; a shared mount, containers appear in it by bind mount. */
   readonly shared: string;
+  /** The same as the guest gets it: nothing can be made or removed in it, only in what is mounted below. */
+  readonly served: string;
 }
 
 export function vmPaths(runDir: string, vmId: string): VmPaths {
@@ -35,7 +38,9 @@ export function vmPaths(runDir: string, vmId: string): VmPaths {
     consoleLog: join(dir, "console.log"),
     qemuLog: join(dir, "qemu.log"),
     sandboxLog: join(dir, "sandbox.log"),
+    virtiofsdLog: join(dir, "virtiofsd.log"),
     shared: join(dir, "shared"),
+    served: join(dir, "served"),
   };
 }
 

@@ -71,6 +71,13 @@ export class Sandbox {
       dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
       void this.end("qemu ended");
     });
+    void this.vm.shared.failed.then(async (failure) => {
+      // It ends with QEMU too, and then QEMU's end is the reason.
+      const runState = await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS)).catch(() => "ended");
+      if (this.#state.kind === "ending" || runState === "ended") return;
+      dependencies.log.error("shared directory failed", { error: failure.message });
+      void this.end("shared directory failed");
+    });
   }
 
   /** The process does not exit before this answer was given; bounded by FAREWELL_TIMEOUT_MS. */

@@ -1,24 +1,24 @@
-/** The directory a VM shares with its host: a shared mount, served by virtiofsd or by QEMU's own 9p server. */
-import { closeSync, mkdirSync, openSync, statSync, writeFileSync } from "node:fs";
+/** The directory a VM shares with its host: paths of the host appear in it by bind mount, served by virtiofsd or by QEMU's 9p. */
+import { closeSync, mkdirSync, openSync, rmdirSync, type Stats, statSync, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { HearthError } from "../errors.ts";
-import { QEMU_CONNECT_RETRY_MS } from "../limits.ts";
-import type { Log } from "../log.ts";
+import { HearthError, isErrnoException, isNotFound, toHearthError } from "../errors.ts";
+import { type Log, silentLog } from "../log.ts";
 import type { VmPaths } from "../paths.ts";
-import { asFd } from "../sys/fd.ts";
-import { bindMount, makeShared, unmountTree } from "../sys/mount.ts";
-import { type ChildProcess, describeExit, spawnProcess, terminate } from "../sys/process.ts";
-import { identifyProcess, type ProcessIdentity } from "../sys/process-identity.ts";
-import { sleep } from "../util/wait.ts";
+import { bindMount, makePrivate, makeShared, setReadOnly, unmount, unmountTree } from "../sys/mount.ts";
+import type { ProcessIdentity } from "../sys/process-identity.ts";
+import { startVirtiofsd, type Virtiofsd } from "./virtiofsd.ts";
 
 export const SHARED_DIRECTORY_TAG = "hearthShared";
 
+export type SharedDirectoryPaths = Pick<VmPaths, "shared" | "served" | "virtiofsdSocket" | "virtiofsdLog">;
+
 export interface SharedDirectoryOptions {
-  readonly paths: VmPaths;
+  readonly paths: SharedDirectoryPaths;
   readonly sharedFs: "virtio-fs" | "virtio-9p";
+  /** For virtio-fs only. */
   readonly virtiofsdPath: string;
-  readonly log: Log;
-  readonly signal: AbortSignal;
+  readonly log?: Log;
+  readonly signal?: AbortSignal;
 }
 
 /** The device as hypervisor/ takes it. */
@@ -26,8 +26,16 @@ export type SharedDirectoryDevice =
   | { readonly kind: "shared-directory-virtio-fs"; readonly tag: string; readonly socketPath: string }
   | { readonly kind: "shared-directory-9p"; readonly tag: string; readonly path: string; readonly readOnly: boolean };
 
-/** A host path that appears in the shared directory until this is disposed. */
+export interface ExposeOptions {
+  /** The guest cannot write, whatever its own mount says. Default false. */
+  readonly readOnly?: boolean;
+  /** With what is mounted below the path. Default true; without effect on a file. */
+  readonly recursive?: boolean;
+}
+
+/** A host path that appears in the shared directory until this is disposed of. */
 export interface ExposedPath extends AsyncDisposable {
+  /** Where, from the shared directory's root. */
   readonly relativePath: string;
 }
 
@@ -36,106 +44,172 @@ export interface SharedDirectory extends AsyncDisposable {
   /** Options for the guest's mount of the tag. */
   readonly guestMountOptions: readonly string[];
   readonly processes: readonly ProcessIdentity[];
-  /** Makes a directory or file of the host appear at `relativePath`, changes visible both ways. */
-  expose(hostPath: string, relativePath: string): Promise<ExposedPath>;
+  /** Resolves when what serves the directory has ended although nobody disposed of it, with the reason. Never rejects. */
+  readonly failed: Promise<HearthError>;
+  /**
+   * Makes a path of the host appear at `relativePath`, a new name in the shared directory, for the guest at once.
+   * "not-found" without the path, "already-exists" for a taken name, "invalid-argument" for one that leads elsewhere.
+   */
+  expose(hostPath: string, relativePath: string, options?: ExposeOptions): Promise<ExposedPath>;
 }
 
-/** Makes `paths.shared` a shared mount, and starts virtiofsd where it is asked for. */
+/** The directory is ready and can be given to QEMU. The caller owns it; nothing is left when this fails. */
 export async function openSharedDirectory(options: SharedDirectoryOptions): Promise<SharedDirectory> {
-  const { shared } = options.paths;
+  const { paths } = options;
   await using undo = new AsyncDisposableStack();
-  mkdirSync(shared, { recursive: true, mode: 0o755 });
-  bindMount(shared, shared);
-  undo.defer(() => void unmountTree(shared, { detach: true }));
-  // A daemon in a mount namespace of its own sees later bind mounts only through a shared mount.
-  makeShared(shared);
+  makeDirectories(paths, undo);
   if (options.sharedFs === "virtio-9p") {
-    const device = { kind: "shared-directory-9p", tag: SHARED_DIRECTORY_TAG, path: shared, readOnly: false } as const;
-    return new OpenSharedDirectory(shared, device, GUEST_9P_OPTIONS, [], undo.move());
+    const device = {
+      kind: "shared-directory-9p",
+      tag: SHARED_DIRECTORY_TAG,
+      path: paths.served,
+      readOnly: false,
+    } as const;
+    return new OpenSharedDirectory(paths.shared, device, undefined, undo.move());
   }
-  const daemon = await startVirtiofsd(options);
-  undo.defer(async () => void (await terminate(daemon, { graceMs: 0 })));
-  const device = {
-    kind: "shared-directory-virtio-fs",
-    tag: SHARED_DIRECTORY_TAG,
-    socketPath: options.paths.virtiofsdSocket,
-  } as const;
-  return new OpenSharedDirectory(shared, device, [], [identifyProcess(daemon.pid)], undo.move());
+  const daemon = undo.use(
+    await startVirtiofsd({
+      path: options.virtiofsdPath,
+      directory: paths.served,
+      socket: paths.virtiofsdSocket,
+      log: paths.virtiofsdLog,
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    }),
+  );
+  (options.log ?? silentLog).debug("virtiofsd started", { pid: daemon.identity.pid });
+  const socketPath = paths.virtiofsdSocket;
+  const device = { kind: "shared-directory-virtio-fs", tag: SHARED_DIRECTORY_TAG, socketPath } as const;
+  return new OpenSharedDirectory(paths.shared, device, daemon, undo.move());
 }
 
-/** Source: Linux Documentation/filesystems/9p.rst. */
-const GUEST_9P_OPTIONS = ["trans=virtio", "version=9p2000.L", "msize=262144", "cache=mmap", "access=any"];
+/**
+ * `shared` is a shared mount of its own, so that a bind mount made in it later appears in `served` and in the mount
+ * namespace of a daemon that was started before. `served` is the same directory read-only: could the guest make a
+ * symbolic link where we make our next mount point, root on the host would follow it.
+ */
+function makeDirectories(paths: SharedDirectoryPaths, undo: AsyncDisposableStack): void {
+  for (const path of [paths.shared, paths.served]) {
+    try {
+      mkdirSync(path, { recursive: true, mode: 0o755 });
+    } catch (thrown) {
+      throw toHearthError(thrown, `make shared directory ${path}`);
+    }
+  }
+  bindMount(paths.shared, paths.shared);
+  undo.defer(() => void unmountTree(paths.shared, { detach: true }));
+  // First private: where the mount it lies in is shared, ours would show up in that one's other places too.
+  makePrivate(paths.shared);
+  makeShared(paths.shared);
+  bindMount(paths.shared, paths.served);
+  undo.defer(() => void unmountTree(paths.served, { detach: true }));
+  setReadOnly(paths.served, false);
+}
+
+/**
+ * access=any: the server acts as root for everybody, and the guest's kernel checks permissions, as on a disk.
+ * cache=mmap: without it no shared mapping is possible. Source: Linux Documentation/filesystems/9p.rst.
+ */
+const GUEST_9P_OPTIONS = ["trans=virtio", "version=9p2000.L", "msize=262144", "cache=mmap", "access=any"] as const;
 
 class OpenSharedDirectory implements SharedDirectory {
   readonly device: SharedDirectoryDevice;
   readonly guestMountOptions: readonly string[];
   readonly processes: readonly ProcessIdentity[];
+  readonly failed: Promise<HearthError>;
   readonly #path: string;
   readonly #undo: AsyncDisposableStack;
+  readonly #exposed = new Set<string>();
+  #disposed = false;
 
-  constructor(
-    path: string,
-    device: SharedDirectoryDevice,
-    guestMountOptions: readonly string[],
-    processes: readonly ProcessIdentity[],
-    undo: AsyncDisposableStack,
-  ) {
+  constructor(path: string, device: SharedDirectoryDevice, daemon: Virtiofsd | undefined, undo: AsyncDisposableStack) {
     this.#path = path;
-    this.device = device;
-    this.guestMountOptions = guestMountOptions;
-    this.processes = processes;
     this.#undo = undo;
+    this.device = device;
+    this.guestMountOptions = daemon === undefined ? GUEST_9P_OPTIONS : [];
+    this.processes = daemon === undefined ? [] : [daemon.identity];
+    this.failed = new Promise((resolve) => {
+      void daemon?.ended.then((how) => {
+        if (!this.#disposed)
+          resolve(new HearthError("unavailable", `serve shared directory: virtiofsd has ended: ${how}`));
+      });
+    });
   }
 
-  async expose(hostPath: string, relativePath: string): Promise<ExposedPath> {
+  async expose(hostPath: string, relativePath: string, options: ExposeOptions = {}): Promise<ExposedPath> {
+    if (this.#disposed) throw new HearthError("failed-precondition", `expose ${hostPath}: shared directory is closed`);
+    assertRelativePath(relativePath, this.#exposed);
+    const isDirectory = statPath(hostPath).isDirectory();
     const target = join(this.#path, relativePath);
-    const isDirectory = statSync(hostPath).isDirectory();
-    mkdirSync(isDirectory ? target : dirname(target), { recursive: true, mode: 0o755 });
-    if (!isDirectory) writeFileSync(target, "");
-    bindMount(hostPath, target, { recursive: isDirectory });
-    return {
-      relativePath,
-      async [Symbol.asyncDispose]() {
-        unmountTree(target, { detach: true });
-      },
-    };
+    await using undo = new AsyncDisposableStack();
+    makeMountPoint(this.#path, target, isDirectory, undo);
+    const recursive = isDirectory && options.recursive !== false;
+    bindMount(hostPath, target, { recursive, readOnly: options.readOnly === true, slave: true });
+    this.#exposed.add(relativePath);
+    undo.defer(() => {
+      // Detached: the daemon may have files of it open, and goes on with them until the guest closes them.
+      unmount(target, { detach: true });
+      this.#exposed.delete(relativePath);
+    });
+    const undone = undo.move();
+    return { relativePath, [Symbol.asyncDispose]: () => undone.disposeAsync() };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed = true;
     await this.#undo.disposeAsync();
   }
 }
 
-async function startVirtiofsd(options: SharedDirectoryOptions): Promise<ChildProcess> {
-  const { paths } = options;
-  const log = openSync(join(paths.dir, "virtiofsd.log"), "a", 0o600);
-  let child: ChildProcess;
-  try {
-    child = spawnProcess({
-      argv: [
-        options.virtiofsdPath,
-        `--socket-path=${paths.virtiofsdSocket}`,
-        "-o",
-        `source=${paths.shared},sandbox=namespace,cache=auto,xattr,announce_submounts`,
-        "-f",
-      ],
-      stdio: ["ignore", asFd(log), asFd(log)],
-      detached: true,
-    });
-  } finally {
-    closeSync(log);
+/** Nothing of it may lie in what the guest can write to: there it could be a link to anywhere on the host. */
+function assertRelativePath(relativePath: string, exposed: ReadonlySet<string>): void {
+  const parts = relativePath.split("/");
+  if (relativePath.includes("\0") || parts.some((part) => part === "" || part === "." || part === "..")) {
+    throw new HearthError("invalid-argument", `expose at ${JSON.stringify(relativePath)}: not a plain relative path`);
   }
-  while (!isSocket(paths.virtiofsdSocket)) {
-    if (child.status !== undefined) {
-      throw new HearthError("internal", `start virtiofsd: ${describeExit(child.status)}`, {
-        facts: { path: options.virtiofsdPath },
-      });
+  for (const other of exposed) {
+    if (other === relativePath) throw new HearthError("already-exists", `expose at ${relativePath}: it is taken`);
+    if (relativePath.startsWith(`${other}/`) || other.startsWith(`${relativePath}/`)) {
+      throw new HearthError("invalid-argument", `expose at ${relativePath}: it lies in or around ${other}`);
     }
-    await Promise.race([sleep(QEMU_CONNECT_RETRY_MS, options.signal), child.exited]);
   }
-  return child;
 }
 
-function isSocket(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isSocket() === true;
+function statPath(hostPath: string): Stats {
+  try {
+    return statSync(hostPath);
+  } catch (thrown) {
+    throw toHearthError(thrown, `expose ${hostPath}`);
+  }
+}
+
+/** Makes what is missing of the path; the undo removes the mount point, and the directories above that are empty then. */
+function makeMountPoint(root: string, target: string, isDirectory: boolean, undo: AsyncDisposableStack): void {
+  undo.defer(() => removeEmptyParents(root, target));
+  try {
+    mkdirSync(dirname(target), { recursive: true, mode: 0o755 });
+    if (isDirectory) mkdirSync(target, { mode: 0o755 });
+    else closeSync(openSync(target, "wx", 0o644));
+  } catch (thrown) {
+    throw toHearthError(thrown, `make mount point ${target}`);
+  }
+  undo.defer(() => {
+    try {
+      if (isDirectory) rmdirSync(target);
+      else unlinkSync(target);
+    } catch (thrown) {
+      if (!isNotFound(thrown)) throw toHearthError(thrown, `remove mount point ${target}`);
+    }
+  });
+}
+
+/** Everything in the shared directory but what is mounted there is ours; stops at what another exposed path still needs. */
+function removeEmptyParents(root: string, target: string): void {
+  for (let at = dirname(target); at !== root; at = dirname(at)) {
+    try {
+      rmdirSync(at);
+    } catch (thrown) {
+      if (isErrnoException(thrown) && thrown.code === "ENOTEMPTY") return;
+      if (!isNotFound(thrown)) throw toHearthError(thrown, `remove directory ${at}`);
+    }
+  }
 }
