@@ -1,6 +1,15 @@
 /** The shared directory on the host: mounts, propagation, what may be exposed where, and that nothing is left. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { HearthError } from "../../src/errors.ts";
 import { vmPaths } from "../../src/paths.ts";
