@@ -47,6 +47,7 @@ interface HostEntry {
 /** Those without `load` are dispatched by main.ts, and named here for the usage. */
 const HOST_COMMANDS: Readonly<Record<string, HostEntry>> = {
   runtime: { summary: "OCI runtime with runc's command line; also as hearth-runtime" },
+  vmcache: { summary: "serve, status, stop: the pool of VMs kept warm", load: () => import("./vmcache.ts") },
   check: { summary: "is this host ready to run VMs?", load: () => import("./check.ts") },
   env: { summary: "print version, host and configuration", load: () => import("./env.ts") },
   sandbox: { summary: "internal: owns one VM" },

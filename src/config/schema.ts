@@ -23,7 +23,7 @@ const VCPUS_MAX = 240;
 const MEMORY_MIB_MIN = 128;
 const MEMORY_MIB_MAX = 1_048_576;
 const TIMEOUT_MS_MAX = 600_000;
-const POOL_VMS_MAX = 1000;
+export const POOL_VMS_MAX = 1000;
 
 const QEMU_ENTRIES = {
   path: v.exactOptional(AbsolutePath),

@@ -1,19 +1,19 @@
-/** Where the runtime's VMs come from: booted for the container by the direct factory. */
+/** Where the runtime's VMs come from: the pool when there is one, else booted for the container. */
 import type { HearthConfig } from "../../config/config.ts";
 import type { BaseVm } from "../../factory/base-factory.ts";
-import { createDirectFactory } from "../../factory/direct.ts";
+import { createFactory } from "../../factory/factory.ts";
 import type { Log } from "../../log.ts";
 import { resolveVmConfig } from "../../vm/resolve-config.ts";
 
 /** A VM leased to us; see RuntimeDependencies. */
 export async function acquireVm(config: HearthConfig, log: Log, signal: AbortSignal): Promise<BaseVm> {
-  const vmConfig = await resolveVmConfig(config, log);
-  const factory = createDirectFactory({
+  const { vm_cache_number, vm_cache_endpoint, vm_cache_timeout_ms, vm_cache_lease_ms } = config.factory;
+  const factory = createFactory({
     runDir: config.runtime.run_dir,
-    mode: "leased",
-    leaseMs: config.factory.vm_cache_lease_ms,
+    leaseMs: vm_cache_lease_ms,
     logLevel: config.runtime.log_level,
     log,
+    pool: vm_cache_number === 0 ? undefined : { endpoint: vm_cache_endpoint, timeoutMs: vm_cache_timeout_ms },
   });
-  return await factory.getBaseVm(vmConfig, signal);
+  return await factory.getVm(await resolveVmConfig(config, log), signal);
 }

@@ -1,0 +1,119 @@
+/** `hearth vmcache serve|status|stop`: the pool of VMs kept warm, from its operator's side. */
+import type { HearthConfig } from "../config/config.ts";
+import { loadConfig } from "../config/load.ts";
+import { POOL_VMS_MAX } from "../config/schema.ts";
+import { HearthError } from "../errors.ts";
+
+import { createLog } from "../log.ts";
+import { resolveVmConfig } from "../vm/resolve-config.ts";
+import type { PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
+import { type FlagTable, parseFlags } from "./flags.ts";
+import { defineHostCommand } from "./main.ts";
+import { formatTable, writeOut } from "./output.ts";
+
+const ENDPOINT = { type: "string", value: "SOCKET", help: "unix socket (default: vm_cache_endpoint)" } as const;
+const SERVE_FLAGS = {
+  endpoint: ENDPOINT,
+  number: { type: "string", short: "n", value: "N", help: "VMs kept ready (default: vm_cache_number)" },
+} as const satisfies FlagTable;
+const STATUS_FLAGS = {
+  endpoint: ENDPOINT,
+  json: { type: "boolean", help: "print JSON" },
+} as const satisfies FlagTable;
+const STOP_FLAGS = { endpoint: ENDPOINT } as const satisfies FlagTable;
+
+export const command = defineHostCommand({
+  flags: {},
+  positionals: "<serve|status|stop>",
+  async run(context, _flags, [action, ...args]) {
+    const config = await loadConfig({ flag: context.configPath, environment: process.env["HEARTH_CONFIG"] });
+    switch (action) {
+      case "serve": {
+        const { flags, rest } = parseFlags(SERVE_FLAGS, args);
+        refuseMore(rest);
+        return await serve(withFlags(config, flags));
+      }
+      case "status": {
+        const { flags, rest } = parseFlags(STATUS_FLAGS, args);
+        refuseMore(rest);
+        return await printStatus(flags.endpoint ?? config.factory.vm_cache_endpoint, flags.json);
+      }
+      case "stop": {
+        const { flags, rest } = parseFlags(STOP_FLAGS, args);
+        refuseMore(rest);
+        const { stopVmCache } = await import("../vmcache/control.ts");
+        await stopVmCache(flags.endpoint ?? config.factory.vm_cache_endpoint);
+        return 0;
+      }
+      default:
+        throw new HearthError("invalid-argument", `say serve, status or stop, not ${JSON.stringify(action ?? "")}`);
+    }
+  },
+});
+
+function refuseMore(rest: readonly string[]): void {
+  if (rest.length === 0) return;
+  throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(rest[0])}`);
+}
+
+function withFlags(
+  config: HearthConfig,
+  flags: { readonly number: string | undefined; readonly endpoint: string | undefined },
+): HearthConfig {
+  const factory = { ...config.factory };
+  if (flags.endpoint !== undefined) factory.vm_cache_endpoint = flags.endpoint;
+  if (flags.number !== undefined) factory.vm_cache_number = parseCount(flags.number);
+  return { ...config, factory };
+}
+
+function parseCount(text: string): number {
+  const count = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (count >= 1 && count <= POOL_VMS_MAX) return count;
+  throw new HearthError("invalid-argument", `--number must be 1 to ${POOL_VMS_MAX}, got ${JSON.stringify(text)}`);
+}
+
+/** Runs in the foreground until it is told to stop; the log goes to standard error. */
+async function serve(config: HearthConfig): Promise<number> {
+  const { poolServerOptions, serveVmCache } = await import("../vmcache/server.ts");
+  const log = createLog({ level: config.runtime.log_level, format: "text" });
+  const stop = new AbortController();
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
+  const vmConfig = await resolveVmConfig(config, log);
+  await serveVmCache({ ...poolServerOptions(config), vmConfig, log, signal: stop.signal });
+  return 0;
+}
+
+async function printStatus(endpoint: string, json: boolean): Promise<number> {
+  const { vmCacheStatus } = await import("../vmcache/control.ts");
+  const status = await vmCacheStatus(endpoint);
+  await writeOut(json ? `${JSON.stringify(status, null, 2)}\n` : statusText(status));
+  return 0;
+}
+
+function statusText(status: PoolStatus): string {
+  const facts = formatTable([
+    ["server", `pid ${status.pid}, ${status.version}`],
+    ["idle", String(status.idle.length)],
+    ["waiting claims", String(status.waiting)],
+    ["hits", String(status.hits)],
+    ["misses", String(status.misses)],
+    ["boots", `${status.boots}, ${status.bootFailures} failed, ${status.losses} lost, ${status.adopted} adopted`],
+  ]);
+  const row = (vm: PoolVmStatus) => [
+    vm.id,
+    vm.state,
+    String(vm.qemuPid),
+    String(vm.vcpus),
+    String(vm.memoryMib),
+    `${Math.round(vm.ageMs / 1000)} s`,
+  ];
+  const vms = [...status.idle, ...status.handedOut].map(row);
+  const slots = status.slots
+    .filter((slot) => slot.state !== "idle")
+    .map((slot) => [`slot ${slot.index}`, slot.state, slot.step, slot.lastError]);
+  return [
+    facts,
+    formatTable([["VM", "STATE", "QEMU", "VCPUS", "MIB", "AGE"], ...vms]),
+    ...(slots.length === 0 ? [] : [formatTable(slots)]),
+  ].join("\n");
+}
