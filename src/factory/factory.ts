@@ -2,7 +2,7 @@
  * Where the runtime gets its VMs: from the pool when there is one, else by booting one. A container never fails because
  * the pool did: whatever is wrong with the pool costs one warning and at most its deadline.
  */
-import { existsSync } from "node:fs";
+import type { HearthConfig } from "../config/config.ts";
 import { DeadlineError, describeError, HearthError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
@@ -15,6 +15,18 @@ export interface FactoryOptions extends Omit<LaunchOptions, "mode" | "log"> {
   readonly log: Log;
   /** Undefined: no pool; grpc-js is not even loaded then. */
   readonly pool: GrpcCacheOptions | undefined;
+}
+
+/** As the configuration says; the pool is asked when `vm_cache_number` is above 0. */
+export function factoryOptions({ factory, runtime }: HearthConfig, log: Log): FactoryOptions {
+  const pool = { endpoint: factory.vm_cache_endpoint, timeoutMs: factory.vm_cache_timeout_ms };
+  return {
+    runDir: runtime.run_dir,
+    leaseMs: factory.vm_cache_lease_ms,
+    logLevel: runtime.log_level,
+    log,
+    pool: factory.vm_cache_number > 0 ? pool : undefined,
+  };
 }
 
 /** Why the pool gave no VM; in the warning. */
@@ -40,13 +52,9 @@ export function createFactory(options: FactoryOptions): VmFactory {
   const { pool, log, ...launch } = options;
   const direct = createDirectFactory({ ...launch, log, mode: "leased" });
   const pooled = pool === undefined ? undefined : createGrpcCacheFactory(pool);
-  const boot = (config: VmConfig, signal: AbortSignal): Promise<BaseVm> => {
-    checkFiles(config);
-    return direct.getBaseVm(config, signal);
-  };
   const getVm = async (config: VmConfig, signal: AbortSignal): Promise<BaseVm> => {
     checkSizes(config);
-    return (await fromPool(pooled, log, config, signal)) ?? (await boot(config, signal));
+    return (await fromPool(pooled, log, config, signal)) ?? (await direct.getBaseVm(config, signal));
   };
   return {
     getVm,
@@ -57,7 +65,7 @@ export function createFactory(options: FactoryOptions): VmFactory {
       } catch (thrown) {
         if (vm.source !== "pool" || signal.aborted) throw thrown;
         warnMiss(log, "not-adoptable", thrown);
-        const booted = await boot(config, signal);
+        const booted = await direct.getBaseVm(config, signal);
         return { vm: booted, adopted: await adopt(booted) };
       }
     },
@@ -100,16 +108,5 @@ function checkSizes(config: VmConfig): void {
   }
   if (memoryMib < 1 || memoryMib > maxMemoryMib) {
     throw new HearthError("invalid-argument", `make vm: ${memoryMib} MiB, and at most ${maxMemoryMib} are allowed`);
-  }
-}
-
-/** Early, so that nothing is made for a VM that cannot boot. */
-function checkFiles(config: VmConfig): void {
-  const files = { qemu: config.qemuPath, kernel: config.kernel, initrd: config.initrd, image: config.image };
-  for (const [what, path] of Object.entries(files)) {
-    if (path === "" || existsSync(path)) continue;
-    throw new HearthError("not-found", `boot vm: no ${what} at ${path}`, {
-      hint: `install it, or set its path in the configuration under [hypervisor.qemu]`,
-    });
   }
 }
