@@ -1,7 +1,6 @@
 /** Makes a container: reserves its id, gets a VM, creates it there, starts its shim, runs the hooks, commits it. */
 
-import { accessSync, constants } from "node:fs";
-import { userInfo } from "node:os";
+import { accessSync, constants, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import { CONSOLE_SOCKET_TIMEOUT_MS } from "../../limits.ts";
@@ -280,7 +279,7 @@ function newRecord(
     bundle: bundle.dir,
     rootfs: bundle.rootfs,
     created: new Date().toISOString(),
-    owner: userInfo().username,
+    owner: ownerName(process.getuid?.() ?? 0),
     annotations: bundle.spec.annotations ?? {},
     shim: shim.identity,
     vm,
@@ -288,6 +287,16 @@ function newRecord(
     processJson: stringifySpec(bundle.spec.process),
     hooksJson: stringifySpec(bundle.spec.hooks ?? {}),
   };
+}
+
+/** The user's name in /etc/passwd, or the number of one that is not in it. */
+function ownerName(uid: number): string {
+  try {
+    const users = readFileSync("/etc/passwd", "utf8").split("\n");
+    return users.map((line) => line.split(":")).find((fields) => fields[2] === String(uid))?.[0] ?? String(uid);
+  } catch {
+    return String(uid);
+  }
 }
 
 /** In the order of the spec. A failure ends the container as any other, and then the poststop hooks still run. */

@@ -1,7 +1,8 @@
 /** `run`: create, start, and unless detached wait for the end, pass on its exit status and delete. */
 import { HearthError } from "../../errors.ts";
 import { type LockedContainer, lockContainer } from "../../oci/container-store.ts";
-import { asFd, isOpen } from "../../sys/fd.ts";
+import { takeStandardFd } from "../../shim/standard-fds.ts";
+import { asFd, dup, isOpen } from "../../sys/fd.ts";
 import { exitCodeOf } from "../../sys/process.ts";
 import { isTerminal, keepMode } from "../../sys/pty.ts";
 import { parseSignal } from "../../sys/signals.ts";
@@ -59,8 +60,12 @@ const FORWARDED_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", 
 
 /** Passes signals on to the shim, which passes them on to the process, until the shim has ended as the process has. */
 async function waitInForeground({ shim }: CreatedContainer): Promise<number> {
+  using terminal = isOpen(0) && isTerminal(asFd(0)) ? dup(asFd(0)) : undefined;
   // A shim that is killed cannot put the terminal back.
-  using _mode = isOpen(0) && isTerminal(asFd(0)) ? keepMode(asFd(0)) : undefined;
+  using _mode = terminal === undefined ? undefined : keepMode(terminal.fd);
+  // The streams are the shim's: as long as we held them, nobody would see them closed.
+  takeStandardFd(0)?.close();
+  takeStandardFd(1)?.close();
   const handlers = FORWARDED_SIGNALS.map((name) => {
     const handler = (): void => shim.child.kill(parseSignal(name));
     process.on(name, handler);
