@@ -1,21 +1,11 @@
 /** The guest kernel's command line: ours, then what the configuration adds and so may override. */
 import { HearthError } from "../../errors.ts";
 
-/** Source: Linux Documentation/admin-guide/kernel-parameters.txt. */
-const BASE_PARAMETERS = [
-  "console=ttyS0",
-  // Every character is a trap; warnings and panics still come.
-  "quiet",
-  // -no-reboot makes of this the end of QEMU, so that a panic is seen at once.
-  "panic=-1",
-  "reboot=t",
-] as const;
-
 /** Bytes. Source: COMMAND_LINE_SIZE on x86. */
 const COMMAND_LINE_BYTES_MAX = 2047;
 
-export function kernelCommandLine(added: readonly string[]): string {
-  const line = [...BASE_PARAMETERS, ...added].join(" ");
+export function kernelCommandLine(own: readonly string[], added: readonly string[]): string {
+  const line = [...own, ...added].join(" ");
   const bytes = new TextEncoder().encode(line).length;
   if (bytes > COMMAND_LINE_BYTES_MAX) {
     throw new HearthError(

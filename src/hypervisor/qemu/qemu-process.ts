@@ -1,6 +1,6 @@
 /** The QEMU process: started by us, or found running; how it ended, and what it and the guest's console said last. */
-import { readFileSync } from "node:fs";
-import { HearthError } from "../../errors.ts";
+import { readFileSync, statSync } from "node:fs";
+import { HearthError, toHearthError } from "../../errors.ts";
 import { DEVICE_SOCKET_BACKLOG, GUEST_LOG_BYTES_MAX, QEMU_LOG_TAIL_BYTES } from "../../limits.ts";
 import { CapturedOutput } from "../../sys/captured-output.ts";
 import { type ChildProcess, type ExitStatus, spawnProcess, terminate } from "../../sys/process.ts";
@@ -18,6 +18,15 @@ export interface QemuProcess extends AsyncDisposable {
   readonly ended: Promise<HypervisorEnd>;
 }
 
+function imageBytes(image: string): number {
+  if (image === "") return 0;
+  try {
+    return statSync(image).size;
+  } catch (thrown) {
+    throw toHearthError(thrown, `find guest image ${image}`);
+  }
+}
+
 export type LogPaths = Pick<BootOptions, "qemuLog" | "consoleLog">;
 
 /**
@@ -25,7 +34,7 @@ export type LogPaths = Pick<BootOptions, "qemuLog" | "consoleLog">;
  * Nothing is left when it fails.
  */
 export async function startQemu(options: BootOptions): Promise<QemuProcess> {
-  const argv = qemuArguments(options);
+  const argv = qemuArguments(options, imageBytes(options.image));
   await using undo = new AsyncDisposableStack();
   const console = undo.use(CapturedOutput.open(options.consoleLog, GUEST_LOG_BYTES_MAX));
   const errors = undo.use(CapturedOutput.open(options.qemuLog, GUEST_LOG_BYTES_MAX));

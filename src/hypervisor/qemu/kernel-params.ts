@@ -1,0 +1,64 @@
+/** What our guest's kernel is told at boot. Each entry says what it buys; measured under TCG where a time is given. */
+import type { Device } from "../interface.ts";
+
+/** How the guest gets its root image: mapped as persistent memory (DAX), or read as a disk. */
+export type RootDevice = "pmem" | "block";
+
+export interface KernelParamOptions {
+  readonly accel: "kvm" | "tcg";
+  readonly root: RootDevice;
+  /** Present at boot. */
+  readonly devices: readonly Device[];
+}
+
+// Source: Linux Documentation/admin-guide/kernel-parameters.txt.
+const ALWAYS: readonly string[] = [
+  "console=ttyS0",
+  // Every character is a trap; warnings and panics still come.
+  "quiet",
+  // -no-reboot makes of this the end of QEMU, so that a panic is seen at once.
+  ...["panic=-1", "reboot=t"],
+  // Self-tests of the kernel's ciphers: 0.2 s.
+  "cryptomgr.notests",
+  // Without it a guest whose memory may grow past 4 GiB sets 64 MiB aside for devices that cannot reach above.
+  "swiotlb=noforce",
+  // Loading a module waits for other CPUs; this wait is busy and short instead of lazy: 0.05 s.
+  "rcupdate.rcu_expedited=1",
+  // No policies are ever loaded in the guest: AppArmor, SELinux, TOMOYO and integrity measurement cost 0.04 s.
+  "lsm=landlock,lockdown,yama,bpf",
+  // Keyboard, mouse and serial ports that are not there.
+  ...["i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1"],
+  ...["audit=0", "zswap.enabled=0"],
+];
+
+const EMULATED: readonly string[] = [
+  // The emulated time stamp counter is the host's: nothing to watch, and the timer's interrupt does arrive.
+  ...["tsc=reliable", "no_timer_check", "nowatchdog"],
+  // To our init: fixed addresses for crun and the agent, no JIT. See guest/initrd/init.
+  "hearth.emulated",
+];
+
+/** Drivers of what a VM always has or may get later; nothing in the guest loads them when a device appears. */
+const DEVICE_MODULES: readonly string[] = ["virtio_rng", "virtio_net", "virtio_blk"];
+
+export function kernelParams(options: KernelParamOptions): readonly string[] {
+  const modules = [...DEVICE_MODULES, ...options.devices.flatMap(modulesOf)];
+  return [
+    ...ALWAYS,
+    ...(options.accel === "tcg" ? EMULATED : []),
+    ...(options.root === "pmem" ? ["root=/dev/pmem0", "rootflags=dax=always"] : ["root=/dev/vda"]),
+    `hearth.modules=${[...new Set(modules)].join(",")}`,
+  ];
+}
+
+function modulesOf(device: Device): readonly string[] {
+  switch (device.kind) {
+    case "shared-directory-virtio-fs":
+      return ["virtiofs"];
+    case "shared-directory-9p":
+      return ["9p", "9pnet_virtio"];
+    case "block":
+    case "nic":
+      return [];
+  }
+}
