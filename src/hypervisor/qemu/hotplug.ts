@@ -162,6 +162,16 @@ function cpuId(slot: CpuSlot): string {
   return `cpu${CPU_ADDRESS.map((part) => `-${slot.props[part] ?? 0}`).join("")}`;
 }
 
+/**
+ * Where memory goes that is added beside these devices. QEMU itself would put it right behind the root image, whose end
+ * is no multiple of the guest's memory block, and the guest would refuse it. Undefined: wherever QEMU likes.
+ */
+function addressAfter(devices: QmpReturn<"query-memory-devices">): number | undefined {
+  const block = MEMORY_BLOCK_MIB * MIB;
+  const ends = devices.map(({ data }) => (data.addr ?? data.memaddr ?? 0) + data.size);
+  return ends.length === 0 ? undefined : Math.ceil(Math.max(...ends) / block) * block;
+}
+
 /** Plugs one module of memory. */
 export async function plugMemory(
   { qmp, sharedMemory }: HotplugContext,
@@ -171,7 +181,8 @@ export async function plugMemory(
   if (!Number.isInteger(mib) || mib <= 0 || mib % MEMORY_BLOCK_MIB !== 0) {
     throw new HearthError("invalid-argument", `add ${mib} MiB of memory: not a multiple of ${MEMORY_BLOCK_MIB}`);
   }
-  const taken = new Set((await qmp.run("query-memory-devices", {}, { signal })).map(({ data }) => data.id));
+  const devices = await qmp.run("query-memory-devices", {}, { signal });
+  const taken = new Set(devices.map(({ data }) => data.id));
   const index = Array.from({ length: MEMORY_SLOTS }, (_, slot) => slot).find((slot) => !taken.has(`memory${slot}`));
   if (index === undefined) {
     throw new HearthError("resource-exhausted", `add ${mib} MiB of memory: all ${MEMORY_SLOTS} slots are taken`);
@@ -182,7 +193,9 @@ export async function plugMemory(
   const backend = { "qom-type": type, id: backendId(id), size: mib * MIB, share: sharedMemory };
   await qmp.run("object-add", backend, { signal });
   undo.defer(() => ignore(qmp.run("object-del", { id: backendId(id) })));
-  await qmp.run("device_add", { driver: "pc-dimm", id, memdev: backendId(id) }, { signal });
+  const addr = addressAfter(devices);
+  const place = addr === undefined ? {} : { addr };
+  await qmp.run("device_add", { driver: "pc-dimm", id, memdev: backendId(id), ...place }, { signal });
   undo.move();
   return { id, pciPath: undefined };
 }
@@ -264,10 +277,13 @@ export interface VmSize {
 
 export async function querySize(qmp: QmpClient, signal?: AbortSignal): Promise<VmSize> {
   const cpus = await qmp.run("query-hotpluggable-cpus", {}, { signal });
-  const memory = await qmp.run("query-memory-size-summary", {}, { signal });
+  const { "base-memory": base } = await qmp.run("query-memory-size-summary", {}, { signal });
+  // The summary's own sum of what was plugged has the root image in it, which is a memory device and no memory.
+  const modules = (await qmp.run("query-memory-devices", {}, { signal })).filter(({ type }) => type === "dimm");
+  const plugged = modules.reduce((sum, { data }) => sum + data.size, 0);
   return {
     vcpus: cpus.filter((slot) => slot["qom-path"] !== undefined).length,
-    memoryMib: Math.round((memory["base-memory"] + memory["plugged-memory"]) / MIB),
+    memoryMib: Math.round((base + plugged) / MIB),
   };
 }
 

@@ -66,11 +66,17 @@ export const QMP_RETURNS = {
       "qom-path": v.optional(v.string()),
     }),
   ),
-  "query-memory-size-summary": v.looseObject({ "base-memory": bytes, "plugged-memory": v.optional(bytes, 0) }),
+  "query-memory-size-summary": v.looseObject({ "base-memory": bytes }),
   "query-memory-devices": v.array(
     v.looseObject({
       type: v.string(),
-      data: v.looseObject({ id: v.optional(v.string()), size: v.optional(bytes, 0) }),
+      data: v.looseObject({
+        id: v.optional(v.string()),
+        size: v.optional(bytes, 0),
+        /** Guest address: of a DIMM, and of a virtio memory device. */
+        addr: v.optional(bytes),
+        memaddr: v.optional(bytes),
+      }),
     }),
   ),
   "query-migrate": MigrationSchema,
