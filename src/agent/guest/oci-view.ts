@@ -97,6 +97,8 @@ function changedLinux(
   changes: OciChanges,
 ): JsonRecord | undefined {
   const parts: JsonRecord = {};
+  // An emulated guest runs crun without address randomisation; what crun starts must not inherit that.
+  if (linux["personality"] === undefined) parts["personality"] = { domain: "LINUX" };
   if (linux["cgroupsPath"] !== cgroupPath) parts["cgroupsPath"] = cgroupPath;
   if (changes.pidNamespace !== undefined) {
     parts["namespaces"] = [
