@@ -136,7 +136,8 @@ function nodeOf(disk: string): string | undefined {
   return exists(node) ? node : undefined;
 }
 
-function list(dir: string): string[] {
+/** Names in a directory; none when it is not there. */
+export function list(dir: string): string[] {
   try {
     return readdirSync(dir);
   } catch (thrown) {
@@ -145,7 +146,8 @@ function list(dir: string): string[] {
   }
 }
 
-function readText(path: string): string | undefined {
+/** Content of a file of /sys; undefined when it cannot be read, as it happens to devices that are going. */
+export function readText(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch {

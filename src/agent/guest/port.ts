@@ -2,15 +2,14 @@
  * The agent's virtio-serial port as a sequence of connections. The port itself has none, it is one byte channel: the
  * host side going away shows as a hang-up, which ends one connection; its coming back begins the next.
  */
-import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { HearthError, isNotFound, toHearthError } from "../../errors.ts";
+import { HearthError } from "../../errors.ts";
 import { FD_CALLS_PER_TURN_MAX, FD_READ_BYTES_DEFAULT } from "../../limits.ts";
 import type { Log } from "../../log.ts";
 import { serveTtrpc } from "../../rpc/ttrpc/server.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import { type PortDevice, VirtioPort } from "../../sys/virtio-port.ts";
-import { waitForDevice } from "./devices.ts";
+import { list, readText, waitForDevice } from "./devices.ts";
 
 type Services = Parameters<typeof serveTtrpc>[1];
 
@@ -22,15 +21,9 @@ export function findPort(name: string, signal: AbortSignal): Promise<string> {
 }
 
 function portNode(name: string): string | undefined {
-  try {
-    for (const port of readdirSync(PORTS_DIR)) {
-      if (readFileSync(join(PORTS_DIR, port, "name"), "utf8").trim() === name) return join("/dev", port);
-    }
-    return undefined;
-  } catch (thrown) {
-    if (isNotFound(thrown)) return undefined;
-    throw toHearthError(thrown, "list virtio ports");
-  }
+  // A console is a port too, and has no name.
+  const found = list(PORTS_DIR).find((port) => readText(join(PORTS_DIR, port, "name"))?.trim() === name);
+  return found === undefined ? undefined : join("/dev", found);
 }
 
 /**
