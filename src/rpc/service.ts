@@ -20,15 +20,23 @@ export type ServiceHandlers<Methods extends GenServiceMethods, Context> = {
   ) => MessageInitShape<Methods[Name]["output"]> | Promise<MessageInitShape<Methods[Name]["output"]>>;
 };
 
-export interface RegisteredMethod<Context> {
-  readonly method: DescMethod;
+export interface ServedMethod<Context> {
   /** From serialized request to serialized answer; a request that does not decode is "invalid-argument". */
   readonly run: (payload: Uint8Array, context: Context) => Promise<Uint8Array>;
 }
 
-export interface RegisteredService<Context> {
+/** What a server needs to know of a service, however its messages are encoded. */
+export interface ServedService<Context> {
   readonly typeName: string;
   /** By the name on the wire. */
+  readonly methods: ReadonlyMap<string, ServedMethod<Context>>;
+}
+
+export interface RegisteredMethod<Context> extends ServedMethod<Context> {
+  readonly method: DescMethod;
+}
+
+export interface RegisteredService<Context> extends ServedService<Context> {
   readonly methods: ReadonlyMap<string, RegisteredMethod<Context>>;
 }
 

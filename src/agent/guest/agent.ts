@@ -1,10 +1,16 @@
 /** The agent's services, made once; they keep their state over any number of connections. */
 
-import { AgentService } from "../../gen/agent_pb.ts";
-import { Health, HealthCheckResponse_ServingStatus } from "../../gen/health_pb.ts";
+import { AgentServiceTable, agentMessages } from "../../gen/agent_table.ts";
+import type { Health } from "../../gen/health_pb.ts";
+import { HealthTable, healthMessages } from "../../gen/health_table.ts";
+import { ociMessages } from "../../gen/oci_table.ts";
+import { typesMessages } from "../../gen/types_table.ts";
 import type { Log } from "../../log.ts";
 import { agentPaths } from "../../paths.ts";
-import { registerService } from "../../rpc/ttrpc/service.ts";
+import type { ServedService } from "../../rpc/service.ts";
+import { TableCodec } from "../../rpc/table-codec.ts";
+import { registerTable } from "../../rpc/table-service.ts";
+import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { ChildReaper } from "../../sys/child-reaper.ts";
 import { becomeSubreaper } from "../../sys/process.ts";
 import { VERSION } from "../../version.ts";
@@ -30,8 +36,16 @@ export interface AgentOptions {
 /** Version of the agent protocol, as Kata's agents report it. */
 const PROTOCOL_VERSION = "0.0.1";
 
+/** HealthCheckResponse.ServingStatus. */
+const SERVING = 1;
+
+const healthHandlers: HandlersOf<typeof Health> = {
+  check: () => ({ status: SERVING }),
+  version: () => ({ grpcVersion: PROTOCOL_VERSION, agentVersion: VERSION }),
+};
+
 export interface Agent extends AsyncDisposable {
-  readonly services: readonly ReturnType<typeof registerService>[];
+  readonly services: readonly ServedService<CallContext>[];
 }
 
 /** Makes this process the parent of every orphan below it. Disposing removes all containers. */
@@ -49,17 +63,15 @@ export function createAgent(options: AgentOptions): Agent {
     log: options.log,
   };
   const sandbox = new GuestSandbox(context);
+  const codec = new TableCodec(agentMessages, healthMessages, ociMessages, typesMessages);
   return {
     services: [
-      registerService(AgentService, {
+      registerTable(AgentServiceTable, codec, {
         ...containerHandlers(sandbox),
         ...guestHandlers(sandbox, context),
         ...networkHandlers(),
       }),
-      registerService(Health, {
-        check: () => ({ status: HealthCheckResponse_ServingStatus.SERVING }),
-        version: () => ({ grpcVersion: PROTOCOL_VERSION, agentVersion: VERSION }),
-      }),
+      registerTable(HealthTable, codec, healthHandlers),
     ],
     async [Symbol.asyncDispose]() {
       try {

@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError, SystemError } from "../../errors.ts";
 import type { ARPNeighbors, InterfacesSchema, RoutesSchema } from "../../gen/agent_pb.ts";
-import { type ARPNeighbor, type Interface, type InterfaceSchema, IPFamily, type Route } from "../../gen/types_pb.ts";
+import type { ARPNeighbor, Interface, InterfaceSchema, IPFamily, Route } from "../../gen/types_pb.ts";
 import { waitForDevice } from "./devices.ts";
 import { formatIp, formatMac, parseIp, parseMac, parsePrefix, parsePrefixLength } from "./netlink/address.ts";
 import { NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from "./netlink/message.ts";
@@ -29,6 +29,9 @@ import {
   RTM_NEWROUTE,
 } from "./netlink/rtnetlink.ts";
 
+/** IPFamily; not the enum itself, which would load the descriptors. */
+const IP_V4: IPFamily = 0;
+const IP_V6: IPFamily = 1;
 /** Source: rtnetlink(7), ndm_state. */
 const NUD_PERMANENT = 0x80;
 
@@ -190,7 +193,7 @@ function parseRoute(route: Route, links: readonly Link[]): LinkRoute {
   const prefix = isDefault ? undefined : parsePrefix(route.dest);
   const gateway = route.gateway === "" ? undefined : parseIp(route.gateway);
   const source = route.source === "" ? undefined : parseIp(route.source);
-  const family = prefix?.family ?? gateway?.family ?? (route.family === IPFamily.v6 ? "v6" : "v4");
+  const family = prefix?.family ?? gateway?.family ?? (route.family === IP_V6 ? "v6" : "v4");
   if ((gateway !== undefined && gateway.family !== family) || (source !== undefined && source.family !== family)) {
     throw new HearthError("invalid-argument", `add route ${route.dest}: addresses of different families`);
   }
@@ -239,7 +242,7 @@ async function describeRoutes(
       device: links.find(({ index }) => index === route.linkIndex)?.name ?? "",
       source: text(route.source),
       scope: route.scope,
-      family: route.family === "v4" ? IPFamily.v4 : IPFamily.v6,
+      family: route.family === "v4" ? IP_V4 : IP_V6,
       flags: route.flags,
       mtu: route.mtu,
     })),
@@ -260,7 +263,7 @@ function describeInterface(link: Link, addresses: readonly LinkAddress[]): Inter
     IPAddresses: addresses
       .filter(({ linkIndex }) => linkIndex === link.index)
       .map(({ address, prefixLength }) => ({
-        family: address.family === "v4" ? IPFamily.v4 : IPFamily.v6,
+        family: address.family === "v4" ? IP_V4 : IP_V6,
         address: formatIp(address.bytes),
         mask: String(prefixLength),
       })),

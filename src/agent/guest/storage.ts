@@ -3,7 +3,7 @@ import { chmodSync, existsSync, lchownSync, mkdirSync, readdirSync, statSync, wr
 import { dirname, isAbsolute, join, normalize } from "node:path";
 import { HearthError, toHearthError } from "../../errors.ts";
 import type { Storage } from "../../gen/agent_pb.ts";
-import { FSGroupChangePolicy } from "../../gen/types_pb.ts";
+import type { FSGroupChangePolicy } from "../../gen/types_pb.ts";
 import type { Log } from "../../log.ts";
 import { listMounts, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, setReadOnly, unmount } from "../../sys/mount.ts";
 import { blockDevice } from "./devices.ts";
@@ -167,13 +167,16 @@ function makeDirectory(path: string, options: readonly string[]): void {
   }
 }
 
+/** FSGroupChangePolicy; not the enum itself, which would load the descriptors. */
+const ON_ROOT_MISMATCH = 1;
+
 /** Gives a volume to a group, as Kubernetes' fsGroup asks: group and setgid on all of it, unless its root has them. */
 function applyFsGroup(root: string, group: number, policy: FSGroupChangePolicy): void {
   const SETGID_AND_GROUP_RWX = 0o2070;
   try {
     const top = statSync(root);
     const matches = top.gid === group && (top.mode & SETGID_AND_GROUP_RWX) === SETGID_AND_GROUP_RWX;
-    if (policy === FSGroupChangePolicy.OnRootMismatch && matches) return;
+    if (policy === ON_ROOT_MISMATCH && matches) return;
     const pending = [root];
     for (let path = pending.pop(); path !== undefined; path = pending.pop()) {
       const stat = statSync(path);

@@ -1,12 +1,12 @@
 /** The calling side of ttRPC: many calls at once over one byte stream, each with a deadline and a way to give it up. */
-import { create, type DescMethod, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { DescMethod } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { DeadlineError, HearthError, toHearthError } from "../../errors.ts";
-import { RequestSchema, ResponseSchema } from "../../gen/ttrpc_pb.ts";
 import { TTRPC_CALLS_IN_FLIGHT_MAX } from "../../limits.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import { createServiceClient, methodName, type ServiceClient, type UnaryTransport } from "../client.ts";
 import { cancellationError, RemoteError, STATUS_OK } from "../status.ts";
+import { decodeResponseEnvelope, encodeRequestEnvelope } from "./envelope.ts";
 import { encodeFrame, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
 
 export interface CallOptions {
@@ -151,10 +151,7 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
 function encodeRequest(method: DescMethod, payload: Uint8Array, timeoutMs: number | undefined): Uint8Array {
   const timeoutNano =
     timeoutMs === undefined || timeoutMs > TIMER_MS_MAX ? 0n : BigInt(Math.ceil(timeoutMs * NANOSECONDS_PER_MS));
-  return toBinary(
-    RequestSchema,
-    create(RequestSchema, { service: method.parent.typeName, method: method.name, payload, timeoutNano }),
-  );
+  return encodeRequestEnvelope({ service: method.parent.typeName, method: method.name, payload, timeoutNano });
 }
 
 function readAnswer(method: string, payload: Uint8Array | undefined): { payload: Uint8Array } | { error: HearthError } {
@@ -162,7 +159,7 @@ function readAnswer(method: string, payload: Uint8Array | undefined): { payload:
     return { error: new HearthError("resource-exhausted", `answer of ${method} is over the message limit`) };
   }
   try {
-    const response = fromBinary(ResponseSchema, payload);
+    const response = decodeResponseEnvelope(payload);
     const status = response.status;
     if (status === undefined || status.code === STATUS_OK) return { payload: response.payload };
     return { error: new RemoteError(status.code, status.message, method) };

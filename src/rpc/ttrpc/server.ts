@@ -1,12 +1,11 @@
 /** The answering side of ttRPC on one connection: unary calls run concurrently, a slow one never holds up another. */
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { DeadlineError, describeError, HearthError, toHearthError } from "../../errors.ts";
-import { type Request, RequestSchema, ResponseSchema } from "../../gen/ttrpc_pb.ts";
 import { TTRPC_CALLS_IN_FLIGHT_MAX, TTRPC_MESSAGE_BYTES_MAX, TTRPC_UNWRITTEN_BYTES_MAX } from "../../limits.ts";
 import { type Log, silentLog } from "../../log.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
-import type { RegisteredMethod, RegisteredService } from "../service.ts";
+import type { ServedMethod, ServedService } from "../service.ts";
 import { statusOfError } from "../status.ts";
+import { decodeRequestEnvelope, encodeResponseEnvelope, type RequestEnvelope } from "./envelope.ts";
 import {
   encodeFrame,
   FLAG_REMOTE_OPEN,
@@ -31,7 +30,7 @@ export interface ServeOptions {
  */
 export function serveTtrpc(
   stream: ByteStream,
-  services: readonly RegisteredService<CallContext>[],
+  services: readonly ServedService<CallContext>[],
   options: ServeOptions = {},
 ): TtrpcConnection {
   const connection = new ServerConnection(options.connectionId ?? 0, stream, services, options.log ?? silentLog);
@@ -46,7 +45,7 @@ class ServerConnection implements TtrpcConnection {
   readonly id: number;
   readonly closed: Promise<void>;
   readonly #stream: ByteStream;
-  readonly #services: ReadonlyMap<string, RegisteredService<CallContext>>;
+  readonly #services: ReadonlyMap<string, ServedService<CallContext>>;
   readonly #log: Log;
   readonly #hooks = new Set<() => void>();
   readonly #calls = new Map<number, AbortController>();
@@ -56,7 +55,7 @@ class ServerConnection implements TtrpcConnection {
   #drained: (() => void) | undefined;
   #isClosed = false;
 
-  constructor(id: number, stream: ByteStream, services: readonly RegisteredService<CallContext>[], log: Log) {
+  constructor(id: number, stream: ByteStream, services: readonly ServedService<CallContext>[], log: Log) {
     this.id = id;
     this.#stream = stream;
     this.#services = new Map(services.map((service) => [service.typeName, service]));
@@ -140,9 +139,9 @@ class ServerConnection implements TtrpcConnection {
   }
 
   #startCall(streamId: number, payload: Uint8Array): void {
-    let request: Request;
+    let request: RequestEnvelope;
     try {
-      request = fromBinary(RequestSchema, payload);
+      request = decodeRequestEnvelope(payload);
     } catch (thrown) {
       this.#answerError(streamId, toHearthError(thrown, "decode ttrpc request", "invalid-argument"));
       return;
@@ -155,7 +154,7 @@ class ServerConnection implements TtrpcConnection {
     void this.#runCall(streamId, registered, request);
   }
 
-  async #runCall(streamId: number, registered: RegisteredMethod<CallContext>, request: Request): Promise<void> {
+  async #runCall(streamId: number, registered: ServedMethod<CallContext>, request: RequestEnvelope): Promise<void> {
     const abort = new AbortController();
     const { promise: answered, resolve: markAnswered } = Promise.withResolvers<void>();
     const timer = deadlineTimer(request, abort);
@@ -179,18 +178,11 @@ class ServerConnection implements TtrpcConnection {
   }
 
   async #answerError(streamId: number, thrown: unknown): Promise<void> {
-    await this.#answerEnvelope(
-      streamId,
-      toBinary(ResponseSchema, create(ResponseSchema, { status: statusOfError(thrown) })),
-    );
+    await this.#answerEnvelope(streamId, encodeResponseEnvelope({ status: statusOfError(thrown) }));
   }
 
   async #answer(streamId: number, payload: Uint8Array): Promise<void> {
-    // An empty status as well as none means success; Go's client dereferences it, so it is there.
-    await this.#answerEnvelope(
-      streamId,
-      toBinary(ResponseSchema, create(ResponseSchema, { status: { code: 0 }, payload })),
-    );
+    await this.#answerEnvelope(streamId, encodeResponseEnvelope({ status: { code: 0, message: "" }, payload }));
   }
 
   /** Too large an answer rejects, for the caller to answer with that; a broken connection ends and does not reject. */
@@ -237,7 +229,7 @@ class ServerConnection implements TtrpcConnection {
   }
 }
 
-function deadlineTimer(request: Request, abort: AbortController): ReturnType<typeof setTimeout> | undefined {
+function deadlineTimer(request: RequestEnvelope, abort: AbortController): ReturnType<typeof setTimeout> | undefined {
   const nano = request.timeoutNano;
   if (nano <= 0n || nano > TIMER_NANO_MAX) return undefined;
   const timeoutMs = Number(nano) / 1e6;
