@@ -58,6 +58,10 @@ describe("paths", () => {
   });
 });
 
+test("crun, which knows 1.0 only, is given 1.0 whatever 1.x the bundle says", () => {
+  expect(toGuestSpec(spec({ ociVersion: "1.3.0" }), context).config.ociVersion).toBe("1.0.2");
+});
+
 describe("refused, naming the property", () => {
   const linux = (more: object): Partial<Spec> => ({ linux: { namespaces: [{ type: "network" }], ...more } });
   const bind = (source: string): Partial<Spec> => ({ mounts: [{ destination: "/m", type: "bind", source }] });

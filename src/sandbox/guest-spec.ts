@@ -9,6 +9,9 @@ import type { LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.t
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
 
+/** What the guest's crun calls the spec it follows: it refuses every other minor version, whatever the file holds. */
+const GUEST_OCI_VERSION = "1.0.2";
+
 /** A host path that has to appear in the shared directory, at a path relative to it. */
 export interface Exposure {
   readonly hostPath: string;
@@ -62,6 +65,7 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   const mounts = (spec.mounts ?? []).map((mount, index) => guestMount(mount, index, context, exposures));
   const config: Spec = {
     ...spec,
+    ociVersion: GUEST_OCI_VERSION,
     root: { ...spec.root, path: rootfs },
     mounts,
     ...(spec.process === undefined ? {} : { process: guestProcess(spec.process, warnings) }),
