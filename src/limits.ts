@@ -121,8 +121,6 @@ export const HOOK_TIMEOUT_MS_DEFAULT = 300_000;
 export const SANDBOX_EXIT_TIMEOUT_MS = 10_000;
 /** Milliseconds a shim has to drain its output after its container was killed; a reader that has stopped holds it up. */
 export const SHIM_EXIT_TIMEOUT_MS = 2000;
-/** Milliseconds without output after which an exec process that has ended counts as drained, whoever holds its pipes. */
-export const EXEC_DRAIN_IDLE_MS = 1000;
 /** Milliseconds a new shim has to connect and answer. */
 export const SHIM_READY_TIMEOUT_MS = 10_000;
 /** Bytes of a shim's answer to whoever started it: one line with a message. */

@@ -33,7 +33,6 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
     terminal: terminal?.fd,
-    isInit: execId === containerId,
     log: silentLog,
   });
   await shim.ready;

@@ -49,13 +49,12 @@ async function writeAll({ sandbox, containerId, execId }: ProcessTarget, data: U
 
 /**
  * Guest to host until the end of the stream. When nobody reads on the host any more the rest is read and dropped: the
- * process must not hang on a reader that has gone. `onData` is called for each chunk.
+ * process must not hang on a reader that has gone.
  */
 export async function pumpOutput(
   target: ProcessTarget,
   stream: OutputStream.STDOUT | OutputStream.STDERR,
   writer: FdWriter | undefined,
-  onData: () => void,
 ): Promise<void> {
   const { sandbox, containerId, execId } = target;
   let open = writer;
@@ -68,7 +67,6 @@ export async function pumpOutput(
         lengthMax: STREAM_CHUNK_BYTES_MAX,
       });
       if (data.length > 0) {
-        onData();
         if (open !== undefined && !(await deliver(open, data))) open = undefined;
       }
       if (eof) return;

@@ -1,7 +1,6 @@
 /** Stands on the host for one process in the guest: carries its stdio, signals and window size, and ends as it ends. */
 import { describeError } from "../errors.ts";
 import { OutputStream } from "../gen/sandbox_pb.ts";
-import { EXEC_DRAIN_IDLE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { Fd, OwnedFd } from "../sys/fd.ts";
 import { FdReader } from "../sys/fd-reader.ts";
@@ -26,8 +25,6 @@ export interface ShimOptions {
   readonly stdio: ShimStdio;
   /** The process has a terminal, and this descriptor is the host's side of it. */
   readonly terminal: Fd | undefined;
-  /** A container's init process takes its whole container with it, so all output ends; an exec process may leave children. */
-  readonly isInit: boolean;
   readonly log: Log;
 }
 
@@ -55,25 +52,22 @@ export function startShim(options: ShimOptions): RunningShim {
 async function carry(options: ShimOptions, waiting: Promise<{ readonly exitStatus: number }>): Promise<number> {
   const { target, stdio, log } = options;
   const stop = new AbortController();
-  let lastDataAt = performance.now();
-  const onData = (): void => {
-    lastDataAt = performance.now();
-  };
   const stopForwarding = forwardSignals(options);
   const input =
     stdio.stdin === undefined
       ? target.sandbox.closeStdin({ containerId: target.containerId, execId: target.execId })
       : pumpInput(target, new FdReader(stdio.stdin), stop.signal);
   const writer = (fd: OwnedFd | undefined): FdWriter | undefined => (fd === undefined ? undefined : new FdWriter(fd));
-  const outputs = [pumpOutput(target, OutputStream.STDOUT, writer(stdio.stdout), onData)];
+  const outputs = [pumpOutput(target, OutputStream.STDOUT, writer(stdio.stdout))];
   if (options.terminal === undefined) {
-    outputs.push(pumpOutput(target, OutputStream.STDERR, writer(stdio.stderr), onData));
+    outputs.push(pumpOutput(target, OutputStream.STDERR, writer(stdio.stderr)));
   }
   input.catch((thrown) => logLoss(log, "standard input", thrown));
   for (const output of outputs) output.catch((thrown) => logLoss(log, "output", thrown));
   try {
     const { exitStatus } = await waiting;
-    await drained(outputs, options.isInit ? undefined : () => lastDataAt);
+    // The agent ends the streams of a process that has ended, whoever it left behind with them: nothing hangs here.
+    await Promise.allSettled(outputs);
     return exitStatus;
   } catch (thrown) {
     log.error("process lost", { container: target.containerId, execId: target.execId, error: describeError(thrown) });
@@ -86,28 +80,6 @@ async function carry(options: ShimOptions, waiting: Promise<{ readonly exitStatu
 
 function logLoss(log: Log, what: string, thrown: unknown): void {
   if (!isProcessGone(thrown)) log.warn(`${what} broke`, { error: describeError(thrown) });
-}
-
-/**
- * All output delivered. An exec process may have left children that keep its output open for as long as they like:
- * with `lastDataAt` it is over when nothing more has come for a while.
- */
-async function drained(outputs: readonly Promise<void>[], lastDataAt: (() => number) | undefined): Promise<void> {
-  const all = Promise.allSettled(outputs).then(() => "done" as const);
-  if (lastDataAt === undefined) {
-    await all;
-    return;
-  }
-  const endedAt = performance.now();
-  for (;;) {
-    const idleMs = performance.now() - Math.max(endedAt, lastDataAt());
-    if (idleMs >= EXEC_DRAIN_IDLE_MS) return;
-    const { promise: pause, resolve } = Promise.withResolvers<"pause">();
-    const timer = setTimeout(() => resolve("pause"), EXEC_DRAIN_IDLE_MS - idleMs);
-    const first = await Promise.race([all, pause]);
-    clearTimeout(timer);
-    if (first === "done") return;
-  }
 }
 
 /** Signals and window size, until the returned function is called. */

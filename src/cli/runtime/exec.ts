@@ -139,7 +139,6 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
       stderr: hasTerminal ? undefined : dup(asFd(2)),
     },
     terminal: terminal?.fd,
-    isInit: false,
     log: context.log,
   });
   await shim.ready;
