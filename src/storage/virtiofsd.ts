@@ -2,6 +2,7 @@
 import { HearthError, toHearthError } from "../errors.ts";
 import { DEVICE_SOCKET_BACKLOG, GUEST_LOG_BYTES_MAX, VIRTIOFSD_VERSION_TIMEOUT_MS } from "../limits.ts";
 import { CapturedOutput } from "../sys/captured-output.ts";
+import { setNonBlocking } from "../sys/fd.ts";
 import { type ChildProcess, describeExit, exitCodeOf, spawnProcess, terminate } from "../sys/process.ts";
 import { identifyProcess, type ProcessIdentity } from "../sys/process-identity.ts";
 import { runProcess } from "../sys/run-process.ts";
@@ -85,6 +86,8 @@ export async function startVirtiofsd(options: VirtiofsdOptions): Promise<Virtiof
   await using undo = new AsyncDisposableStack();
   const output = undo.use(CapturedOutput.open(options.log, GUEST_LOG_BYTES_MAX));
   using socket = listenSocket(options.socket, DEVICE_SOCKET_BACKLOG);
+  // The daemon accepts once and takes EAGAIN for a failure: it has to wait for a QEMU that is slower than itself.
+  setNonBlocking(socket.fd, false);
   const child: ChildProcess = spawnProcess({
     argv: virtiofsdArguments(kind, options.path, options.directory),
     stdio: ["ignore", output.writeEnd, output.writeEnd, socket.fd],
