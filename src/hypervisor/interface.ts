@@ -34,6 +34,8 @@ export interface BootOptions {
   readonly kernel: string;
   readonly initrd: string;
   readonly image: string;
+  /** Default: virtio-pmem where the image's size allows it. A VM whose whole memory is to be saved needs virtio-blk. */
+  readonly imageDevice?: "virtio-pmem" | "virtio-blk";
   readonly kernelParams: readonly string[];
   readonly vcpus: number;
   /** Upper bound for hot-plug; at least `vcpus`. */

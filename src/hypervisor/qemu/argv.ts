@@ -7,6 +7,7 @@ import {
   blockBackend,
   deviceOption,
   escapeValue,
+  MODERN,
   optionString,
   placeProperties,
   virtio9p,
@@ -44,10 +45,7 @@ const PMEM_ALIGNMENT_BYTES = 2 * 1024 * 1024;
 /** MiB. Addresses given to memory devices are multiples of it. Source: hot-plugged memory comes in blocks of 128 MiB. */
 const MEMORY_DEVICE_ALIGNMENT_MIB = 128;
 
-/**
- * Arguments and, with each, what it is there for: the file is the one place to look a QEMU option up. `imageBytes` is
- * the size of the root image's file.
- */
+/** The same options give the same arguments. `imageBytes` is the size of the root image's file, 0 without one. */
 export function qemuArguments(options: BootOptions, imageBytes: number): [string, ...string[]] {
   const root = rootDevice(options, imageBytes);
   return [
@@ -69,8 +67,12 @@ export function qemuArguments(options: BootOptions, imageBytes: number): [string
   ];
 }
 
-/** An image of ours can be mapped; another that cannot is read as a disk. */
+/**
+ * An image of ours can be mapped; another that cannot is read as a disk. The mapping is read-only, so a saved state that
+ * contains all memory cannot be loaded over it.
+ */
 function rootDevice(options: BootOptions, imageBytes: number): RootDevice {
+  if (options.imageDevice !== undefined) return options.imageDevice === "virtio-pmem" ? "pmem" : "block";
   return options.image !== "" && imageBytes > 0 && imageBytes % PMEM_ALIGNMENT_BYTES === 0 ? "pmem" : "block";
 }
 
@@ -81,7 +83,7 @@ function machineArguments(options: BootOptions): string[] {
   const tcg = options.accel === "tcg";
   return [
     ...["-machine", `${options.machine},${lean},memory-backend=ram`],
-    ...["-accel", tcg ? `tcg,thread=multi,tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm"],
+    ...["-accel", tcg ? `tcg,thread=${tcgThreads(options)},tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm"],
     // Five-level page tables cost the emulation a level in each walk. With fast strings (erms, fsrm) the guest clears and
     // copies pages byte by byte, each of them emulated by itself: 0.3 s of a boot.
     ...["-cpu", tcg ? "max,la57=off,erms=off,fsrm=off" : "host"],
@@ -89,6 +91,15 @@ function machineArguments(options: BootOptions): string[] {
     // A clone must know that it is one: the guest kernel reseeds its random pool when the id changes.
     ...["-device", "vmgenid,id=generation,guid=auto"],
   ];
+}
+
+/**
+ * With a thread for each vCPU the translation buffer is dealt out to them in pieces, and QEMU aborts when a vCPU is
+ * plugged while others hold them all ("tcg_region_initial_alloc__locked: assertion failed"). One thread has one piece,
+ * and the same speed for one vCPU.
+ */
+function tcgThreads(options: BootOptions): "single" | "multi" {
+  return options.vcpus > 1 ? "multi" : "single";
 }
 
 /** `mappedBytes` of address space are for the root image, beside the memory that may be added. */
@@ -134,11 +145,15 @@ function kernelArguments(options: BootOptions, root: RootDevice): string[] {
 
 function bootDevices(options: BootOptions, root: RootDevice, imageBytes: number): string[] {
   const { machine } = options;
-  const serial = { driver: "virtio-serial-pci", id: "serial", properties: placeProperties(bootPlace(machine, 0)) };
+  const serial = {
+    driver: "virtio-serial-pci",
+    id: "serial",
+    properties: { ...MODERN, ...placeProperties(bootPlace(machine, 0)) },
+  };
   const rng = {
     driver: "virtio-rng-pci",
     id: "rng",
-    properties: { rng: backendId("rng"), ...placeProperties(bootPlace(machine, 1)) },
+    properties: { rng: backendId("rng"), ...MODERN, ...placeProperties(bootPlace(machine, 1)) },
   };
   const port = optionString("virtserialport", { id: AGENT_PORT_ID, chardev: AGENT_CHARDEV_ID, name: AGENT_PORT_NAME });
   const disk: Device = { kind: "block", id: "image", path: options.image, readOnly: true, format: "raw" };

@@ -46,7 +46,7 @@ export function backendId(deviceId: string): string {
 }
 
 /** Modern virtio only: the legacy interface costs the guest a probe and an I/O window. */
-const MODERN = { "disable-legacy": "on" } as const;
+export const MODERN = { "disable-legacy": "on" } as const;
 
 export function virtioFs(id: string, tag: string, place: PciPlace): DeviceSpelling {
   const properties = { chardev: backendId(id), tag, "queue-size": VIRTIO_FS_QUEUE_LENGTH, ...placeProperties(place) };

@@ -17,6 +17,7 @@ import {
 import type { QmpClient } from "./qmp/client.ts";
 import type { QmpReturn } from "./qmp/vocabulary.ts";
 import { type MachineType, pciPathOf, type SlotTable } from "./slots.ts";
+import { withFreeTcgRegions } from "./tcg-regions.ts";
 
 export interface HotplugContext {
   readonly qmp: QmpClient;
@@ -139,8 +140,16 @@ export async function plugVcpus({ qmp }: HotplugContext, count: number, signal?:
       facts: { wanted: count, free: free.length },
     });
   }
+  const taken = all.filter((slot) => slot["qom-path"] !== undefined);
+  const plug = (): Promise<string[]> => plugInto(qmp, free.slice(0, count), signal);
+  // See tcgThreads in argv.ts: only those that boot with several vCPUs have a thread for each.
+  if (taken.filter((slot) => slot["qom-path"]?.startsWith(PERIPHERALS) === false).length <= 1) return await plug();
+  return await withFreeTcgRegions(qmp, { wanted: count, vcpus: taken.length, maxVcpus: all.length }, plug);
+}
+
+async function plugInto(qmp: QmpClient, slots: readonly CpuSlot[], signal: AbortSignal | undefined): Promise<string[]> {
   const ids: string[] = [];
-  for (const slot of free.slice(0, count)) {
+  for (const slot of slots) {
     const id = cpuId(slot);
     await qmp.run("device_add", { driver: slot.type, id, ...slot.props }, { signal });
     ids.push(id);
@@ -232,7 +241,7 @@ async function removeBackend(
 }
 
 /** Driver of each device that has an id. */
-async function peripherals(qmp: QmpClient, signal: AbortSignal | undefined): Promise<Map<string, string>> {
+export async function peripherals(qmp: QmpClient, signal: AbortSignal | undefined): Promise<Map<string, string>> {
   const found = new Map<string, string>();
   for (const { name, type } of await qmp.run("qom-list", { path: PERIPHERALS }, { signal })) {
     const driver = /^child<(.+)>$/.exec(type)?.[1];

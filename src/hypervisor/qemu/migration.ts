@@ -4,6 +4,7 @@ import { HearthError } from "../../errors.ts";
 import { MIGRATION_BANDWIDTH, MIGRATION_TIMEOUT_MS } from "../../limits.ts";
 import { O_CREAT, O_NOFOLLOW, O_RDONLY, O_TRUNC, O_WRONLY, openFd } from "../../sys/fd.ts";
 import type { SaveOptions } from "../interface.ts";
+import { peripherals } from "./hotplug.ts";
 import type { QmpClient } from "./qmp/client.ts";
 
 /** Name under which QEMU keeps the descriptor of the file; `file:` as a target came with version 8.2 only. */
@@ -13,6 +14,11 @@ const STATE_FD = "migration-state";
 export async function saveVm(qmp: QmpClient, options: SaveOptions, signal?: AbortSignal): Promise<void> {
   const { running } = await qmp.run("query-status", {}, { signal });
   if (running) throw new HearthError("failed-precondition", "save VM: it is not paused");
+  if (!options.ignoreShared && [...(await peripherals(qmp, signal)).values()].includes("virtio-pmem-pci")) {
+    throw new HearthError("failed-precondition", "save VM with its memory: its image is read-only persistent memory", {
+      hint: "boot it with the image as virtio-blk",
+    });
+  }
   {
     using file = openFd(options.statePath, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600);
     try {

@@ -101,7 +101,7 @@ export class SlotTable {
   }
 
   get freeCount(): number {
-    return this.#places.length - this.#holders.size;
+    return this.#places.filter((place) => !this.#isHeld(place)).length;
   }
 
   #isHeld(place: PciPlace): boolean {

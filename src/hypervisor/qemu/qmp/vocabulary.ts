@@ -12,6 +12,8 @@ export interface QmpArguments {
   readonly "query-memory-size-summary": NoArguments;
   readonly "query-memory-devices": NoArguments;
   readonly "query-migrate": NoArguments;
+  /** For what QMP has no command for; the answer is text. */
+  readonly "human-monitor-command": { readonly "command-line": string };
   readonly stop: NoArguments;
   readonly cont: NoArguments;
   readonly quit: NoArguments;
@@ -80,6 +82,7 @@ export const QMP_RETURNS = {
     }),
   ),
   "query-migrate": MigrationSchema,
+  "human-monitor-command": v.string(),
   stop: nothing,
   cont: nothing,
   quit: nothing,
