@@ -36,7 +36,7 @@ export async function bootVmAgent(guestDir: string, options: { readonly maxVcpus
       kernel: join(guestDir, "vmlinux"),
       initrd: join(guestDir, "initrd.cpio"),
       image: join(guestDir, "rootfs.erofs"),
-      kernelParams: ["console=hvc0", "panic=1"],
+      kernelParams: [],
       vcpus: 1,
       maxVcpus: options.maxVcpus ?? 1,
       memoryMib: 512,
