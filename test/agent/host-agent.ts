@@ -5,33 +5,30 @@ import { join } from "node:path";
 import { type AgentClient, agentClient } from "../../src/agent/client/client.ts";
 import { O_CREAT, O_WRONLY, openFd, setNonBlocking, socketpair } from "../../src/sys/fd.ts";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
+import { runOrThrow } from "../../src/sys/run-process.ts";
 import { adoptSocket } from "../../src/sys/socket-stream.ts";
 
-const APPLETS = [
-  "sh",
-  "cat",
-  "sleep",
-  "true",
-  "false",
-  "echo",
-  "id",
-  "env",
-  "stty",
-  "grep",
-  "kill",
-  "head",
-  "seq",
-  "dd",
-  "tr",
-];
+const APPLETS = "sh cat sleep true false echo id env stty grep kill head seq dd tr wc mkfifo ls".split(" ");
 
 export interface HostAgent extends AsyncDisposable {
   readonly client: AgentClient;
   readonly dir: string;
   /** An OCI configuration as JSON that runs `args` in a busybox root. */
   config(args: readonly string[], changes?: ConfigChanges): Uint8Array;
+  /** What of containers and processes there is in the agent's namespaces. */
+  lookInside(): Promise<Inside>;
   /** What the agent logged so far. */
   log(): string;
+}
+
+export interface Inside {
+  /** Names in the agent's directories. */
+  readonly bundles: readonly string[];
+  readonly crun: readonly string[];
+  /** Command names of zombies. */
+  readonly zombies: readonly string[];
+  /** Number of processes named sleep. */
+  readonly sleeping: number;
 }
 
 export interface ConfigChanges {
@@ -59,6 +56,7 @@ export async function startHostAgent(): Promise<HostAgent> {
     client,
     dir,
     config: (args, changes) => ociConfig(join(dir, "rootfs"), args, changes),
+    lookInside: () => lookInside(child.pid, dir),
     log: () => readFileSync(logFile, "utf8"),
     async [Symbol.asyncDispose]() {
       await client[Symbol.asyncDispose]();
@@ -66,6 +64,21 @@ export async function startHostAgent(): Promise<HostAgent> {
       await terminate(child, { graceMs: 0 });
       rmSync(dir, { recursive: true, force: true });
     },
+  };
+}
+
+/** `unshare` is the parent of the agent and stays outside of its pid namespace. */
+async function lookInside(unshare: number, dir: string): Promise<Inside> {
+  const [agent = ""] = readFileSync(`/proc/${unshare}/task/${unshare}/children`, "utf8").split(" ");
+  const script = `ls ${dir}/run/bundles; echo; ls ${dir}/run/crun; echo; cat /proc/[0-9]*/stat`;
+  const output = await runOrThrow(["nsenter", "--target", agent, "--mount", "--pid", "sh", "-c", `${script}; true`]);
+  const [bundles = "", crun = "", stats = ""] = output.split("\n\n");
+  const processes = [...stats.matchAll(/^\d+ \((.*)\) (\S)/gm)];
+  return {
+    bundles: bundles.split("\n"),
+    crun: crun.split("\n"),
+    zombies: processes.filter(([, , state]) => state === "Z").map(([, name = ""]) => name),
+    sleeping: processes.filter(([, name]) => name === "sleep").length,
   };
 }
 

@@ -92,7 +92,7 @@ export class Container {
       throw new HearthError("resource-exhausted", `start ${name}: ${EXEC_PROCESSES_MAX} processes are being tracked`);
     }
     if (this.init.ended || this.#status === "created" || this.#status === "removing") {
-      throw new HearthError("failed-precondition", `start ${name}: container not running`);
+      throw notRunning(name, undefined);
     }
     this.#starting.add(execId);
     try {
@@ -108,6 +108,10 @@ export class Container {
       this.#processes.get(execId)?.[Symbol.dispose]();
       this.#processes.delete(execId);
       this.#processes.set(execId, process);
+    } catch (thrown) {
+      // crun has nothing to say when the namespaces it wants to join go away under it.
+      if (this.init.ended) throw notRunning(name, thrown);
+      throw thrown;
     } finally {
       this.#starting.delete(execId);
     }
@@ -219,4 +223,9 @@ export class Container {
   #call(): CrunCall {
     return { id: this.id, bundle: this.bundle, slot: this.#context.crun.newSlot() };
   }
+}
+
+/** In the words that engines look for. */
+function notRunning(process: string, cause: unknown): HearthError {
+  return new HearthError("failed-precondition", `start ${process}: container not running`, { cause });
 }

@@ -16,3 +16,117 @@ describe("personality", () => {
     expect(personalityOf({ personality: { domain: "LINUX32" } })).toEqual({ domain: "LINUX32" });
   });
 });
+
+describe("what the agent reads", () => {
+  const view = (config: object) => ociConfig({ text: JSON.stringify(config) }, "c1");
+
+  test("of an empty configuration", () => {
+    expect(view({})).toMatchObject({
+      terminal: false,
+      program: undefined,
+      cgroupPath: "/hearth/c1",
+      hasPoststart: false,
+      hasPoststop: false,
+      ownPidNamespace: false,
+    });
+  });
+
+  test("terminal, program, hooks, pid namespace", () => {
+    const config = {
+      process: { terminal: true, args: ["sh", "-c"] },
+      hooks: { poststart: [{ path: "/x" }], poststop: [] },
+      linux: { namespaces: [{ type: "pid" }] },
+    };
+    expect(view(config)).toMatchObject({
+      terminal: true,
+      program: "sh",
+      hasPoststart: true,
+      hasPoststop: false,
+      ownPidNamespace: true,
+    });
+    expect(view({ linux: { namespaces: [{ type: "pid", path: "/p" }] } }).ownPidNamespace).toBe(false);
+  });
+
+  test.each([
+    ["/a/b", "/a/b"],
+    ["a/b", "/a/b"],
+    ["/a/../../b", "/b"],
+    ["/", "/hearth/c1"],
+    ["..", "/hearth/c1"],
+    ["", "/hearth/c1"],
+    ["system.slice:cri:x", "/hearth/c1"],
+  ])("cgroup path %p becomes %p, for crun too", (path, expected) => {
+    const config = view({ linux: { cgroupsPath: path } });
+    expect(config.cgroupPath).toBe(expected);
+    expect(JSON.parse(config.json).linux.cgroupsPath).toBe(expected);
+  });
+
+  test("integers beyond 2^53 and unknown properties stay as they are", () => {
+    const text = '{"process":{"rlimits":[{"type":"x","hard":18446744073709551615,"soft":1}]},"future":{"a":1}}';
+    const { json } = ociConfig({ text }, "c1");
+    expect(json).toContain('"hard":18446744073709551615');
+    expect(JSON.parse(json).future).toEqual({ a: 1 });
+  });
+
+  test.each([[5], ["x"], [[]], [{ process: 5 }], [{ linux: [] }], [{ hooks: { poststart: {} } }]])(
+    "%p is refused",
+    (config) => {
+      expect(() => ociConfig({ text: JSON.stringify(config) }, "c1")).toThrow("read");
+    },
+  );
+});
+
+describe("changes", () => {
+  test("a shared pid namespace takes the place of an own one", () => {
+    const linux = { namespaces: [{ type: "pid" }, { type: "mount" }] };
+    const config = ociConfig({ text: JSON.stringify({ linux }) }, "c1", { pidNamespace: "/proc/7/ns/pid" });
+    expect(JSON.parse(config.json).linux.namespaces).toEqual([
+      { type: "mount" },
+      { type: "pid", path: "/proc/7/ns/pid" },
+    ]);
+    expect(config.ownPidNamespace).toBe(false);
+  });
+
+  test("device numbers of the host become the guest's, also when the two overlap", () => {
+    const linux = {
+      devices: [
+        { path: "/dev/a", type: "b", major: 8, minor: 0 },
+        { path: "/dev/b", type: "b", major: 8, minor: 16 },
+        { path: "/dev/c", type: "c", major: 1, minor: 3 },
+      ],
+      resources: {
+        devices: [
+          { allow: false, access: "rwm" },
+          { allow: true, type: "b", major: 8, minor: 0, access: "r" },
+          { allow: true, type: "b", major: 8, minor: 16, access: "w" },
+        ],
+        pids: { limit: 5 },
+      },
+    };
+    const config = ociConfig({ text: JSON.stringify({ linux }) }, "c1", {
+      devices: [
+        { containerPath: "/dev/a", type: "b", major: 8, minor: 16 },
+        { containerPath: "/dev/b", type: "b", major: 254, minor: 0 },
+      ],
+    });
+    const changed = JSON.parse(config.json).linux;
+    expect(changed.devices).toEqual([
+      { path: "/dev/a", type: "b", major: 8, minor: 16 },
+      { path: "/dev/b", type: "b", major: 254, minor: 0 },
+      { path: "/dev/c", type: "c", major: 1, minor: 3 },
+    ]);
+    expect(changed.resources).toEqual({
+      devices: [
+        { allow: false, access: "rwm" },
+        { allow: true, type: "b", major: 8, minor: 16, access: "r" },
+        { allow: true, type: "b", major: 254, minor: 0, access: "w" },
+      ],
+      pids: { limit: 5 },
+    });
+  });
+
+  test("a device that the configuration does not have is refused", () => {
+    const devices = [{ containerPath: "/dev/a", type: "b", major: 8, minor: 16 }] as const;
+    expect(() => ociConfig({ text: "{}" }, "c1", { devices })).toThrow("use device /dev/a");
+  });
+});

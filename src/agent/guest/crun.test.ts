@@ -1,0 +1,35 @@
+import { describe, expect, test } from "bun:test";
+import { execFailureOf } from "../exec-failure.ts";
+import { crunError, logMessages } from "./crun.ts";
+
+const call = { id: "c1", program: "prog" };
+
+describe("what crun says", () => {
+  test.each([
+    ["executable file `prog` not found in $PATH: No such file or directory", "not-found"],
+    ["open executable: Permission denied", "not-executable"],
+    ["open executable: Operation not permitted", "not-executable"],
+  ] as const)("%s", (said, kind) => {
+    expect(execFailureOf(crunError("exec", call, said))).toBe(kind);
+  });
+
+  test.each([
+    ["chdir `/nope`: No such file or directory", "failed-precondition"],
+    ["the container `c1` is not running", "failed-precondition"],
+    ["the container `c1` is paused", "failed-precondition"],
+    ["container `c1` already exists", "already-exists"],
+    ["error opening file `/run/hearth/crun/c1/status`: No such file or directory", "not-found"],
+    ["mount `proc` to `/proc`: Operation not permitted", "permission-denied"],
+    ["mount `x` to `/y`: No such file or directory", "internal"],
+    ["exit status 1", "internal"],
+  ] as const)("%s", (said, code) => {
+    const error = crunError("create", call, said);
+    expect(error).toMatchObject({ code, message: `create container c1: ${said}` });
+    expect(execFailureOf(error)).toBeUndefined();
+  });
+});
+
+test("log lines lose their times", () => {
+  const log = "2026-11-23T23:53:58.326721Z: first `x`: No such file\n2026-11-23T23:53:58.3Z: second\n\n";
+  expect(logMessages(log)).toEqual(["first `x`: No such file", "second"]);
+});
