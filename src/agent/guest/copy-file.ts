@@ -29,11 +29,11 @@ const S_IFLNK = 0o120000;
 export function copyFile(request: CopyFileRequest, paths: AgentPaths): void {
   const path = checkedPath(request.path, paths.dir);
   try {
-    makeParents(path, paths.dir, request.dirMode === 0 ? 0o755 : request.dirMode & 0o7777);
+    makeDirectories(dirname(path), paths.dir, request.dirMode === 0 ? 0o755 : request.dirMode & 0o7777);
     const temporary = join(dirname(path), `.${basename(path)}.copy`);
     switch (request.fileMode & S_IFMT) {
       case S_IFDIR:
-        mkdirSync(path, { recursive: true });
+        makeDirectories(path, paths.dir, 0o755);
         break;
       case S_IFLNK:
         rmSync(temporary, { force: true });
@@ -75,10 +75,10 @@ function checkedPath(path: string, root: string): string {
   throw new HearthError("permission-denied", `copy file ${JSON.stringify(path)}: not below ${root}`);
 }
 
-/** Directories on the way are made; a symbolic link or a file there is refused. */
-function makeParents(path: string, root: string, mode: number): void {
+/** What is missing of a directory and those it is in is made; a symbolic link or a file on the way is refused. */
+function makeDirectories(dir: string, root: string, mode: number): void {
   let at = root;
-  for (const name of dirname(path).slice(root.length).split("/")) {
+  for (const name of dir.slice(root.length).split("/")) {
     if (name === "") continue;
     at = join(at, name);
     try {

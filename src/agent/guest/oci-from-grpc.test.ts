@@ -72,7 +72,7 @@ describe("configuration", () => {
         env: ["A=b"],
         cwd: "/w",
         capabilities: { bounding: ["CAP_KILL"], ambient: ["CAP_CHOWN"] },
-        rlimits: [{ type: "RLIMIT_CORE", hard: 18446744073709551615, soft: 0 }],
+        rlimits: [{ type: "RLIMIT_CORE", hard: 2 ** 64, soft: 0 }],
         noNewPrivileges: true,
         apparmorProfile: "p",
         oomScoreAdj: -999,
