@@ -121,8 +121,14 @@ export function isNotFound(thrown: unknown): boolean {
   );
 }
 
-/** Message with the messages of its causes, outermost first, each once, joined by ": ". For the one place that prints. */
+/**
+ * Message with the messages of its causes, outermost first, each once, joined by ": ". For the one place that prints.
+ * An error that was followed by others while its own mess was cleared away comes first, they after it.
+ */
 export function describeError(thrown: unknown): string {
+  if (thrown instanceof SuppressedError) {
+    return `${describeError(thrown.suppressed)}; and then, cleaning up: ${describeError(thrown.error)}`;
+  }
   const parts: string[] = [];
   for (let at: unknown = thrown, depth = 0; at !== undefined && at !== null && depth < 8; depth++) {
     const message = at instanceof Error ? at.message : String(at);
@@ -130,6 +136,11 @@ export function describeError(thrown: unknown): string {
     at = at instanceof Error ? at.cause : undefined;
   }
   return parts.join(": ");
+}
+
+/** The error itself, where others followed it while its own mess was cleared away. */
+export function firstError(thrown: unknown): unknown {
+  return thrown instanceof SuppressedError ? firstError(thrown.suppressed) : thrown;
 }
 
 /** For our own bugs only; validation of input throws a HearthError with its own code. */

@@ -6,7 +6,7 @@ import { HearthError } from "../errors.ts";
 import { PROGRAM_VERSION_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { runProcess } from "../sys/run-process.ts";
-import { checkPrograms, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { checkHost, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
 import { errorLine } from "./report-error.ts";
@@ -26,7 +26,7 @@ export const command = defineHostCommand({
     if (positionals.length > 0) {
       throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
     }
-    const findings = await checkHost(context.configPath);
+    const findings = await examineHost(context.configPath);
     const rows = findings.map(({ what, verdict, detail }) => [what, verdict, detail]);
     await writeOut(
       flags.json ? `${JSON.stringify(findings, null, 2)}\n` : formatTable([["CHECK", "RESULT", "DETAIL"], ...rows]),
@@ -35,7 +35,7 @@ export const command = defineHostCommand({
   },
 });
 
-async function checkHost(configPath: string | undefined): Promise<Finding[]> {
+async function examineHost(configPath: string | undefined): Promise<Finding[]> {
   const findings = [await finding("root", async () => checkRoot())];
   let config: HearthConfig;
   try {
@@ -52,7 +52,7 @@ async function checkHost(configPath: string | undefined): Promise<Finding[]> {
       ? { what: "kvm", verdict: "ok", detail: "usable" }
       : { what: "kvm", verdict: hypervisor.accel === "kvm" ? "missing" : "warning", detail: host.kvm.reason },
     await finding("programs", async () => {
-      checkPrograms(config, host);
+      checkHost(config, host);
       return hypervisor.shared_fs === "virtio-fs"
         ? ((hypervisor.virtio_fs_daemon || host.virtiofsd) ?? "")
         : "virtio-9p";

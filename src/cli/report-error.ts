@@ -1,15 +1,17 @@
 /** The one place where an error becomes text for a person or an engine: one line, its hint with it. */
 import { writeSync } from "node:fs";
-import { describeError, HearthError } from "../errors.ts";
+import { describeError, firstError, HearthError } from "../errors.ts";
 
 /** Message, causes and hint in one line. */
 export function errorLine(thrown: unknown): string {
-  const hint = thrown instanceof HearthError && thrown.hint !== undefined ? ` (hint: ${thrown.hint})` : "";
+  const first = firstError(thrown);
+  const hint = first instanceof HearthError && first.hint !== undefined ? ` (hint: ${first.hint})` : "";
   return `${describeError(thrown)}${hint}`.trim().replace(/\s*[\r\n]+\s*/g, "; ");
 }
 
 export function exitCodeOf(thrown: unknown): number {
-  return thrown instanceof HearthError ? thrown.exitCode : 1;
+  const first = firstError(thrown);
+  return first instanceof HearthError ? first.exitCode : 1;
 }
 
 /** Writes to standard error; one that cannot be written must not hide the exit status. */

@@ -12,8 +12,16 @@ import { takeStandardFd } from "./standard-fds.ts";
 
 /** Resolves with the exit status of the process it stands for. */
 export async function shimMain(args: readonly string[]): Promise<number> {
+  let launch: ShimLaunch;
   try {
-    return await carryProcess(parseShimArgs(args));
+    launch = parseShimArgs(args);
+  } catch (thrown) {
+    // Started by hand: descriptor 3 is somebody else's then.
+    writeSync(2, `hearth shim: ${describeError(thrown)}\n`);
+    return EXIT_STATUS_LOST;
+  }
+  try {
+    return await carryProcess(launch);
   } catch (thrown) {
     report({ error: describeError(thrown) });
     return EXIT_STATUS_LOST;

@@ -31,7 +31,7 @@ export function readHostFacts(): HostFacts {
 /** Unpacks the carried guest when it is needed. Errors: "not-found" for a missing program or file, naming the key. */
 export async function resolveVmConfig(config: HearthConfig, log: Log): Promise<VmConfig> {
   const host = readHostFacts();
-  checkPrograms(config, host);
+  checkHost(config, host);
   return toVmConfig(config, await guestFiles(config, log), host, log);
 }
 
@@ -77,22 +77,22 @@ function wholeBlocks(mib: number): number {
 }
 
 function accelerator(wanted: "auto" | "kvm" | "tcg", kvm: KvmSupport, log: Log): "kvm" | "tcg" {
-  if (wanted === "kvm" && !kvm.usable) {
-    throw new HearthError("failed-precondition", `use KVM: ${kvm.reason}`, {
-      hint: 'set accel = "auto" or "tcg" in [hypervisor.qemu]',
-    });
-  }
   if (wanted !== "auto") return wanted;
   if (kvm.usable) return "kvm";
   log.warn("no KVM, VMs are emulated and slow", { reason: kvm.reason });
   return "tcg";
 }
 
-/** Fails with not-found, naming the configuration key, when a program is missing. */
-export function checkPrograms({ hypervisor }: HearthConfig, host: HostFacts): void {
+/** Fails when this host lacks a program (not-found) or the accelerator that the configuration insists on. */
+export function checkHost({ hypervisor }: HearthConfig, host: HostFacts): void {
   if (!host.isExecutable(hypervisor.path)) {
     throw new HearthError("not-found", `find QEMU ${hypervisor.path}: no such program`, {
       hint: "install QEMU or set path in [hypervisor.qemu]",
+    });
+  }
+  if (hypervisor.accel === "kvm" && !host.kvm.usable) {
+    throw new HearthError("failed-precondition", `use KVM: ${host.kvm.reason}`, {
+      hint: 'set accel = "auto" or "tcg" in [hypervisor.qemu]',
     });
   }
   if (hypervisor.shared_fs !== "virtio-fs") return;

@@ -11,6 +11,8 @@ import { podRole, wantedSize } from "../../oci/pod.ts";
 import { stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
+import { toGuestSpec } from "../../sandbox/guest-spec.ts";
+import { hostFileType } from "../../sandbox/host-file.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, type Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
@@ -51,6 +53,8 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   checkContainerId(id);
   const bundle = readBundle(options.bundle);
   checkTerminal(bundle, options);
+  // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
+  toGuestSpec(bundle.spec, { containerId: id, bundle: bundle.dir, fileTypeOf: hostFileType });
   const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
   const root = await context.root();
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
