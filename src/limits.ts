@@ -176,3 +176,5 @@ export const QEMU_VERSION_TIMEOUT_MS = 5_000;
 export const DEVICE_SOCKET_BACKLOG = 4;
 /** Milliseconds for `virtiofsd --version`. */
 export const VIRTIOFSD_VERSION_TIMEOUT_MS = 5_000;
+/** Milliseconds the kernel has to end a process that got SIGKILL: much, because a loaded host may swap or write cores. */
+export const KILLED_EXIT_TIMEOUT_MS = 10_000;

@@ -1,6 +1,6 @@
 /** Gives back everything that a container holds outside its record: processes in the VM, the VM, the shim, its cgroup. */
-import { describeError, HearthError } from "../../errors.ts";
-import { SANDBOX_EXIT_TIMEOUT_MS, SHIM_EXIT_TIMEOUT_MS } from "../../limits.ts";
+import { DeadlineError, describeError, HearthError } from "../../errors.ts";
+import { KILLED_EXIT_TIMEOUT_MS, SANDBOX_EXIT_TIMEOUT_MS, SHIM_EXIT_TIMEOUT_MS } from "../../limits.ts";
 import type { Log } from "../../log.ts";
 import type { ContainerRecord } from "../../oci/container-record.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
@@ -56,28 +56,34 @@ async function removeFromVm(record: ContainerRecord, { timeoutMs, log }: Release
   }
 }
 
-/** Waits for a process that should be ending; one that does not is ended, with `signal` and at last with KILL. */
+/** Waits for a process that should be ending; one that does not in time is ended, with `signal` and at last with KILL. */
 export async function endProcess(
   name: string,
   identity: ProcessIdentity,
   timeoutMs: number,
   signal: number,
 ): Promise<void> {
-  for (const urge of [0, signal, SIGKILL]) {
-    if (urge !== 0) signalProcess(identity, urge);
-    if (!isAlive(identity)) return;
-    const waiting = new AbortController();
-    const ended = withDeadline(`end of ${name} ${identity.pid}`, processExit(identity, waiting.signal), { timeoutMs });
-    try {
-      await ended;
-      return;
-    } catch (thrown) {
-      if (!(thrown instanceof HearthError) || thrown.code !== "deadline-exceeded") throw thrown;
-    } finally {
-      waiting.abort();
-    }
-  }
+  if (await endsWithin(identity, timeoutMs)) return;
+  signalProcess(identity, signal);
+  if (signal !== SIGKILL && (await endsWithin(identity, timeoutMs))) return;
+  signalProcess(identity, SIGKILL);
+  if (await endsWithin(identity, KILLED_EXIT_TIMEOUT_MS)) return;
   throw new HearthError("deadline-exceeded", `end ${name} ${identity.pid}: it survives SIGKILL`);
+}
+
+async function endsWithin(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
+  if (!isAlive(identity)) return true;
+  if (timeoutMs === 0) return false;
+  const waiting = new AbortController();
+  try {
+    await withDeadline("end of process", processExit(identity, waiting.signal), { timeoutMs });
+    return true;
+  } catch (thrown) {
+    if (thrown instanceof DeadlineError) return false;
+    throw thrown;
+  } finally {
+    waiting.abort();
+  }
 }
 
 /** The first container of a pod lends its cgroup to the VM; while others use the VM it cannot be removed. */
