@@ -10,7 +10,9 @@ import { vmPaths } from "../paths.ts";
 import { serveTtrpc } from "../rpc/ttrpc/server.ts";
 import { registerService } from "../rpc/ttrpc/service.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
+import { pageOutFiles } from "../sys/memory.ts";
 import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
+import type { Vm } from "../vm/vm.ts";
 import { bootVm, makeVmDirectory } from "./boot.ts";
 import { SandboxLaunchSchema } from "./launch-schema.ts";
 import { vmRecordOf } from "./record.ts";
@@ -60,6 +62,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   if (launch.mode === "idle") {
     await steps.run("rehearse", launch.config.bootTimeoutMs, (signal) => rehearse(vm.agent, signal));
     await steps.run("pause", QMP_CALL_TIMEOUT_MS, (signal) => vm.hypervisor.pause(signal));
+    trim(vm, log);
   }
   const onChange = (changed: Sandbox) => writeJsonAtomic(vm.paths.record, vmRecordOf(changed));
   const sandbox = new Sandbox({
@@ -97,6 +100,15 @@ function openSandboxLog(launch: SandboxLaunch, path: string, foundations: AsyncD
   const fd = openSync(path, "a", 0o600);
   foundations.defer(() => closeSync(fd));
   return createLog({ level: launch.logLevel, format: "json", fd }, { vm: launch.vmId });
+}
+
+/** An idle VM needs neither the kernel it was loaded from nor most of the image; what it needs is in the page cache. */
+function trim(vm: Vm, log: Log): void {
+  try {
+    for (const process of [...vm.processes, vm.owner]) pageOutFiles(process);
+  } catch (error) {
+    log.debug("memory not trimmed", { error: describeError(error) });
+  }
 }
 
 async function listen(sandbox: Sandbox, path: string, times: StepTime[], log: Log): Promise<UnixListener> {

@@ -1,0 +1,49 @@
+/** Memory of other processes: giving back what the page cache holds anyway. */
+import { readFileSync } from "node:fs";
+import { toHearthError } from "../errors.ts";
+import { check, lazyLibc } from "./libc.ts";
+import { openPidfd, type ProcessIdentity } from "./process-identity.ts";
+
+const libc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "i64", "i64"], returns: "i64" } });
+/** Source: asm/unistd_64.h, asm-generic/mman-common.h. */
+const SYS_PROCESS_MADVISE = 440n;
+const MADV_PAGEOUT = 21n;
+/** Source: limits.h, UIO_MAXIOV. */
+const IOVECS_MAX = 1024;
+
+export interface AddressRange {
+  readonly start: bigint;
+  readonly length: bigint;
+}
+
+/** Mappings of ordinary files in /proc/PID/maps, those of deleted ones (memfd) and of devices left out. Pure. */
+export function fileMappings(maps: string): AddressRange[] {
+  return maps.split("\n").flatMap((line) => {
+    const found = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ [1-9]\d*\s+\/(?!dev\/)(.*)$/.exec(line);
+    const [, from, to, path] = found ?? [];
+    if (from === undefined || to === undefined || path === undefined || path.endsWith(" (deleted)")) return [];
+    const start = BigInt(`0x${from}`);
+    return [{ start, length: BigInt(`0x${to}`) - start }];
+  });
+}
+
+/**
+ * Takes the pages that a process has mapped from files out of its memory; those it needs again come from the page cache.
+ * Pages that others map too, and changed private ones, stay. Needs Linux 5.10 and CAP_SYS_NICE: ENOSYS or EPERM without.
+ */
+export function pageOutFiles(identity: ProcessIdentity): void {
+  using pidfd = openPidfd(identity);
+  if (pidfd === undefined) return;
+  let maps: string;
+  try {
+    maps = readFileSync(`/proc/${identity.pid}/maps`, "utf8");
+  } catch (thrown) {
+    throw toHearthError(thrown, `read mappings of process ${identity.pid}`);
+  }
+  // A mapping that cannot be advised (locked, special) ends the call early; so each is a call of its own.
+  for (const { start, length } of fileMappings(maps).slice(0, IOVECS_MAX)) {
+    const iovec = BigUint64Array.of(start, length);
+    const result = Number(libc().syscall(SYS_PROCESS_MADVISE, BigInt(pidfd.fd), iovec, 1n, MADV_PAGEOUT, 0n));
+    check(result, `page out files of process ${identity.pid}`);
+  }
+}
