@@ -17,6 +17,8 @@ export interface HostAgent extends AsyncDisposable {
   config(args: readonly string[], changes?: ConfigChanges): Uint8Array;
   /** What of containers and processes there is in the agent's namespaces. */
   lookInside(): Promise<Inside>;
+  /** Runs a program in the agent's namespaces; returns its output. */
+  runInside(argv: readonly string[]): Promise<string>;
   /** What the agent logged so far. */
   log(): string;
 }
@@ -36,7 +38,8 @@ export interface ConfigChanges {
   readonly namespaces?: readonly string[];
 }
 
-export async function startHostAgent(): Promise<HostAgent> {
+/** `ownNetwork`: an empty network namespace of its own too. */
+export async function startHostAgent(options: { readonly ownNetwork?: boolean } = {}): Promise<HostAgent> {
   const dir = mkdtempSync(join(tmpdir(), "hearth-agent-"));
   makeRootfs(join(dir, "rootfs"));
   const [ours, theirs] = socketpair();
@@ -46,17 +49,28 @@ export async function startHostAgent(): Promise<HostAgent> {
   using log = openFd(logFile, O_WRONLY | O_CREAT);
   const fixture = join(import.meta.dir, "fixtures", "agent-process.ts");
   const child = spawnProcess({
-    argv: ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", process.execPath, fixture, dir],
+    argv: [
+      "unshare",
+      ...["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
+      ...(options.ownNetwork === true ? ["--net"] : []),
+      ...[process.execPath, fixture, dir],
+    ],
     stdio: ["ignore", log.fd, log.fd, theirs.fd],
   });
   theirs.close();
+  const runInside = (argv: readonly string[]): Promise<string> => {
+    // `unshare` is the parent of the agent and stays outside of its pid namespace.
+    const [agent = ""] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").split(" ");
+    return runOrThrow(["nsenter", "--target", agent, "--mount", "--pid", "--net", ...argv]);
+  };
   const client = agentClient(await adoptSocket(ours));
   await client.health.check({}, { timeoutMs: 10_000 });
   return {
     client,
     dir,
     config: (args, changes) => ociConfig(join(dir, "rootfs"), args, changes),
-    lookInside: () => lookInside(child.pid, dir),
+    lookInside: () => lookInside(runInside, dir),
+    runInside,
     log: () => readFileSync(logFile, "utf8"),
     async [Symbol.asyncDispose]() {
       await client[Symbol.asyncDispose]();
@@ -67,11 +81,9 @@ export async function startHostAgent(): Promise<HostAgent> {
   };
 }
 
-/** `unshare` is the parent of the agent and stays outside of its pid namespace. */
-async function lookInside(unshare: number, dir: string): Promise<Inside> {
-  const [agent = ""] = readFileSync(`/proc/${unshare}/task/${unshare}/children`, "utf8").split(" ");
+async function lookInside(run: HostAgent["runInside"], dir: string): Promise<Inside> {
   const script = `ls ${dir}/run/bundles; echo; ls ${dir}/run/crun; echo; cat /proc/[0-9]*/stat`;
-  const output = await runOrThrow(["nsenter", "--target", agent, "--mount", "--pid", "sh", "-c", `${script}; true`]);
+  const output = await run(["sh", "-c", `${script}; true`]);
   const [bundles = "", crun = "", stats = ""] = output.split("\n\n");
   const processes = [...stats.matchAll(/^\d+ \((.*)\) (\S)/gm)];
   return {

@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError, SystemError } from "../../errors.ts";
 import type { ARPNeighbors, InterfacesSchema, RoutesSchema } from "../../gen/agent_pb.ts";
-import type { ARPNeighbor, Interface, InterfaceSchema, IPFamily, Route } from "../../gen/types_pb.ts";
+import type { ARPNeighbor, Interface, InterfaceSchema, IPAddress, IPFamily, Route } from "../../gen/types_pb.ts";
 import { waitForDevice } from "./devices.ts";
 import { formatIp, formatMac, parseIp, parseMac, parsePrefix, parsePrefixLength } from "./netlink/address.ts";
 import { NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from "./netlink/message.ts";
@@ -42,17 +42,18 @@ type InterfaceInit = MessageInitShape<typeof InterfaceSchema>;
  * and addresses that are asked for, and brings it up. Returns it as it is then.
  */
 export async function updateInterface(wanted: Interface, signal: AbortSignal): Promise<InterfaceInit> {
-  using channel = new RouteChannel();
   const mac = formatMac(parseMac(wanted.hwAddr));
+  const addresses = wanted.IPAddresses.map(parseAddress);
+  if (wanted.name !== "") checkInterfaceName(wanted.name);
+  using channel = new RouteChannel();
   const found = await waitForLink(channel, mac, signal);
   const name = wanted.name === "" ? found.name : wanted.name;
-  checkInterfaceName(name);
   if (found.name !== name) await rename(channel, found, name);
   await setLink(channel, found, {
     ...(wanted.mtu === 0n ? {} : { mtu: Number(wanted.mtu) }),
     setFlags: IFF_UP | (wanted.rawFlags & IFF_NOARP),
   });
-  await setAddresses(channel, found, wanted);
+  await setAddresses(channel, found, addresses);
   const [link] = (await channel.links()).filter(({ index }) => index === found.index);
   if (link === undefined) throw new HearthError("not-found", `configure interface ${name}: it has gone`);
   return describeInterface(link, await channel.addresses());
@@ -130,17 +131,19 @@ async function setLink(channel: RouteChannel, link: Link, change: Omit<LinkChang
   );
 }
 
-async function setAddresses(channel: RouteChannel, link: Link, { IPAddresses: wanted }: Interface): Promise<void> {
-  const addresses = wanted.map(({ address, mask }): LinkAddress => {
-    const ip = parseIp(address);
-    return {
-      linkIndex: link.index,
-      address: ip,
-      prefixLength: parsePrefixLength(mask === "" ? String(ip.bytes.length * 8) : mask, ip.family),
-      scope: isLinkLocal(ip.bytes) ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
-    };
-  });
-  const key = (entry: LinkAddress): string => `${formatIp(entry.address.bytes)}/${entry.prefixLength}`;
+type WantedAddress = Omit<LinkAddress, "linkIndex">;
+
+function parseAddress({ address, mask }: IPAddress): WantedAddress {
+  const ip = parseIp(address);
+  return {
+    address: ip,
+    prefixLength: parsePrefixLength(mask === "" ? String(ip.bytes.length * 8) : mask, ip.family),
+    scope: isLinkLocal(ip.bytes) ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+  };
+}
+
+async function setAddresses(channel: RouteChannel, link: Link, addresses: readonly WantedAddress[]): Promise<void> {
+  const key = (entry: WantedAddress): string => `${formatIp(entry.address.bytes)}/${entry.prefixLength}`;
   const keys = new Set(addresses.map(key));
   for (const old of await channel.addresses()) {
     // The kernel's own link-local address stays, unless others were given.
@@ -149,7 +152,12 @@ async function setAddresses(channel: RouteChannel, link: Link, { IPAddresses: wa
   }
   for (const address of addresses) {
     const what = `add address ${key(address)} to ${link.name}`;
-    await channel.change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, encodeAddress(address), what);
+    await channel.change(
+      RTM_NEWADDR,
+      NLM_F_CREATE | NLM_F_REPLACE,
+      encodeAddress({ ...address, linkIndex: link.index }),
+      what,
+    );
   }
 }
 

@@ -1,0 +1,171 @@
+/** The agent's network calls in a network namespace of its own, checked with iproute2. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { IPFamily } from "../../src/gen/types_pb.ts";
+import { type HostAgent, startHostAgent } from "./host-agent.ts";
+
+const MAC = "52:54:00:12:34:56";
+const { v4, v6 } = IPFamily;
+
+let agent: HostAgent;
+beforeEach(async () => {
+  agent = await startHostAgent({ ownNetwork: true });
+});
+afterEach(async () => {
+  await agent[Symbol.asyncDispose]();
+});
+
+const ip = (...args: string[]): Promise<string> => agent.runInside(["ip", ...args]);
+/** Lines of `ip`, without the blanks around them. */
+const lines = async (...args: string[]): Promise<string[]> =>
+  (await ip(...args)).split("\n").flatMap((line) => (line.trim() === "" ? [] : line.trim()));
+
+async function addLink(name: string, mac = MAC): Promise<void> {
+  await ip("link", "add", name, "address", mac, "type", "veth", "peer", "name", `${name}p`);
+  await ip("link", "set", `${name}p`, "up");
+}
+
+const interface_ = (changes: object = {}) => ({
+  interface: {
+    name: "eth0",
+    hwAddr: MAC.toUpperCase(),
+    mtu: 1400n,
+    IPAddresses: [
+      { family: v4, address: "10.1.2.3", mask: "24" },
+      { family: v6, address: "fd00::3", mask: "64" },
+    ],
+    ...changes,
+  },
+});
+
+describe("interface", () => {
+  test("found by its hardware address, gets name, MTU and addresses, and is up", async () => {
+    await addLink("any7");
+    const answer = await agent.client.agent.updateInterface(interface_());
+    expect(answer).toMatchObject({ name: "eth0", hwAddr: MAC, mtu: 1400n });
+    expect(answer.rawFlags & 1).toBe(1);
+    const shown = await ip("-o", "addr", "show", "dev", "eth0");
+    expect(shown).toContain("inet 10.1.2.3/24");
+    expect(shown).toContain("inet6 fd00::3/64");
+    // Usable at once.
+    expect(await ip("-o", "addr", "show", "dev", "eth0", "scope", "global")).not.toContain("tentative");
+    expect(await ip("-o", "link", "show", "dev", "eth0")).toMatch(/<[^>]*\bUP\b[^>]*> mtu 1400 /);
+  });
+
+  test("asked for again with other addresses loses the first ones", async () => {
+    await addLink("any7");
+    await agent.client.agent.updateInterface(interface_());
+    const IPAddresses = [{ family: v4, address: "10.9.9.9", mask: "16" }];
+    const answer = await agent.client.agent.updateInterface(interface_({ mtu: 0n, IPAddresses }));
+    expect(answer.mtu).toBe(1400n);
+    const shown = await ip("-o", "addr", "show", "dev", "eth0", "scope", "global");
+    expect(shown).toContain("inet 10.9.9.9/16");
+    expect(shown).not.toContain("10.1.2.3");
+    expect(shown).not.toContain("fd00::3");
+  });
+
+  test("a name that another one has is taken from it", async () => {
+    await addLink("eth0", "52:54:00:00:00:01");
+    await addLink("any7");
+    await agent.client.agent.updateInterface(interface_());
+    expect(await ip("-o", "link", "show", "dev", "eth0")).toContain(MAC);
+  });
+
+  test("that is not there is waited for", async () => {
+    const updating = agent.client.agent.updateInterface(interface_());
+    await agent.client.health.check({});
+    await addLink("late");
+    expect((await updating).name).toBe("eth0");
+  });
+
+  test.each([
+    [{ hwAddr: "nonsense" }, "parse hardware address"],
+    [{ name: "a/b" }, "not a valid name"],
+    [{ name: "x".repeat(16) }, "not a valid name"],
+    [{ IPAddresses: [{ family: v4, address: "10.0.0.300", mask: "24" }] }, "parse IP address"],
+    [{ IPAddresses: [{ family: v4, address: "10.0.0.3", mask: "33" }] }, "parse prefix length"],
+  ])("%p is refused", async (changes, message) => {
+    await addLink("any7");
+    await expect(agent.client.agent.updateInterface(interface_(changes))).rejects.toMatchObject({
+      code: "invalid-argument",
+      message: expect.stringContaining(message),
+    });
+  });
+
+  test("all are listed", async () => {
+    await addLink("any7");
+    await ip("link", "set", "any7", "up");
+    await ip("addr", "add", "10.0.0.1/8", "dev", "any7");
+    const { Interfaces } = await agent.client.agent.listInterfaces({});
+    expect(Interfaces.map(({ name }) => name).sort()).toEqual(["any7", "any7p", "lo"]);
+    expect(Interfaces.find(({ name }) => name === "any7")).toMatchObject({
+      hwAddr: MAC,
+      IPAddresses: expect.arrayContaining([expect.objectContaining({ address: "10.0.0.1", mask: "8", family: v4 })]),
+    });
+  });
+});
+
+describe("routes", () => {
+  const routes = [
+    { dest: "", gateway: "10.1.2.1", device: "eth0", family: v4 },
+    { dest: "10.1.2.0/24", device: "eth0", scope: 253, source: "10.1.2.3", family: v4 },
+    { dest: "192.168.0.0/16", gateway: "10.1.2.2", device: "eth0", mtu: 1300, family: v4 },
+    { dest: "172.16.0.1/32", gateway: "10.77.0.1", device: "eth0", flags: 4, family: v4 },
+    { dest: "", gateway: "fd00::1", device: "eth0", family: v6 },
+    { dest: "fd00::/64", device: "eth0", family: v6 },
+  ];
+
+  beforeEach(async () => {
+    await addLink("any7");
+    await agent.client.agent.updateInterface(interface_());
+  });
+
+  test("replace those that are there, gateways last", async () => {
+    await ip("route", "add", "10.55.0.0/16", "dev", "eth0");
+    const answer = await agent.client.agent.updateRoutes({ routes: { Routes: routes } });
+    expect(await lines("route")).toEqual([
+      "default via 10.1.2.1 dev eth0 proto static",
+      "10.1.2.0/24 dev eth0 proto static scope link src 10.1.2.3",
+      "172.16.0.1 via 10.77.0.1 dev eth0 proto static onlink",
+      "192.168.0.0/16 via 10.1.2.2 dev eth0 proto static mtu 1300",
+    ]);
+    const shown = await ip("-6", "route");
+    expect(shown).toContain("default via fd00::1 dev eth0");
+    expect(shown).toContain("fd00::/64 dev eth0 proto static");
+    expect(shown).toContain("fe80::/64 dev eth0 proto kernel");
+    const described = answer.Routes.map(({ dest, gateway, device }) => `${dest} ${gateway} ${device}`);
+    expect(described).toContain(" 10.1.2.1 eth0");
+    expect(described).toContain("192.168.0.0/16 10.1.2.2 eth0");
+    // And once more: the same again is no error.
+    await agent.client.agent.updateRoutes({ routes: { Routes: routes } });
+    expect((await agent.client.agent.listRoutes({})).Routes.length).toBe(answer.Routes.length);
+  });
+
+  test.each([
+    [{ dest: "10.0.0.0/8", device: "nope" }, "not-found"],
+    [{ dest: "10.0.0.0/99", device: "eth0" }, "invalid-argument"],
+    [{ dest: "10.0.0.0/8", gateway: "fd00::1", device: "eth0" }, "invalid-argument"],
+  ])("%p is refused and nothing changed", async (route, code) => {
+    const before = await lines("route");
+    await expect(agent.client.agent.updateRoutes({ routes: { Routes: [route] } })).rejects.toMatchObject({ code });
+    expect(await lines("route")).toEqual(before);
+  });
+});
+
+test("neighbours", async () => {
+  await addLink("any7");
+  await agent.client.agent.updateInterface(interface_());
+  const neighbour = { device: "eth0", lladdr: "52:54:00:aa:bb:cc" };
+  await agent.client.agent.addARPNeighbors({
+    neighbors: {
+      ARPNeighbors: [
+        { ...neighbour, toIPAddress: { family: v4, address: "10.1.2.9" }, state: 0x80 },
+        { ...neighbour, toIPAddress: { family: v6, address: "fd00::9" } },
+      ],
+    },
+  });
+  const shown = await lines("neigh", "show", "dev", "eth0", "nud", "permanent");
+  expect(shown.sort()).toEqual([
+    "10.1.2.9 lladdr 52:54:00:aa:bb:cc PERMANENT",
+    "fd00::9 lladdr 52:54:00:aa:bb:cc PERMANENT",
+  ]);
+});
