@@ -1,7 +1,10 @@
 /** How the runtime tells a new shim what it stands for: arguments of `hearth shim`. */
 import { HearthError } from "../errors.ts";
 
-/** Where the shim says `{"ready":true}` or `{"error":…}` in one line, and then closes it. */
+/**
+ * A socket: a byte from the runtime says that the process exists now; the shim answers `{"ready":true}` or `{"error":…}`
+ * in one line when it owns it, and closes.
+ */
 export const SHIM_REPORT_FD = 3;
 
 export interface ShimLaunch {

@@ -1,5 +1,5 @@
-/** `hearth shim`: the process whose pid engines wait for. Tells on descriptor 3 that it is ready, then carries one process. */
-import { writeSync } from "node:fs";
+/** `hearth shim`: the process whose pid engines wait for. Gets ready, waits on descriptor 3 for its process, and carries it. */
+import { readSync, writeSync } from "node:fs";
 import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
@@ -37,6 +37,7 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const [stdin, stdout, stderr] = [takeStandardFd(0), takeStandardFd(1), takeStandardFd(2)];
   if (hasTerminal) stderr?.close();
   await using connection = await connectSandbox(launch.socket, { timeoutMs: SANDBOX_CONNECT_TIMEOUT_MS });
+  if (!waitForProcess()) return EXIT_STATUS_LOST;
   const shim = startShim({
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
@@ -46,6 +47,14 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   await shim.ready;
   report({ ready: true });
   return await shim.exited;
+}
+
+/**
+ * Blocks until the runtime says that the process exists; false when it has given up. Nothing else happens in this
+ * program until then, so a blocking read is the simplest way to wait.
+ */
+function waitForProcess(): boolean {
+  return readSync(SHIM_REPORT_FD, new Uint8Array(1)) === 1;
 }
 
 function report(line: { readonly ready: true } | { readonly error: string }): void {

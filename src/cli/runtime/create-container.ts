@@ -23,7 +23,7 @@ import { type Bundle, readBundle } from "./bundle.ts";
 import type { RuntimeContext } from "./context.ts";
 import { runPoststopHooks } from "./delete.ts";
 import { endProcess, endVm } from "./release.ts";
-import { type StartedShim, spawnShim } from "./spawn-shim.ts";
+import { type PendingShim, spawnShim } from "./spawn-shim.ts";
 
 export interface CreateOptions {
   readonly id: string;
@@ -38,7 +38,7 @@ export interface CreateOptions {
 export interface CreatedContainer {
   /** Its lock is held; the caller disposes of it. */
   readonly container: LockedContainer;
-  readonly shim: StartedShim;
+  readonly shim: PendingShim;
 }
 
 /** The VM a container goes into, and how that is undone. */
@@ -70,6 +70,15 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
   const pty = openTerminal(bundle, options, undo);
   const size = terminalSize(bundle, options);
+  const shim = undo.use(
+    await spawnShim({
+      launch: { socket: vm.socket, containerId: id, execId: id, terminal: terminalKind(bundle, pty) },
+      stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
+      netns: bundle.netns,
+      cgroupDirs,
+      signal,
+    }),
+  );
   const { warnings } = await connection.sandbox.createContainer(
     {
       containerId: id,
@@ -81,13 +90,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
     { timeoutMs, signal },
   );
   for (const warning of warnings) context.log.warn(warning, { id });
-  const shim = await spawnShim({
-    launch: { socket: vm.socket, containerId: id, execId: id, terminal: terminalKind(bundle, pty) },
-    stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
-    netns: bundle.netns,
-    cgroupDirs,
-    signal,
-  });
+  await shim.attach();
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
   const record = newRecord(bundle, id, vm, shim, cgroupDirs);
   container.save(record);
@@ -273,7 +276,7 @@ function newRecord(
   bundle: Bundle,
   id: string,
   vm: ContainerRecord["vm"],
-  shim: StartedShim,
+  shim: PendingShim,
   cgroupDirs: readonly string[],
 ): ContainerRecord {
   return {
@@ -317,7 +320,7 @@ async function runCreateHooks(record: ContainerRecord, { spec, dir }: Bundle): P
 async function connectNetwork(
   { sandbox }: SandboxConnection,
   { netns, spec }: Bundle,
-  { identity }: StartedShim,
+  { identity }: PendingShim,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {

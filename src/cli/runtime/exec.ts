@@ -102,10 +102,10 @@ function readProcessFile(path: string | undefined): Process | undefined {
 async function createProcess(
   { sandbox }: SandboxConnection,
   { record, process }: Exec,
+  execId: string,
   size: { readonly rows: number; readonly columns: number },
   options: { readonly timeoutMs: number; readonly signal: AbortSignal },
-): Promise<string> {
-  const execId = `exec-${crypto.randomUUID()}`;
+): Promise<void> {
   await sandbox.execProcess(
     {
       containerId: record.id,
@@ -116,7 +116,10 @@ async function createProcess(
     },
     options,
   );
-  return execId;
+}
+
+function newExecId(): string {
+  return `exec-${crypto.randomUUID()}`;
 }
 
 /** The shim's part is done in this process: it has our stdio and our terminal, and ends as the process ends. */
@@ -126,7 +129,8 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
   const hasTerminal = spec.terminal === true;
   await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
   const size = hasTerminal ? consoleSizeOf(spec.consoleSize, asFd(0)) : { rows: 0, columns: 0 };
-  const execId = await abortable((signal) => createProcess(connection, exec, size, { timeoutMs, signal }));
+  const execId = newExecId();
+  await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal }));
   if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(process.pid), { mode: 0o644 });
   using terminal = hasTerminal ? dup(asFd(0)) : undefined;
   using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
@@ -158,8 +162,8 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
   const size = consoleSizeOf(spec.consoleSize, undefined);
   if (pty !== undefined && size.rows > 0) setWindowSize(pty.master.fd, size);
   await abortable(async (signal) => {
-    const execId = await createProcess(connection, exec, size, { timeoutMs, signal });
-    const shim = await spawnShim({
+    const execId = newExecId();
+    await using shim = await spawnShim({
       launch: {
         socket: record.vm.socket,
         containerId: record.id,
@@ -171,6 +175,8 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
       cgroupDirs: record.cgroupDirs,
       signal,
     });
+    await createProcess(connection, exec, execId, size, { timeoutMs, signal });
+    await shim.attach();
     try {
       if (pty !== undefined && exec.consoleSocket !== undefined) await handOverMaster(pty, exec.consoleSocket, signal);
       if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(shim.identity.pid), { mode: 0o644 });

@@ -1,9 +1,10 @@
-/** Starts a shim and waits until it owns its process: with our own stdio, or with a new pseudo-terminal. */
-import { DeadlineError, HearthError } from "../../errors.ts";
+/** Starts a shim beside the making of its process, and attaches it: with our own stdio, or with a new pseudo-terminal. */
+import { writeSync } from "node:fs";
+import { DeadlineError, HearthError, isErrnoException, toHearthError } from "../../errors.ts";
 import { SHIM_READY_TIMEOUT_MS, SHIM_REPORT_BYTES_MAX } from "../../limits.ts";
 import { addToHostCgroup } from "../../sandbox/cgroup.ts";
 import { type ShimLaunch, shimArgs } from "../../shim/launch.ts";
-import { asFd, type Fd, isOpen, pipe } from "../../sys/fd.ts";
+import { asFd, type Fd, isOpen, socketpair } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
 import { inNewNetns } from "../../sys/namespace.ts";
 import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../../sys/process.ts";
@@ -21,29 +22,54 @@ export interface ShimStart {
   readonly signal: AbortSignal;
 }
 
-export interface StartedShim {
+/** A shim that gets ready while its process is still being made; until it is attached, disposing of it ends it. */
+export interface PendingShim extends AsyncDisposable {
   readonly identity: ProcessIdentity;
   readonly child: ChildProcess;
+  /** The process exists now: resolves when the shim owns it. */
+  attach(): Promise<void>;
 }
 
-/** Fails, with the shim ended, when it does not become ready. */
-export async function spawnShim(start: ShimStart): Promise<StartedShim> {
-  const report = pipe({ nonBlockingRead: true });
-  using reader = new FdReader(report.readEnd);
+/** Starts a shim at once; what it loads and connects to is ready by the time there is a process to attach it to. */
+export async function spawnShim(start: ShimStart): Promise<PendingShim> {
+  const [ours, shims] = socketpair();
+  const stream = new FdReader(ours);
   let child: ChildProcess;
   try {
-    child = spawnInNetns(start, report.writeEnd.fd);
+    child = spawnInNetns(start, shims.fd);
+  } catch (thrown) {
+    stream.close();
+    throw thrown;
   } finally {
-    report.writeEnd.close();
+    shims.close();
   }
+  let attached = false;
+  const dispose = async (): Promise<void> => {
+    stream.close();
+    if (!attached) await terminate(child, { graceMs: 0 });
+  };
   try {
     addToHostCgroup(start.cgroupDirs, child.pid);
     const identity = identifyProcess(child.pid);
-    await waitUntilReady(reader, child, start.signal);
-    return { identity, child };
+    const attach = async (): Promise<void> => {
+      tellToAttach(stream.fd);
+      await waitUntilReady(stream, child, start.signal);
+      attached = true;
+      stream.close();
+    };
+    return { identity, child, attach, [Symbol.asyncDispose]: dispose };
   } catch (thrown) {
-    await terminate(child, { graceMs: 0 });
+    await dispose();
     throw thrown;
+  }
+}
+
+/** One byte, which a socket that nobody wrote to yet takes at once. A shim that has died says why in its report. */
+function tellToAttach(fd: Fd): void {
+  try {
+    writeSync(fd, "\n");
+  } catch (thrown) {
+    if (!isErrnoException(thrown) || thrown.code !== "EPIPE") throw toHearthError(thrown, "tell shim to attach");
   }
 }
 
