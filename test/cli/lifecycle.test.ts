@@ -296,3 +296,72 @@ test("a failure at any call of create leaves nothing", async () => {
   expect(noPidFile.stderr).toContain("write pid file /nowhere/pid: ENOENT");
   expect(fixture.leftovers()).toEqual([]);
 }, 120_000);
+
+describe("a create that is interrupted", () => {
+  const interrupted = async (signal: "SIGTERM" | "SIGINT" | "SIGKILL"): Promise<number> => {
+    fixture.script({ fail: { connectNetwork: "hang" } });
+    const child = Bun.spawn(fixture.argv("create", "--bundle", fixture.bundle, "c1"), {
+      env: fixture.env,
+      stdio: ["ignore", "ignore", "ignore"],
+    });
+    while (!existsSync(fixture.path("script.json.called.connectNetwork"))) await Bun.sleep(5);
+    child.kill(signal);
+    await child.exited;
+    fixture.script({});
+    return child.exitCode ?? -1;
+  };
+
+  test.each([
+    ["SIGTERM", 143],
+    ["SIGINT", 130],
+  ] as const)("%s undoes it", async (signal, status) => {
+    fixture.writeBundle(["sleep", "1000"]);
+    expect(await interrupted(signal)).toBe(status);
+    expect(fixture.leftovers()).toEqual([]);
+  });
+
+  test("killed, its VM ends by itself, and delete --force clears its record away", async () => {
+    fixture.writeBundle(["sleep", "1000"]);
+    await interrupted("SIGKILL");
+    await fixture.until("c1", "stopped");
+    await fixture.ok(["delete", "--force", "c1"]);
+    expect(fixture.leftovers()).toEqual([]);
+  });
+});
+
+test("of several creates of one id at once, one succeeds and the others change nothing", async () => {
+  fixture.writeBundle(["sleep", "1000"]);
+  const results = await Promise.all([1, 2, 3, 4].map(() => fixture.run(["create", "c1"])));
+  expect(results.map(({ exitCode }) => exitCode).sort()).toEqual([0, 1, 1, 1]);
+  for (const { exitCode, stderr } of results) {
+    if (exitCode !== 0) expect(stderr).toContain("container with given ID already exists: c1");
+  }
+  expect((await fixture.state("c1")).status).toBe("created");
+  await fixture.ok(["delete", "c1"]);
+  expect(fixture.leftovers()).toEqual([]);
+});
+
+describe("pods", () => {
+  test("a member joins the VM of its sandbox, and the VM ends with the last of them", async () => {
+    const annotate = (type: string): { spec: object } => ({
+      spec: {
+        annotations: { "io.kubernetes.cri.container-type": type, "io.kubernetes.cri.sandbox-id": "pod" },
+      },
+    });
+    fixture.writeBundle(["sleep", "1000"], annotate("sandbox"));
+    await fixture.ok(["create", "pod"]);
+    fixture.writeBundle(["echo", "member"], annotate("container"));
+    const vmOf = (id: string): string => JSON.parse(readFileSync(join(fixture.root, id, "state.json"), "utf8")).vm.id;
+    expect(await fixture.ok(["run", "--keep", "member"])).toBe("member\n");
+    expect(vmOf("member")).toBe(vmOf("pod"));
+    await fixture.ok(["delete", "member"]);
+    expect((await fixture.state("pod")).status).toBe("created");
+
+    fixture.script({ fail: { connectNetwork: "die", commitContainer: { code: "internal", message: "no" } } });
+    expect((await fixture.run(["create", "member"])).exitCode).toBe(1);
+    fixture.script({});
+    expect((await fixture.state("pod")).status).toBe("created");
+    await fixture.ok(["delete", "pod"]);
+    expect(fixture.leftovers()).toEqual([]);
+  });
+});

@@ -47,7 +47,8 @@ function checkedCwd(cwd: string): string {
 function changedUser(own: Process["user"], changes: ProcessChanges): Process["user"] {
   const user = { ...own };
   if (changes.user !== undefined) {
-    const [uid = "", gid] = changes.user.split(":");
+    const at = changes.user.indexOf(":");
+    const [uid, gid] = at < 0 ? [changes.user] : [changes.user.slice(0, at), changes.user.slice(at + 1)];
     user.uid = idOf("--user", uid);
     user.gid = gid === undefined ? user.gid : idOf("--user", gid);
   }

@@ -1,0 +1,142 @@
+import { afterAll, beforeAll, describe, expect } from "bun:test";
+import { chmodSync, copyFileSync, existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { type CommandResult, type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
+import { testUnless } from "../harness/skip.ts";
+
+/** Phrases that engines look for in the last error; where runc says one of them, so do we. */
+const PHRASES = [
+  "does not exist",
+  "already exists",
+  "container not running",
+  "container not paused",
+  "no such file or directory",
+  "invalid container ID format",
+  "container id cannot be empty",
+  "unknown signal",
+  "cannot start an already running container",
+  "that is not stopped: running",
+  "cannot exec in a stopped container",
+  "process args cannot be empty",
+  "must be an absolute path",
+  "invalid log-format",
+  "invalid format option",
+  "cannot allocate tty",
+  "flag provided but not defined",
+] as const;
+
+let fixture: RuntimeFixture;
+let ours: string;
+let theirs: string;
+beforeAll(() => {
+  fixture = runtimeFixture();
+  ours = fixture.bundle;
+  theirs = fixture.path("runc-bundle");
+});
+afterAll(async () => {
+  await runc(["delete", "--force", "c1"]);
+  await fixture.run(["delete", "--force", "c1"]);
+  fixture[Symbol.dispose]();
+});
+
+async function runc(args: readonly string[]): Promise<CommandResult> {
+  const outputs = [fixture.path(`out-${crypto.randomUUID()}`), fixture.path(`err-${crypto.randomUUID()}`)] as const;
+  const child = Bun.spawn(["runc", "--root", fixture.path("runc-root"), ...args], {
+    cwd: theirs,
+    stdio: ["ignore", Bun.file(outputs[0]), Bun.file(outputs[1])],
+  });
+  const exitCode = await child.exited;
+  const [stdout, stderr] = await Promise.all(outputs.map((path) => Bun.file(path).text()));
+  return { exitCode, stdout: stdout ?? "", stderr: stderr ?? "" };
+}
+
+/** A container of busybox that sleeps, for either. */
+async function makeBundles(): Promise<void> {
+  const args = ["/bin/busybox", "sleep", "1000"];
+  fixture.writeBundle(args);
+  mkdirSync(join(theirs, "rootfs", "bin"), { recursive: true });
+  copyFileSync("/bin/busybox", join(theirs, "rootfs", "bin", "busybox"));
+  chmodSync(join(theirs, "rootfs", "bin", "busybox"), 0o755);
+  await runc(["spec"]);
+  const path = join(theirs, "config.json");
+  const config = await Bun.file(path).json();
+  config.process = { ...config.process, args, terminal: false, rlimits: [] };
+  config.linux.cgroupsPath = `${JSON.parse(await Bun.file(join(ours, "config.json")).text()).linux.cgroupsPath}-runc`;
+  await Bun.write(path, JSON.stringify(config));
+}
+
+const needsRunc = Bun.which("runc") !== null && existsSync("/bin/busybox") ? undefined : "runc or busybox is missing";
+
+describe("as runc", () => {
+  testUnless(needsRunc)(
+    "a whole life, right and wrong: the same statuses, and the same phrases in the errors",
+    async () => {
+      await makeBundles();
+      const lines: string[][] = [
+        ["state", "c1"],
+        ["start", "c1"],
+        ["kill", "c1", "9"],
+        ["delete", "c1"],
+        ["delete", "--force", "c1"],
+        ["pause", "c1"],
+        ["resume", "c1"],
+        ["exec", "c1", "/bin/busybox", "true"],
+        ["state", ""],
+        ["state", "a b"],
+        ["state", "../x"],
+        ["state"],
+        ["state", "--bogus", "c1"],
+        ["--log-format", "xml", "list"],
+        ["list", "--format", "yaml"],
+        ["create", "--bundle", "/nowhere", "c1"],
+        ["create", "--console-socket", "/x", "c1"],
+        ["create", "c1"],
+        ["create", "c1"],
+        ["state", "c1"],
+        ["resume", "c1"],
+        ["kill", "c1", "0"],
+        ["kill", "c1", "BOGUS"],
+        ["start", "c1"],
+        ["start", "c1"],
+        ["resume", "c1"],
+        ["delete", "c1"],
+        ["exec", "c1", "/bin/busybox", "true"],
+        ["exec", "c1", "/bin/busybox", "false"],
+        ["exec", "c1", "/bin/busybox", "sh", "-c", "exit 42"],
+        ["exec", "c1", "/bin/busybox", "sh", "-c", "kill -9 $$"],
+        ["exec", "c1"],
+        ["exec", "--cwd", "rel", "c1", "/bin/busybox", "true"],
+        ["exec", "--user", "bob", "c1", "/bin/busybox", "true"],
+        ["exec", "--process", "/nowhere", "c1"],
+        ["exec", "--tty", "--detach", "c1", "/bin/busybox", "true"],
+        ["exec", "c1", "/nowhere"],
+        ["list", "-q"],
+        ["kill", "c1", "SIGKILL"],
+      ];
+      const stopped: string[][] = [
+        ["kill", "c1", "9"],
+        ["kill", "--all", "c1", "9"],
+        ["exec", "c1", "/bin/busybox", "true"],
+        ["start", "c1"],
+        ["pause", "c1"],
+        ["events", "--stats", "c1"],
+        ["delete", "c1"],
+        ["state", "c1"],
+      ];
+      for (const args of lines) await expectAlike(args);
+      await fixture.until("c1", "stopped");
+      while (!(await runc(["state", "c1"])).stdout.includes('"stopped"'));
+      for (const args of stopped) await expectAlike(args);
+      expect(fixture.leftovers()).toEqual([]);
+    },
+    120_000,
+  );
+});
+
+async function expectAlike(args: readonly string[]): Promise<void> {
+  const their = await runc(args);
+  const our = await fixture.run(args);
+  const phrases = PHRASES.filter((phrase) => their.stderr.includes(phrase) || their.stdout.includes(phrase));
+  const kept = phrases.filter((phrase) => our.stderr.includes(phrase));
+  expect([args, our.exitCode, our.stderr, kept]).toEqual([args, their.exitCode, our.stderr, phrases]);
+}
