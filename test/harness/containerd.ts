@@ -1,12 +1,12 @@
 /** A containerd of a test's own: own root, state and socket, one image made from busybox-static, no network. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeImageArchive } from "./busybox.ts";
 import { processesUsing } from "./leftovers.ts";
 import { mustRunProgram, PATH, type ProgramOptions, type ProgramResult, runProgram } from "./program.ts";
 
 export const TEST_IMAGE = "hearth.test/busybox:latest";
-const NAMESPACE = "hearth-test";
 /** Plug-ins that need kernel modules or daemons which a test has no use for. */
 const DISABLED_PLUGINS = [
   "io.containerd.grpc.v1.cri",
@@ -36,6 +36,8 @@ export interface Containerd extends AsyncDisposable {
 /** `env` is what runtimes see that containerd starts. `dir` is the caller's and removed by it. */
 export async function startContainerd(dir: string, env: Readonly<Record<string, string>> = {}): Promise<Containerd> {
   mkdirSync(dir, { recursive: true });
+  // Its own: the runtime makes a cgroup of this name, which engines leave behind.
+  const namespace = `hearth-test-${randomBytes(4).toString("hex")}`;
   const socket = join(dir, "c.sock");
   const config = join(dir, "containerd.toml");
   const logPath = join(dir, "containerd.log");
@@ -65,7 +67,7 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
   const timer = setTimeout(() => booted.reject(new Error("containerd did not boot in time")), START_TIMEOUT_MS);
   child.exited.then((status) => booted.reject(new Error(`containerd ended with status ${status}`)));
   const log = (): string => readFileSync(logPath, "utf8");
-  const base = ["ctr", "--address", socket, "--namespace", NAMESPACE];
+  const base = ["ctr", "--address", socket, "--namespace", namespace];
   const stop = async (): Promise<void> => {
     if (child.exitCode === null) await removeContainers(base);
     child.kill("SIGTERM");
@@ -74,6 +76,7 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
     clearTimeout(killer);
     // A shim that outlived its container holds the pipe; it is reported by whoever looks for leftovers.
     await Promise.race([drained, Bun.sleep(processesUsing(dir).length === 0 ? STOP_TIMEOUT_MS : 0)]);
+    removeCgroups(namespace);
   };
   try {
     await booted.promise;
@@ -85,7 +88,7 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
   }
   const containerd: Containerd = {
     socket,
-    namespace: NAMESPACE,
+    namespace,
     ctr: (args, options) => runProgram([...base, ...args], options),
     mustCtr: (args, options) => mustRunProgram([...base, ...args], options),
     log,
@@ -123,5 +126,13 @@ async function removeContainers(base: readonly string[]): Promise<void> {
     await runProgram([...base, "tasks", "kill", "--signal", "SIGKILL", id]);
     await runProgram([...base, "tasks", "delete", "--force", id]);
     await runProgram([...base, "containers", "delete", id]);
+  }
+}
+
+/** The parent of the containers' cgroups in every hierarchy. Not empty, it stays and is reported as left behind. */
+function removeCgroups(namespace: string): void {
+  for (const hierarchy of ["", ...readdirSync("/sys/fs/cgroup")]) {
+    const path = join("/sys/fs/cgroup", hierarchy, namespace);
+    if (existsSync(path)) rmdirSync(path);
   }
 }

@@ -1,4 +1,5 @@
 /** Runs a program to its end with bytes in and bytes out, in a constructed environment, within a bounded time. */
+import { closeSync, openSync, readFileSync } from "node:fs";
 
 export interface ProgramOptions {
   readonly stdin?: Uint8Array | string;
@@ -7,6 +8,8 @@ export interface ProgramOptions {
   readonly cwd?: string;
   /** What the program sees as argv[0]. */
   readonly argv0?: string;
+  /** Both outputs go to this file instead of pipes, for what leaves a container running that keeps them. */
+  readonly outputPath?: string;
   /** Milliseconds until it is killed and the result is an error. Default 60 s. */
   readonly timeoutMs?: number;
 }
@@ -28,23 +31,29 @@ const TIMEOUT_MS = 60_000;
  */
 export async function runProgram(argv: readonly string[], options: ProgramOptions = {}): Promise<ProgramResult> {
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+  const output = options.outputPath === undefined ? "pipe" : openSync(options.outputPath, "w");
   const child = Bun.spawn([...argv], {
     env: { PATH, ...options.env },
     cwd: options.cwd ?? "/",
     ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
     stdin: options.stdin === undefined ? "ignore" : Buffer.from(options.stdin),
-    stdout: "pipe",
-    stderr: "pipe",
+    stdout: output,
+    stderr: output,
   });
+  if (output !== "pipe") closeSync(output);
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     child.kill("SIGKILL");
     reject(new Error(`${argv.join(" ")}: not ended, or its output still open, after ${timeoutMs} ms`));
   }, timeoutMs);
   try {
-    const all = Promise.all([new Response(child.stdout).bytes(), new Response(child.stderr).text(), child.exited]);
-    const [bytes, stderr, status] = await Promise.race([all, late]);
-    return { status, bytes, stdout: new TextDecoder().decode(bytes), stderr };
+    const streams = [child.stdout, child.stderr].map((stream) =>
+      new Response(stream instanceof ReadableStream ? stream : null).bytes(),
+    );
+    const [status, out = new Uint8Array(), err] = await Promise.race([Promise.all([child.exited, ...streams]), late]);
+    const bytes = options.outputPath === undefined ? out : readFileSync(options.outputPath);
+    const decoder = new TextDecoder();
+    return { status, bytes, stdout: decoder.decode(bytes), stderr: decoder.decode(err) };
   } finally {
     clearTimeout(timer);
   }
