@@ -72,6 +72,7 @@ export class SlotTable {
 
   /** The first free place, now held by the device. "resource-exhausted" when there is none. */
   take(deviceId: string): PciPlace {
+    this.#assertNew(deviceId);
     const free = this.#places.find((place) => !this.#isHeld(place));
     if (free === undefined) {
       throw new HearthError(
@@ -85,9 +86,7 @@ export class SlotTable {
 
   /** Notes a device that is there already. */
   hold(deviceId: string, place: PciPlace): void {
-    if (this.#holders.has(deviceId)) {
-      throw new HearthError("already-exists", `plug device ${deviceId}: there is one of that id`);
-    }
+    this.#assertNew(deviceId);
     this.#holders.set(deviceId, place);
   }
 
@@ -102,6 +101,11 @@ export class SlotTable {
 
   get freeCount(): number {
     return this.#places.filter((place) => !this.#isHeld(place)).length;
+  }
+
+  #assertNew(deviceId: string): void {
+    if (!this.#holders.has(deviceId)) return;
+    throw new HearthError("already-exists", `plug device ${deviceId}: there is one of that id`);
   }
 
   #isHeld(place: PciPlace): boolean {
