@@ -25,11 +25,17 @@ for name in /sys/class/virtio-ports/*; do
   [ "$($b cat $name/name)" = org.hearth.agent.0 ] && port=/dev/\${name##*/}
 done
 exec 3<>$port
-while read -r line <&3; do
-  eval "$line" >&3 2>&1
-  echo "status=$?" >&3
+# Without a host on the other side a read is at its end at once.
+while :; do
+  while read -r line <&3; do
+    [ "$line" = poweroff ] && $b poweroff -f
+    eval "$line" >&3 2>&1
+    status=$?
+    echo >&3
+    echo "status=$status" >&3
+  done
+  $b usleep 5000
 done
-$b poweroff -f
 `;
 
 /** Options that boot it, in a directory of its own; the initrd is the guest's with another /init behind it. */

@@ -1,6 +1,15 @@
 /** A real QEMU with a kernel that halts: start, failure, supervision, adoption, plugging, saving; no guest takes part. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { chmodSync, closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import type { BootOptions, Hypervisor } from "../../src/hypervisor/interface.ts";
 import { adoptQemu, launchQemu } from "../../src/hypervisor/qemu/launch.ts";

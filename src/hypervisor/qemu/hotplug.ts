@@ -143,7 +143,7 @@ export async function plugVcpus({ qmp }: HotplugContext, count: number, signal?:
   const taken = all.filter((slot) => slot["qom-path"] !== undefined);
   const plug = (): Promise<string[]> => plugInto(qmp, free.slice(0, count), signal);
   // See tcgThreads in argv.ts: only those that boot with several vCPUs have a thread for each.
-  if (taken.filter((slot) => slot["qom-path"]?.startsWith(PERIPHERALS) === false).length <= 1) return await plug();
+  if (bootVcpus(all) <= 1) return await plug();
   return await withFreeTcgRegions(qmp, { wanted: count, vcpus: taken.length, maxVcpus: all.length }, plug);
 }
 
@@ -155,6 +155,11 @@ async function plugInto(qmp: QmpClient, slots: readonly CpuSlot[], signal: Abort
     ids.push(id);
   }
   return ids;
+}
+
+/** Those that were not plugged. */
+function bootVcpus(slots: readonly CpuSlot[]): number {
+  return slots.filter((slot) => slot["qom-path"]?.startsWith(PERIPHERALS) === false).length;
 }
 
 const CPU_ADDRESS = ["socket-id", "die-id", "core-id", "thread-id"] as const;
@@ -213,6 +218,7 @@ export async function plugMemory(
 export async function unplug({ qmp, slots }: HotplugContext, id: string, signal?: AbortSignal): Promise<void> {
   const driver = (await peripherals(qmp, signal)).get(id);
   if (driver === undefined) throw new HearthError("not-found", `remove device ${id}: there is none of that id`);
+  if (driver.endsWith("-cpu")) await assertVcpuRemovable(qmp, id, signal);
   const limits = { signal, timeoutMs: UNPLUG_TIMEOUT_MS };
   using gone = qmp.awaitEvent("DEVICE_DELETED", ({ device }) => device === id, limits);
   using refused = qmp.awaitEvent("DEVICE_UNPLUG_GUEST_ERROR", ({ device }) => device === id, limits);
@@ -225,6 +231,15 @@ export async function unplug({ qmp, slots }: HotplugContext, id: string, signal?
   ]);
   slots.free(id);
   await removeBackend(qmp, id, driver, signal);
+}
+
+/**
+ * Not where vCPUs are emulated: with one thread for all, QEMU 7.2 waits for the end of the removed one's, which is itself,
+ * and aborts; with a thread for each, it never tells that it is gone.
+ */
+async function assertVcpuRemovable(qmp: QmpClient, id: string, signal: AbortSignal | undefined): Promise<void> {
+  const { enabled } = await qmp.run("query-kvm", {}, { signal });
+  if (!enabled) throw new HearthError("unimplemented", `remove vCPU ${id}: not possible in an emulated VM`);
 }
 
 async function removeBackend(

@@ -7,6 +7,7 @@ type NoArguments = Readonly<Record<string, never>>;
 /** Arguments of each command. Descriptors go by name after `getfd`. */
 export interface QmpArguments {
   readonly "query-status": NoArguments;
+  readonly "query-kvm": NoArguments;
   readonly "query-chardev": NoArguments;
   readonly "query-hotpluggable-cpus": NoArguments;
   readonly "query-memory-size-summary": NoArguments;
@@ -57,6 +58,7 @@ const MigrationSchema = v.looseObject({
 /** Shape of each command's return value; unknown members pass. */
 export const QMP_RETURNS = {
   "query-status": v.looseObject({ status: v.string(), running: v.boolean() }),
+  "query-kvm": v.looseObject({ enabled: v.boolean() }),
   "query-chardev": v.array(v.looseObject({ label: v.string(), "frontend-open": v.boolean() })),
   "query-hotpluggable-cpus": v.array(
     v.looseObject({
