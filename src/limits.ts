@@ -108,9 +108,9 @@ export const STDIO_PIPE_BYTES = 256 * 1024;
 /** Exec processes of a container that have ended and been read, kept for those who ask for their exit code late. */
 export const FINISHED_PROCESSES_MAX = 64;
 /** Milliseconds for the agent's answer to the first call on a new connection, times the attempt; it takes 5 emulated. */
-export const AGENT_GREETING_TIMEOUT_MS = 5_000;
+export const AGENT_GREETING_TIMEOUT_MS = 1_000;
 /** Connections tried before the agent counts as gone. */
-export const AGENT_CONNECT_ATTEMPTS_MAX = 4;
+export const AGENT_CONNECT_ATTEMPTS_MAX = 6;
 /** Milliseconds the agent's port stays closed between two tries, for the guest to notice. */
 export const AGENT_RECONNECT_PAUSE_MS = 100;
 /** Times a container's directory may vanish between making it and locking it: each needs a delete in that microsecond. */

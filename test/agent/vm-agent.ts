@@ -9,7 +9,8 @@ import { silentLog } from "../../src/log.ts";
 import { GUEST_RUN_DIR, type VmPaths, vmPaths } from "../../src/paths.ts";
 
 export interface VmAgent extends AsyncDisposable {
-  readonly client: AgentClient;
+  /** Replaced by tests that connect anew. */
+  client: AgentClient;
   readonly hypervisor: Qemu;
   readonly paths: VmPaths;
   /** Milliseconds from the start of QEMU. */
@@ -69,18 +70,19 @@ export async function bootVmAgent(guestDir: string, options: { readonly maxVcpus
         },
       ],
     });
-    return {
+    const booted: VmAgent = {
       client,
       hypervisor,
       paths,
       bootMs,
       logs,
       async [Symbol.asyncDispose]() {
-        await client[Symbol.asyncDispose]();
+        await booted.client[Symbol.asyncDispose]();
         await hypervisor[Symbol.asyncDispose]();
         rmSync(dir, { recursive: true, force: true });
       },
     };
+    return booted;
   } catch (thrown) {
     await hypervisor[Symbol.asyncDispose]();
     const said = logs();
