@@ -48,12 +48,14 @@ export interface ContainerPaths {
   readonly dir: string;
   readonly lock: string;
   readonly state: string;
+  /** The host cgroup directories, noted before they are made: what a create that was killed leaves behind. */
+  readonly cgroups: string;
 }
 
 /** `root` is the value of `--root`, by default `<runDir>/containers`. */
 export function containerPaths(root: string, containerId: string): ContainerPaths {
   const dir = join(root, containerId);
-  return { dir, lock: join(dir, "lock"), state: join(dir, "state.json") };
+  return { dir, lock: join(dir, "lock"), state: join(dir, "state.json"), cgroups: join(dir, "cgroups.json") };
 }
 
 export function defaultContainerRoot(runDir: string): string {

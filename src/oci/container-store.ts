@@ -72,6 +72,11 @@ export class LockedContainer implements AsyncDisposable {
     this.#record = record;
   }
 
+  /** Notes what is about to be made outside of this directory; see removeLeftover. */
+  noteCgroups(dirs: readonly string[]): void {
+    writeJsonAtomic(this.paths.cgroups, dirs);
+  }
+
   /** The container exists from now on: it stays when this is disposed of. */
   keep(): void {
     this.#kept = true;
@@ -80,7 +85,7 @@ export class LockedContainer implements AsyncDisposable {
   /** Removes record, lock file and directory, and frees the lock. Nothing else may be in the directory. */
   remove(): void {
     this.#kept = true;
-    for (const file of [...this.#unfinishedWrites(), this.paths.state, this.paths.lock]) {
+    for (const file of [...this.#unfinishedWrites(), this.paths.state, this.paths.cgroups, this.paths.lock]) {
       try {
         unlinkSync(file);
       } catch (thrown) {
@@ -100,8 +105,8 @@ export class LockedContainer implements AsyncDisposable {
 
   /** Temporary files of writers that were killed: we hold the lock, so nobody is writing. */
   #unfinishedWrites(): string[] {
-    const prefix = `.${basename(this.paths.state)}.`;
-    const names = readdirSync(this.paths.dir).filter((name) => name.startsWith(prefix));
+    const prefixes = [this.paths.state, this.paths.cgroups].map((path) => `.${basename(path)}.`);
+    const names = readdirSync(this.paths.dir).filter((name) => prefixes.some((prefix) => name.startsWith(prefix)));
     return names.map((name) => join(this.paths.dir, name));
   }
 
@@ -169,23 +174,33 @@ export async function lockContainer(root: string, id: string, timeoutMs: number)
 }
 
 /** What a killed create left of `id`, if that is all there is: removed. True when something was there. */
-export async function removeLeftover(root: string, id: string): Promise<boolean> {
+export async function removeLeftover(root: string, id: string): Promise<string[]> {
   checkContainerId(id);
   const paths = containerPaths(root, id);
   const { tryLock } = await import("../sys/lock.ts");
   try {
-    if (!readdirSync(root).includes(id)) return false;
+    if (!readdirSync(root).includes(id)) return [];
     const lock = tryLock(paths.lock);
-    if (lock === undefined) return false;
+    if (lock === undefined) return [];
     if (readRecord(paths) !== undefined) {
       lock.release();
-      return false;
+      return [];
     }
+    const cgroupDirs = readCgroupNote(paths);
     new LockedContainer(paths, lock, undefined).remove();
-    return true;
+    return cgroupDirs;
   } catch (thrown) {
-    if (isNotFound(thrown)) return false;
+    if (isNotFound(thrown)) return [];
     throw thrown;
+  }
+}
+
+function readCgroupNote(paths: ContainerPaths): string[] {
+  try {
+    const noted: unknown = JSON.parse(readFileSync(paths.cgroups, "utf8"));
+    return Array.isArray(noted) ? noted.filter((dir) => typeof dir === "string") : [];
+  } catch {
+    return [];
   }
 }
 

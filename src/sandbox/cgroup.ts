@@ -52,23 +52,31 @@ function expandSlice(slice: string): string {
   return `/${names.map((_, index) => `${names.slice(0, index + 1).join("-")}.slice`).join("/")}`;
 }
 
-/** Makes the directories (existing ones are joined) and returns them; empty where the host has no cgroups. */
-export function createHostCgroup(cgroupsPath: string | undefined, containerId: string): string[] {
+/** A container's directory in one hierarchy. */
+export interface CgroupDirectory {
+  readonly mountPoint: string;
+  readonly dir: string;
+}
+
+/** Where the container's directories are, or will be; empty where the host has no cgroups. Makes nothing. */
+export function hostCgroup(cgroupsPath: string | undefined, containerId: string): CgroupDirectory[] {
   const layout = parseCgroupLayout(readFileSync("/proc/self/mountinfo", "utf8"));
   const path = cgroupPathOf(cgroupsPath, containerId);
+  return layout.mountPoints.map((mountPoint) => ({ mountPoint, dir: join(mountPoint, path) }));
+}
+
+/** Makes the directories; existing ones are joined, and stay when another cannot be made. */
+export function createHostCgroup(directories: readonly CgroupDirectory[]): void {
   const made: string[] = [];
-  try {
-    for (const mountPoint of layout.mountPoints) {
-      const dir = join(mountPoint, path);
-      mkdirSync(dir, { recursive: true, mode: 0o755 });
-      made.push(dir);
+  for (const { mountPoint, dir } of directories) {
+    try {
+      if (mkdirSync(dir, { recursive: true, mode: 0o755 }) !== undefined) made.push(dir);
       inheritCpuset(mountPoint, dir);
+    } catch (cause) {
+      removeDirectories(made);
+      throw toHearthError(cause, `create cgroup ${dir}`);
     }
-  } catch (cause) {
-    removeDirectories(made);
-    throw toHearthError(cause, `create cgroup ${path}`);
   }
-  return made;
 }
 
 /** A new v1 cpuset is empty and takes no process before it has CPUs and memory nodes; they are the parent's. */

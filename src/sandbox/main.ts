@@ -5,7 +5,7 @@ import { describeError, HearthError, toHearthError } from "../errors.ts";
 import type { SandboxLaunch, SandboxReady } from "../factory/base-factory.ts";
 import { SandboxService } from "../gen/sandbox_pb.ts";
 import { FILE_STEP_TIMEOUT_MS, QMP_CALL_TIMEOUT_MS } from "../limits.ts";
-import { createLog, type Log } from "../log.ts";
+import { createLog, type Log, silentLog } from "../log.ts";
 import { vmPaths } from "../paths.ts";
 import { serveTtrpc } from "../rpc/ttrpc/server.ts";
 import { registerService } from "../rpc/ttrpc/service.ts";
@@ -47,8 +47,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   const paths = vmPaths(launch.runDir, launch.vmId);
   await using stack = new AsyncDisposableStack();
   const foundations = stack.use(new AsyncDisposableStack());
-  makeVmDirectory(paths, foundations);
-  const log = openSandboxLog(launch, paths.sandboxLog, foundations);
+  let log: Log = silentLog;
   const steps = createSteps({
     failAt: launch.failAt,
     onStart: (step) => report.line({ step }),
@@ -58,6 +57,10 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     },
   });
   const { promise: ended, resolve: onEnded } = Promise.withResolvers<string>();
+  await steps.run("make-directory", FILE_STEP_TIMEOUT_MS, async () => {
+    makeVmDirectory(paths, foundations);
+    log = openSandboxLog(launch, paths.sandboxLog, foundations);
+  });
   const vm = stack.use(await bootVm({ vmId: launch.vmId, paths, config: launch.config, foundations }, steps, log));
   if (launch.mode === "idle") {
     await steps.run("rehearse", launch.config.bootTimeoutMs, (signal) => rehearse(vm.agent, signal));

@@ -10,7 +10,7 @@ import { type LockedContainer, readContainer, reserveContainer } from "../../oci
 import { podRole, wantedSize } from "../../oci/pod.ts";
 import { stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
-import { createHostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
+import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType } from "../../sandbox/host-file.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
@@ -65,7 +65,10 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   undo.defer(async () => {
     if (hooks.begun) await runPoststopHooks(context, container.record);
   });
-  const cgroupDirs = createHostCgroup(bundle.spec.linux?.cgroupsPath, id);
+  const cgroup = hostCgroup(bundle.spec.linux?.cgroupsPath, id);
+  const cgroupDirs = cgroup.map(({ dir }) => dir);
+  container.noteCgroups(cgroupDirs);
+  createHostCgroup(cgroup);
   undo.defer(() => removeHostCgroup(cgroupDirs));
   const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
   const pty = openTerminal(bundle, options, undo);

@@ -21,7 +21,10 @@ export const command = defineRuntimeCommand({
     } catch (thrown) {
       const absent = thrown instanceof HearthError && thrown.code === "not-found";
       if (!flags.force || !absent) throw thrown;
-      await removeLeftover(root, id);
+      const cgroupDirs = await removeLeftover(root, id);
+      if (cgroupDirs.length === 0) return;
+      const { removeHostCgroup } = await import("../../sandbox/cgroup.ts");
+      await removeHostCgroup(cgroupDirs);
       return;
     }
     await using locked = container;
