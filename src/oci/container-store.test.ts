@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { containerPaths } from "../paths.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
 import {
   type ContainerRecord,
@@ -123,7 +124,7 @@ describe("finding", () => {
     expect(() => readContainer(root, "c1")).toThrow("container c1 does not exist");
     await expect(lockContainer(root, "c1", 10)).rejects.toThrow("container c1 does not exist");
     expect(existsSync(root)).toBe(false);
-    expect(await removeLeftover(root, "c1")).toBe(false);
+    expect(await removeLeftover(root, "c1")).toBeUndefined();
   });
 
   test("the lock waits for its holder, and sees that it deleted the container", async () => {
@@ -139,12 +140,19 @@ describe("finding", () => {
 
   test("leftovers are removed, records and what is locked are not", async () => {
     mkdirSync(join(root, "left"), { recursive: true });
-    expect(await removeLeftover(root, "left")).toBe(true);
+    expect(await removeLeftover(root, "left")).toEqual([]);
     await make("c1");
-    expect(await removeLeftover(root, "c1")).toBe(false);
+    expect(await removeLeftover(root, "c1")).toBeUndefined();
     await using _held = await reserveContainer(root, "c2");
-    expect(await removeLeftover(root, "c2")).toBe(false);
+    expect(await removeLeftover(root, "c2")).toBeUndefined();
     expect(readdirSync(root).sort()).toEqual(["c1", "c2"]);
+  });
+
+  test("what a killed create had noted is told when its leftover is removed", async () => {
+    mkdirSync(join(root, "left"), { recursive: true });
+    writeFileSync(containerPaths(root, "left").cgroups, JSON.stringify(["/a", "/b"]));
+    expect(await removeLeftover(root, "left")).toEqual(["/a", "/b"]);
+    expect(readdirSync(root)).toEqual([]);
   });
 });
 

@@ -174,23 +174,23 @@ export async function lockContainer(root: string, id: string, timeoutMs: number)
 }
 
 /** What a killed create left of `id`, if that is all there is: removed. True when something was there. */
-export async function removeLeftover(root: string, id: string): Promise<string[]> {
+export async function removeLeftover(root: string, id: string): Promise<string[] | undefined> {
   checkContainerId(id);
   const paths = containerPaths(root, id);
   const { tryLock } = await import("../sys/lock.ts");
   try {
-    if (!readdirSync(root).includes(id)) return [];
+    if (!readdirSync(root).includes(id)) return undefined;
     const lock = tryLock(paths.lock);
-    if (lock === undefined) return [];
+    if (lock === undefined) return undefined;
     if (readRecord(paths) !== undefined) {
       lock.release();
-      return [];
+      return undefined;
     }
     const cgroupDirs = readCgroupNote(paths);
     new LockedContainer(paths, lock, undefined).remove();
     return cgroupDirs;
   } catch (thrown) {
-    if (isNotFound(thrown)) return [];
+    if (isNotFound(thrown)) return undefined;
     throw thrown;
   }
 }

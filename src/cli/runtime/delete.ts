@@ -22,7 +22,7 @@ export const command = defineRuntimeCommand({
       const absent = thrown instanceof HearthError && thrown.code === "not-found";
       if (!flags.force || !absent) throw thrown;
       const cgroupDirs = await removeLeftover(root, id);
-      if (cgroupDirs.length === 0) return;
+      if (cgroupDirs === undefined) return;
       const { removeHostCgroup } = await import("../../sandbox/cgroup.ts");
       await removeHostCgroup(cgroupDirs);
       return;
