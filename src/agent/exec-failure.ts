@@ -17,7 +17,9 @@ export function execFailure(kind: ExecFailureKind, program: string, detail: stri
     const reason = program.includes("/") ? "no such file or directory" : NOT_FOUND;
     return new HearthError("not-found", `${PREFIX}${shown}": ${reason}`, { exitCode: 127, facts: { detail } });
   }
-  return new HearthError("permission-denied", `${PREFIX}${shown}": ${detail.toLowerCase()}`, { exitCode: 126 });
+  // crun says EPERM of a directory where execve(2), runc and the engines' patterns say EACCES.
+  const reason = detail.toLowerCase().replace("operation not permitted", "permission denied");
+  return new HearthError("permission-denied", `${PREFIX}${shown}": ${reason}`, { exitCode: 126 });
 }
 
 /** Why the program cannot be run; undefined when the error says something else. */
