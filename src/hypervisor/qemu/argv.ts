@@ -31,7 +31,7 @@ export const MEMORY_SLOTS = 16;
  * MiB of translated code. Smaller, and it is thrown away between boot and first container (64: a warm start takes twice
  * as long); larger, and an idle VM holds what only its boot needed (128: 29 MiB more).
  */
-const TCG_TRANSLATION_BUFFER_MIB = 88;
+const TCG_TRANSLATION_BUFFER_MIB = 96;
 
 /** Place of the root image among the devices present at boot, after the serial device and the random source. */
 const IMAGE_INDEX = 2;
