@@ -40,6 +40,13 @@ describe("the VM that a configuration means", () => {
     expect(toVmConfig(config, guest, host, silentLog)).toMatchObject({ maxVcpus: 8, maxMemoryMib: 9000 });
   });
 
+  test("a transport that is not there is refused, not replaced", () => {
+    expect(() => toVmConfig(configured({ transport: "vsock" }), guest, host, silentLog)).toThrow("transport vsock");
+    expect(toVmConfig(configured({ transport: "virtio-serial" }), guest, host, silentLog).transport).toBe(
+      "virtio-serial",
+    );
+  });
+
   test("parameters are words; 9p needs no virtiofsd", () => {
     const config = configured({ kernel_params: " a=1  b\n", shared_fs: "virtio-9p", virtio_fs_daemon: "/v" });
     expect(toVmConfig(config, guest, host, silentLog)).toMatchObject({ kernelParams: ["a=1", "b"], virtiofsdPath: "" });

@@ -61,10 +61,17 @@ export function toVmConfig(config: HearthConfig, guest: GuestFiles, host: HostFa
     maxMemoryMib: Math.max(wholeBlocks(maxMemoryMib), hypervisor.default_memory),
     sharedFs: hypervisor.shared_fs,
     virtiofsdPath: usesVirtioFs ? hypervisor.virtio_fs_daemon || (host.virtiofsd ?? "") : "",
-    transport: hypervisor.transport === "vsock" ? "vsock" : "virtio-serial",
+    transport: transport(hypervisor.transport),
     seccomp: hypervisor.seccomp_sandbox,
     bootTimeoutMs: hypervisor.boot_timeout_ms,
   };
+}
+
+function transport(wanted: "auto" | "virtio-serial" | "vsock"): "virtio-serial" {
+  if (wanted !== "vsock") return "virtio-serial";
+  throw new HearthError("unimplemented", "use transport vsock: only virtio-serial is supported", {
+    hint: 'set transport = "auto" in [hypervisor.qemu]',
+  });
 }
 
 /** QEMU's q35 and pc take at most this many without further options. Source: hw/i386/pc_q35.c, max_cpus. */
