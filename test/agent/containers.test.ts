@@ -169,6 +169,15 @@ describe("exec", () => {
     expect((await readAll(agent.client, host.id, "e")).toString()).toBe(wanted);
   });
 
+  test("open files are limited, unless the configuration says how", async () => {
+    await using c = await run(["sh", "-c", "ulimit -n; read x"]);
+    expect(Buffer.from((await agent.client.agent.readStdout({ ...c.ids, len: 100 })).data).toString()).toBe("1024\n");
+    await exec(c.id, "e", ["sh", "-c", "ulimit -n"]);
+    expect((await readAll(agent.client, c.id, "e")).toString()).toBe("1024\n");
+    await exec(c.id, "f", ["sh", "-c", "ulimit -n"], { rlimits: [{ type: "RLIMIT_NOFILE", soft: 77, hard: 99 }] });
+    expect((await readAll(agent.client, c.id, "f")).toString()).toBe("77\n");
+  });
+
   test("a descriptor of the agent's is in no process", async () => {
     await using c = await run(["sleep", "1000"]);
     await exec(c.id, "e", ["ls", "/proc/self/fd"]);
@@ -363,6 +372,17 @@ describe("life of a container", () => {
     expect(inside.bundles).not.toContain(c.id);
     expect(inside.crun).not.toContain(c.id);
     expect(inside.zombies).toEqual([]);
+  });
+
+  test("removing while processes are being started", async () => {
+    const c = await run(["sleep", "1000"]);
+    const execs = Array.from({ length: 10 }, (_, index) => rejection(exec(c.id, `x${index}`, ["sleep", "1000"])));
+    await c[Symbol.asyncDispose]();
+    await Promise.all(execs);
+    const inside = await agent.lookInside();
+    expect(inside.sleeping).toBe(0);
+    expect(inside.zombies).toEqual([]);
+    expect(inside.bundles).not.toContain(c.id);
   });
 
   test("garbage for a configuration is refused", async () => {

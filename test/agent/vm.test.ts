@@ -38,6 +38,8 @@ interface Changes {
   readonly resources?: object;
   readonly mounts?: readonly object[];
   readonly terminal?: boolean;
+  /** Sees the guest's processes. */
+  readonly sharedPids?: boolean;
 }
 
 async function run(args: readonly string[], changes: Changes = {}) {
@@ -56,7 +58,10 @@ async function run(args: readonly string[], changes: Changes = {}) {
     ],
     linux: {
       cgroupsPath: `/hearth/${id}`,
-      namespaces: [{ type: "pid" }, { type: "mount" }, { type: "ipc" }, { type: "uts" }],
+      namespaces: [
+        ...(changes.sharedPids === true ? [] : [{ type: "pid" }]),
+        ...[{ type: "mount" }, { type: "ipc" }, { type: "uts" }],
+      ],
       resources: changes.resources ?? {},
     },
   });
@@ -232,6 +237,13 @@ describe("the guest", () => {
     expect(details.memBlockSizeBytes).toBe(128n * 1024n * 1024n);
     expect(details.agentDetails).toMatchObject({ initDaemon: false, supportsSeccomp: true });
     expect(await rejection(api.reseedRandomDev({}))).toMatchObject({ code: "invalid-argument" });
+  });
+
+  test("the OOM killer spares the agent and nobody else", async () => {
+    await using c = await run(["sleep", "1000"]);
+    expect(await output(c.id, ["cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"])).toBe("0\n0\n");
+    await using guest = await run(["sh", "-c", "cat /proc/*/oom_score_adj"], { sharedPids: true });
+    expect((await readAll(vm.client, guest.id, guest.id)).toString().split("\n")).toContain("-999");
   });
 
   test("a file is copied, and a container sees it", async () => {

@@ -10,5 +10,7 @@ export interface AgentContext {
   readonly reaper: ChildReaper;
   /** Mount point of cgroup version 2; undefined when containers are run without cgroups. */
   readonly cgroupRoot: string | undefined;
+  /** The agent's own, which a container gets that asks for none. */
+  readonly openFilesHardLimit: number;
   readonly log: Log;
 }

@@ -1,5 +1,7 @@
 /** The agent's services, made once; they keep their state over any number of connections. */
 
+import { readFileSync } from "node:fs";
+import { HearthError } from "../../errors.ts";
 import { AgentServiceTable, agentMessages } from "../../gen/agent_table.ts";
 import type { Health } from "../../gen/health_pb.ts";
 import { HealthTable, healthMessages } from "../../gen/health_table.ts";
@@ -20,6 +22,7 @@ import { type CgroupManager, Crun } from "./crun.ts";
 import { guestHandlers } from "./guest-handlers.ts";
 import { GuestSandbox } from "./guest-sandbox.ts";
 import { networkHandlers } from "./network-handlers.ts";
+import { protectFromOomKiller } from "./oom-protection.ts";
 
 export interface AgentOptions {
   /** Where everything that the agent makes lives. Default GUEST_RUN_DIR. */
@@ -30,6 +33,8 @@ export interface AgentOptions {
   readonly cgroupManager?: CgroupManager;
   /** Mount point of cgroup version 2. Default /sys/fs/cgroup. */
   readonly cgroupRoot?: string;
+  /** Keep the OOM killer from the agent: without it the whole VM is lost. Needs CAP_SYS_RESOURCE. Default false. */
+  readonly oomProtection?: boolean;
   readonly log: Log;
 }
 
@@ -48,6 +53,13 @@ export interface Agent extends AsyncDisposable {
   readonly services: readonly ServedService<CallContext>[];
 }
 
+/** Source: proc(5), /proc/PID/limits: name, soft limit, hard limit. */
+function openFilesHardLimit(): number {
+  const limit = /^Max open files +\S+ +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
+  if (limit === undefined) throw new HearthError("internal", "read limit of open files");
+  return Number(limit);
+}
+
 /** Makes this process the parent of every orphan below it. Disposing removes all containers. */
 export function createAgent(options: AgentOptions): Agent {
   const paths = agentPaths(options.runDir);
@@ -57,9 +69,15 @@ export function createAgent(options: AgentOptions): Agent {
   reaper.start();
   const context: AgentContext = {
     paths,
-    crun: new Crun({ program: options.crun ?? "/usr/bin/crun", stateDir: paths.crunState, cgroupManager }),
+    crun: new Crun({
+      program: options.crun ?? "/usr/bin/crun",
+      stateDir: paths.crunState,
+      cgroupManager,
+      startUnprotected: options.oomProtection === true ? protectFromOomKiller() : (start) => start(),
+    }),
     reaper,
     cgroupRoot: cgroupManager === "disabled" ? undefined : (options.cgroupRoot ?? "/sys/fs/cgroup"),
+    openFilesHardLimit: openFilesHardLimit(),
     log: options.log,
   };
   const sandbox = new GuestSandbox(context);

@@ -6,7 +6,7 @@ import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { GuestSandbox } from "./guest-sandbox.ts";
-import { isRecord } from "./oci-view.ts";
+import { isRecord, type JsonRecord } from "./oci-view.ts";
 import type { OutputStream } from "./stdio.ts";
 
 type AllHandlers = Required<HandlersOf<typeof AgentService>>;
@@ -92,8 +92,8 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
       return {};
     },
     async execProcess(request) {
-      const { json, terminal, program } = await processSource(request);
-      await sandbox.container(request.containerId).exec(request.execId, json, terminal, program);
+      const process = await processSource(request);
+      await sandbox.container(request.containerId).exec(request.execId, process);
       return {};
     },
     signalProcess({ containerId, execId, signal }) {
@@ -167,32 +167,20 @@ async function configSource(request: CreateContainerRequest): Promise<Parameters
   return { value: ociFromSpec(request.OCI) };
 }
 
-interface ProcessSource {
-  readonly json: string;
-  readonly terminal: boolean;
-  readonly program: string | undefined;
-}
-
-async function processSource(request: ExecProcessRequest): Promise<ProcessSource> {
-  if (request.processJson.length > 0) {
-    const json = new TextDecoder().decode(request.processJson);
-    return processView(json, parseOciJson(json, `process ${request.execId}`), request.execId);
-  }
-  if (request.process === undefined) {
-    throw new HearthError("invalid-argument", `start process ${request.execId}: no OCI process`);
-  }
-  const { ociFromProcess } = await import("./oci-from-grpc.ts");
-  const value = ociFromProcess(request.process);
-  return processView(stringifyOciJson(value), value, request.execId);
-}
-
-function processView(json: string, value: unknown, execId: string): ProcessSource {
+async function processSource(request: ExecProcessRequest): Promise<JsonRecord> {
+  const value: unknown = await processValue(request);
   const args = isRecord(value) ? value["args"] : undefined;
   if (!isRecord(value) || !Array.isArray(args) || args.length === 0 || args[0] === "") {
-    throw new HearthError("invalid-argument", `start process ${execId}: process.args is empty`);
+    throw new HearthError("invalid-argument", `start process ${request.execId}: process.args is empty`);
   }
-  const [program]: unknown[] = args;
-  return { json, terminal: value["terminal"] === true, program: typeof program === "string" ? program : undefined };
+  return value;
+}
+
+async function processValue({ execId, process, processJson }: ExecProcessRequest): Promise<unknown> {
+  if (processJson.length > 0) return parseOciJson(new TextDecoder().decode(processJson), `process ${execId}`);
+  if (process === undefined) throw new HearthError("invalid-argument", `start process ${execId}: no OCI process`);
+  const { ociFromProcess } = await import("./oci-from-grpc.ts");
+  return ociFromProcess(process);
 }
 
 async function updateText(

@@ -1,8 +1,9 @@
 /** One container in the guest: its life from crun's `create` to its removal, and the processes that clients started in it. */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { HearthError, toHearthError } from "../../errors.ts";
+import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
+import { stringifyOciJson } from "../../oci/json.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
 import { ConsoleListener } from "../../sys/scm.ts";
 import { SIGKILL } from "../../sys/signals.ts";
@@ -11,7 +12,7 @@ import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
 import type { CrunCall, CrunStdio } from "./crun.ts";
-import type { OciConfig } from "./oci-view.ts";
+import { type JsonRecord, type OciConfig, withProcessDefaults } from "./oci-view.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 
@@ -25,8 +26,8 @@ export class Container {
   readonly bundle: GuestBundlePaths;
   readonly #context: AgentContext;
   readonly #processes = new Map<string, ContainerProcess>();
-  /** Exec ids whose crun is still at work. */
-  readonly #starting = new Set<string>();
+  /** Exec processes whose crun is still at work, by id. */
+  readonly #starting = new Map<string, Promise<ContainerProcess>>();
   #status: Status = "created";
 
   private constructor(context: AgentContext, id: string, config: OciConfig, bundle: GuestBundlePaths) {
@@ -50,7 +51,7 @@ export class Container {
       container.#processes.set(id, init);
       return container;
     } catch (thrown) {
-      rmSync(bundle.dir, { recursive: true, force: true });
+      await container.#discard();
       throw toHearthError(thrown, `create container ${id}`);
     }
   }
@@ -79,8 +80,8 @@ export class Container {
     else this.#context.crun.start(this.id);
   }
 
-  /** Starts one more process; `processJson` is an OCI process. */
-  async exec(execId: string, processJson: string, terminal: boolean, program: string | undefined): Promise<void> {
+  /** Starts one more process; `process` is an OCI process with at least one argument. */
+  async exec(execId: string, process: JsonRecord): Promise<void> {
     const name = `process ${execId} of container ${this.id}`;
     if (execId === "") throw new HearthError("invalid-argument", `start process of container ${this.id}: no exec id`);
     // The id of a process that has ended may be used again.
@@ -94,20 +95,23 @@ export class Container {
     if (this.init.ended || this.#status === "created" || this.#status === "removing") {
       throw notRunning(name, undefined);
     }
-    this.#starting.add(execId);
+    const program = Array.isArray(process["args"]) ? String(process["args"][0]) : undefined;
+    const starting = this.#spawn(execId, process["terminal"] === true, program, async (call, stdio) => {
+      const file = this.bundle.processFile(call.slot);
+      const complete = withProcessDefaults(process, this.#context.openFilesHardLimit);
+      writeFileSync(file, stringifyOciJson(complete), { mode: 0o600 });
+      try {
+        return await this.#context.crun.exec(call, stdio);
+      } finally {
+        rmSync(file, { force: true });
+      }
+    });
+    this.#starting.set(execId, starting);
     try {
-      const process = await this.#spawn(execId, terminal, program, async (call, stdio) => {
-        const file = this.bundle.processFile(call.slot);
-        writeFileSync(file, processJson, { mode: 0o600 });
-        try {
-          return await this.#context.crun.exec(call, stdio);
-        } finally {
-          rmSync(file, { force: true });
-        }
-      });
+      const started = await starting;
       this.#processes.get(execId)?.[Symbol.dispose]();
       this.#processes.delete(execId);
-      this.#processes.set(execId, process);
+      this.#processes.set(execId, started);
     } catch (thrown) {
       // crun has nothing to say when the namespaces it wants to join go away under it.
       if (this.init.ended) throw notRunning(name, thrown);
@@ -172,6 +176,9 @@ export class Container {
   async remove(timeoutS: number): Promise<void> {
     this.#status = "removing";
     this.#killEverything();
+    // No more can start; those that just do have to be killed too.
+    await Promise.allSettled(this.#starting.values());
+    this.#killEverything();
     const timeoutMs = (timeoutS === 0 ? AGENT_REMOVE_TIMEOUT_S : timeoutS) * 1000;
     const ends = [...this.#processes.values()].map((process) => process.exitCode);
     await withDeadline(`processes of container ${this.id} to end`, Promise.all(ends), { timeoutMs });
@@ -180,6 +187,20 @@ export class Container {
     this.#context.crun.removeState(this.id);
     for (const process of this.#processes.values()) process[Symbol.dispose]();
     rmSync(this.bundle.dir, { recursive: true, force: true });
+  }
+
+  /** Removes what a failed creation may have left; the failure itself is what the caller has to know. */
+  async #discard(): Promise<void> {
+    try {
+      if (this.cgroupDir !== undefined) {
+        killCgroup(this.cgroupDir);
+        await removeCgroup(this.cgroupDir);
+      }
+      this.#context.crun.removeState(this.id);
+      rmSync(this.bundle.dir, { recursive: true, force: true });
+    } catch (thrown) {
+      this.#context.log.warn("failed container left something", { container: this.id, error: describeError(thrown) });
+    }
   }
 
   #killEverything(): void {

@@ -17,6 +17,8 @@ export interface CrunOptions {
   /** crun's state directory. */
   readonly stateDir: string;
   readonly cgroupManager: CgroupManager;
+  /** Runs `start` such that what it starts is not exempt from the OOM killer, as the agent may be. */
+  readonly startUnprotected: <T>(start: () => T) => T;
 }
 
 /** What the container's process gets as standard input, output and error. The caller closes its own ends. */
@@ -113,12 +115,14 @@ export class Crun {
   }
 
   async #run(args: readonly string[], call: CrunCall, stdio: CrunStdio | undefined): Promise<void> {
-    const { program, stateDir, cgroupManager } = this.#options;
+    const { program, stateDir, cgroupManager, startUnprotected } = this.#options;
     const log = call.bundle.crunLog(call.slot);
-    const child = spawnProcess({
-      argv: [program, "--root", stateDir, `--cgroup-manager=${cgroupManager}`, `--log=${log}`, ...args],
-      stdio: stdio?.kind === "pipes" ? [stdio.stdin, stdio.stdout, stdio.stderr] : [],
-    });
+    const child = startUnprotected(() =>
+      spawnProcess({
+        argv: [program, "--root", stateDir, `--cgroup-manager=${cgroupManager}`, `--log=${log}`, ...args],
+        stdio: stdio?.kind === "pipes" ? [stdio.stdin, stdio.stdout, stdio.stderr] : [],
+      }),
+    );
     try {
       const status = await endOf(child, `crun ${args[0]} of container ${call.id}`);
       if (status.kind === "exited" && status.code === 0) return;

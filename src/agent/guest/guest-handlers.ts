@@ -26,6 +26,7 @@ export function guestHandlers(sandbox: GuestSandbox, context: AgentContext): Gue
   const hotplug = new Hotplug();
   return {
     async createSandbox(request, { signal }) {
+      hotplug.begin();
       await sandbox.open(request, signal);
       return {};
     },

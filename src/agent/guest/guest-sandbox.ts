@@ -85,6 +85,7 @@ export class GuestSandbox {
       const { deviceNumbers } =
         wanted.devices.length === 0 ? { deviceNumbers: undefined } : await import("./devices.ts");
       const config = ociConfig(wanted.config, id, {
+        openFilesHardLimit: this.#context.openFilesHardLimit,
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });

@@ -16,14 +16,19 @@ export interface OnlineRequest {
 }
 
 export class Hotplug {
-  /** Online when the agent started or after the last call: some kernels bring new CPUs and memory online by themselves. */
-  #cpusOnline = countCpusOnline();
-  #blocksOnline = memoryBlocks("online").length;
+  /** After the last call: some kernels bring new CPUs and memory online by themselves. */
+  #before: { readonly cpus: number; readonly blocks: number } | undefined;
+
+  /** Takes note of what is online, as the state before anything is plugged; later calls do nothing. */
+  begin(): void {
+    this.#before ??= { cpus: countCpusOnline(), blocks: memoryBlocks("online").length };
+  }
 
   async online(request: OnlineRequest, signal: AbortSignal): Promise<void> {
     const { wait, cpus, memory } = request;
-    const cpusWanted = this.#cpusOnline + cpus;
-    const blocksWanted = this.#blocksOnline + (memory && wait ? 1 : 0);
+    const before = this.#before ?? { cpus: countCpusOnline(), blocks: memoryBlocks("online").length };
+    const cpusWanted = before.cpus + cpus;
+    const blocksWanted = before.blocks + (memory && wait ? 1 : 0);
     const step = (): true | undefined => {
       if (cpus > 0) bringCpusOnline(cpus);
       if (memory) bringMemoryOnline();
@@ -33,8 +38,7 @@ export class Hotplug {
     const what = `${cpus} more CPUs${memory ? " and more memory" : ""} online`;
     if (wait) await waitForDevice(what, step, signal);
     else step();
-    this.#cpusOnline = countCpusOnline();
-    this.#blocksOnline = memoryBlocks("online").length;
+    this.#before = { cpus: countCpusOnline(), blocks: memoryBlocks("online").length };
   }
 }
 

@@ -15,7 +15,7 @@ export interface RunAgentOptions {
 export async function runAgent(options: RunAgentOptions = {}): Promise<never> {
   const log = options.log ?? createLog({ level: "info", format: "text" });
   const signal = options.signal ?? new AbortController().signal;
-  await using agent = createAgent({ log });
+  await using agent = createAgent({ log, oomProtection: true });
   const path = await findPort(AGENT_PORT_NAME, signal);
   log.info("agent ready", { port: path, startMs: Math.round(process.uptime() * 1000) });
   await servePort(path, agent.services, log, signal);

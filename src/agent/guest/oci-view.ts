@@ -22,6 +22,8 @@ export interface OciConfig {
 
 /** Changes to a configuration before crun gets it. */
 export interface OciChanges {
+  /** Where the process says nothing of it; see withProcessDefaults. */
+  readonly openFilesHardLimit?: number;
   /** Path of a pid namespace to join instead of making one. */
   readonly pidNamespace?: string | undefined;
   /** Replacements of device numbers, by path in the container. */
@@ -54,7 +56,7 @@ function listAt(parent: JsonRecord, name: string): readonly unknown[] {
   return value;
 }
 
-/** Reads JSON bytes, or takes what was converted from protobuf; the text is kept when nothing has to change. */
+/** Reads JSON text, or takes what was converted from protobuf. */
 export function ociConfig(
   source: { readonly text: string } | { readonly value: Json },
   containerId: string,
@@ -67,11 +69,14 @@ export function ociConfig(
   const linux = recordAt(parsed, "linux");
   const namespaces = listAt(linux, "namespaces").filter(isRecord);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
-  const changed = changedLinux(linux, namespaces, cgroupPath, changes);
-  const unchanged = changed === undefined && "text" in source;
+  const complete = {
+    ...parsed,
+    ...(parsed["process"] === undefined ? {} : { process: withProcessDefaults(process, changes.openFilesHardLimit) }),
+    linux: { ...linux, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
+  };
   const [program] = listAt(process, "args");
   return {
-    json: unchanged ? source.text : stringifyOciJson(changed === undefined ? parsed : { ...parsed, linux: changed }),
+    json: stringifyOciJson(complete),
     terminal: process["terminal"] === true,
     program: typeof program === "string" ? program : undefined,
     cgroupPath,
@@ -89,17 +94,31 @@ function guestCgroupPath(path: unknown, containerId: string): string {
   return resolved === "/" ? `/hearth/${containerId}` : resolved;
 }
 
-/** `linux` as it must become, undefined when it may stay. */
-function changedLinux(
+/** Soft limit of open files where nothing is asked for: many a program walks through all it could have. */
+const OPEN_FILES_SOFT_LIMIT = 1024;
+
+/**
+ * A process, of a container or for exec, with what crun would otherwise take over from the agent. The agent itself may
+ * open as many files as the kernel lets it.
+ */
+export function withProcessDefaults(process: JsonRecord, openFilesHardLimit: number | undefined): JsonRecord {
+  const rlimits = listAt(process, "rlimits");
+  const known = rlimits.some((limit) => isRecord(limit) && limit["type"] === "RLIMIT_NOFILE");
+  if (known || openFilesHardLimit === undefined) return process;
+  const soft = Math.min(OPEN_FILES_SOFT_LIMIT, openFilesHardLimit);
+  return { ...process, rlimits: [...rlimits, { type: "RLIMIT_NOFILE", soft, hard: openFilesHardLimit }] };
+}
+
+/** Properties of `linux` as they must become. */
+function linuxChanges(
   linux: JsonRecord,
   namespaces: readonly JsonRecord[],
   cgroupPath: string,
   changes: OciChanges,
-): JsonRecord | undefined {
-  const parts: JsonRecord = {};
+): JsonRecord {
+  const parts: JsonRecord = { cgroupsPath: cgroupPath };
   // An emulated guest runs crun without address randomisation; what crun starts must not inherit that.
   if (linux["personality"] === undefined) parts["personality"] = { domain: "LINUX" };
-  if (linux["cgroupsPath"] !== cgroupPath) parts["cgroupsPath"] = cgroupPath;
   if (changes.pidNamespace !== undefined) {
     parts["namespaces"] = [
       ...namespaces.filter((ns) => ns["type"] !== "pid"),
@@ -109,7 +128,7 @@ function changedLinux(
   if (changes.devices !== undefined && changes.devices.length > 0) {
     Object.assign(parts, withDevices(linux, changes.devices));
   }
-  return Object.keys(parts).length === 0 ? undefined : { ...linux, ...parts };
+  return parts;
 }
 
 /** Device nodes and cgroup rules were written for the host's numbers: the guest's take their place, each rule once. */
