@@ -173,7 +173,10 @@ export async function lockContainer(root: string, id: string, timeoutMs: number)
   throw noSuchContainer(id);
 }
 
-/** What a killed create left of `id`, if that is all there is: removed. True when something was there. */
+/**
+ * What a killed create left of `id`, if that is all there is: removed. Returns the cgroup directories it had noted, which
+ * are the caller's to remove; undefined when nothing was there.
+ */
 export async function removeLeftover(root: string, id: string): Promise<string[] | undefined> {
   checkContainerId(id);
   const paths = containerPaths(root, id);
