@@ -129,8 +129,6 @@ export const SHIM_REPORT_BYTES_MAX = 64 * 1024;
 export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
 /** Milliseconds the owner of a console socket has to take the terminal. */
 export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
-/** Milliseconds a program has to say its version. */
-export const PROGRAM_VERSION_TIMEOUT_MS = 10_000;
 /** Times a list of links, addresses or routes is asked for when it changed while the kernel sent it. */
 export const NETLINK_DUMP_ATTEMPTS_MAX = 10;
 /** Milliseconds a pooled VM has to accept its lease; it asks QEMU whether it lives. A client's default deadline is twice that. */

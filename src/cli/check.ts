@@ -3,10 +3,10 @@ import { statfsSync } from "node:fs";
 import type { HearthConfig } from "../config/config.ts";
 import { loadConfig } from "../config/load.ts";
 import { HearthError } from "../errors.ts";
-import { PROGRAM_VERSION_TIMEOUT_MS } from "../limits.ts";
+import { checkQemuVersion, formatVersion, probeQemuVersion } from "../hypervisor/qemu/version.ts";
 import { silentLog } from "../log.ts";
-import { runProcess } from "../sys/run-process.ts";
-import { checkHost, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { checkSharedFs, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { vmCacheStatus } from "../vmcache/control.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
 import { errorLine } from "./report-error.ts";
@@ -47,15 +47,15 @@ async function examineHost(configPath: string | undefined): Promise<Finding[]> {
   const { hypervisor, runtime } = config;
   findings.push(
     { what: "configuration", verdict: "ok", detail: "read and checked" },
-    await finding("qemu", () => programVersion(hypervisor.path)),
+    await checkQemu(hypervisor.path),
     host.kvm.usable
       ? { what: "kvm", verdict: "ok", detail: "usable" }
       : { what: "kvm", verdict: hypervisor.accel === "kvm" ? "missing" : "warning", detail: host.kvm.reason },
-    await finding("programs", async () => {
-      checkHost(config, host);
+    await finding("shared directory", async () => {
+      checkSharedFs(config, host);
       return hypervisor.shared_fs === "virtio-fs"
-        ? ((hypervisor.virtio_fs_daemon || host.virtiofsd) ?? "")
-        : "virtio-9p";
+        ? `virtio-fs by ${hypervisor.virtio_fs_daemon || host.virtiofsd}`
+        : hypervisor.shared_fs;
     }),
     await finding("guest", async () => {
       const vm = await resolveVmConfig(config, silentLog);
@@ -63,6 +63,7 @@ async function examineHost(configPath: string | undefined): Promise<Finding[]> {
     }),
     checkMemory(hypervisor.default_memory, host.memoryMib),
     checkRunDir(runtime.run_dir),
+    await checkPool(config),
   );
   return findings;
 }
@@ -80,13 +81,30 @@ function checkRoot(): string {
   throw new HearthError("permission-denied", "run VMs: only root may");
 }
 
-/** The first line that a program says of itself. */
-async function programVersion(path: string): Promise<string> {
-  const { exitCode, stdout, stderr } = await runProcess([path, "--version"], { timeoutMs: PROGRAM_VERSION_TIMEOUT_MS });
-  const [line = ""] = `${stdout}${stderr}`.split("\n");
-  if (exitCode !== 0)
-    throw new HearthError("failed-precondition", `run ${path} --version: exit status ${exitCode}: ${line}`);
-  return line;
+/** Too old is an error of the version check itself; old but not known to fail is a warning. */
+async function checkQemu(path: string): Promise<Finding> {
+  const what = "qemu";
+  try {
+    const version = await probeQemuVersion(path);
+    const warning = checkQemuVersion(version, path);
+    return warning === undefined
+      ? { what, verdict: "ok", detail: `${path}, version ${formatVersion(version)}` }
+      : { what, verdict: "warning", detail: warning };
+  } catch (thrown) {
+    return { what, verdict: "missing", detail: errorLine(thrown) };
+  }
+}
+
+/** Without a server containers start all the same, only later: a warning. */
+async function checkPool({ factory }: HearthConfig): Promise<Finding> {
+  const what = "pool";
+  if (factory.vm_cache_number === 0) return { what, verdict: "ok", detail: "not configured" };
+  try {
+    const { pid, idle } = await vmCacheStatus(factory.vm_cache_endpoint);
+    return { what, verdict: "ok", detail: `server ${pid}, ${idle.length} of ${factory.vm_cache_number} VMs ready` };
+  } catch (thrown) {
+    return { what, verdict: "warning", detail: errorLine(thrown) };
+  }
 }
 
 function checkMemory(wantedMib: number, hostMib: number): Finding {

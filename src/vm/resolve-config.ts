@@ -91,7 +91,7 @@ function accelerator(wanted: "auto" | "kvm" | "tcg", kvm: KvmSupport, log: Log):
 }
 
 /** Fails when this host lacks a program (not-found) or the accelerator that the configuration insists on. */
-export function checkHost({ hypervisor }: HearthConfig, host: HostFacts): void {
+export function checkHost({ hypervisor }: Pick<HearthConfig, "hypervisor">, host: HostFacts): void {
   if (!host.isExecutable(hypervisor.path)) {
     throw new HearthError("not-found", `find QEMU ${hypervisor.path}: no such program`, {
       hint: "install QEMU or set path in [hypervisor.qemu]",
@@ -102,6 +102,11 @@ export function checkHost({ hypervisor }: HearthConfig, host: HostFacts): void {
       hint: 'set accel = "auto" or "tcg" in [hypervisor.qemu]',
     });
   }
+  checkSharedFs({ hypervisor }, host);
+}
+
+/** Fails with not-found when virtiofsd is wanted and missing. */
+export function checkSharedFs({ hypervisor }: Pick<HearthConfig, "hypervisor">, host: HostFacts): void {
   if (hypervisor.shared_fs !== "virtio-fs") return;
   const daemon = hypervisor.virtio_fs_daemon || host.virtiofsd;
   if (daemon === undefined || !host.isExecutable(daemon)) {
