@@ -49,6 +49,8 @@ export interface Hearth {
   run(args: readonly string[], options?: ProgramOptions): Promise<ProgramResult>;
   /** `hearth-runtime ARGS`. */
   runtime(args: readonly string[], options?: ProgramOptions): Promise<ProgramResult>;
+  /** A file of this configuration with changes; returns its path. */
+  configWith(changes: ConfigOverrides): string;
   /** A new bundle of its own directory. */
   bundle(options: BundleOptions): Promise<string>;
 }
@@ -96,14 +98,20 @@ function makeHearth(dir: string, options: HearthOptions): Hearth {
   const runtimePath = options.executable === undefined ? join(REPOSITORY, "dist/hearth-runtime") : executable;
   const dataDir = options.config?.runtime?.data_dir ?? SHARED_DATA_DIR;
   mkdirSync(dataDir, { recursive: true });
-  writeFileSync(
-    configPath,
+  const configText = (changes: ConfigOverrides = {}): string =>
     configToml({
-      ...options.config,
-      factory: { vm_cache_endpoint: endpoint, ...options.config?.factory },
-      runtime: { run_dir: runDir, log_level: "debug", ...options.config?.runtime, data_dir: dataDir },
-    }),
-  );
+      hypervisor: { ...options.config?.hypervisor, ...changes.hypervisor },
+      factory: { vm_cache_endpoint: endpoint, ...options.config?.factory, ...changes.factory },
+      runtime: {
+        run_dir: runDir,
+        log_level: "debug",
+        ...options.config?.runtime,
+        data_dir: dataDir,
+        ...changes.runtime,
+      },
+    });
+  writeFileSync(configPath, configText());
+  let configs = 0;
   const env = { HEARTH_CONFIG: configPath };
   const withEnv = (given: ProgramOptions = {}): ProgramOptions => ({ ...given, env: { ...env, ...given.env } });
   let bundles = 0;
@@ -118,6 +126,11 @@ function makeHearth(dir: string, options: HearthOptions): Hearth {
     env,
     run: (args, given) => runProgram([executable, ...args], withEnv(given)),
     runtime: (args, given) => runProgram([runtimePath, ...args], { ...withEnv(given), argv0: "hearth-runtime" }),
+    configWith: (changes) => {
+      const path = join(dir, `config-${++configs}.toml`);
+      writeFileSync(path, configText(changes));
+      return path;
+    },
     bundle: (given) => makeBundle(join(dir, `bundle-${++bundles}`), given),
   };
 }
