@@ -56,8 +56,9 @@ interface Place {
   readonly unit: string;
 }
 
-/** The row and unit of a file of src/; undefined when the table does not name it. */
-export function placeOf(path: string): Place | undefined {
+/** The row and unit of a file of src/, a test's being its source's; undefined when the table does not name it. */
+export function placeOf(file: string): Place | undefined {
+  const path = file.replace(/\.test\.ts$/, ".ts");
   let best: Place | undefined;
   for (const [row, units] of ROWS.entries()) {
     for (const unit of units) {
