@@ -73,20 +73,27 @@ describe("killed", () => {
     TIMEOUT_MS,
   );
 
-  test(
-    "QEMU: the container is stopped, its sandbox process ends, delete works",
-    async () => {
-      await withHearth({}, async (hearth) => {
-        const record = await runDetached(hearth);
-        for (const process of record.processes) signalProcess(process, SIGKILL);
-        await processExit(record.sandbox, AbortSignal.timeout(EVENT_TIMEOUT_MS));
-        await status(hearth, "stopped");
-        expect((await hearth.runtime(["delete", ID])).status).toBe(0);
-        expectNothing(hearth);
-      });
-    },
-    TIMEOUT_MS,
-  );
+  for (const [name, place] of [
+    ["QEMU", -1],
+    ["virtiofsd", 0],
+  ] as const) {
+    test(
+      `${name}: the container is stopped, its sandbox process ends, delete works`,
+      async () => {
+        await withHearth({}, async (hearth) => {
+          const record = await runDetached(hearth);
+          const victim = record.processes.at(place);
+          expect(record.processes).toHaveLength(2);
+          expect(victim !== undefined && signalProcess(victim, SIGKILL)).toBe(true);
+          await processExit(record.sandbox, AbortSignal.timeout(EVENT_TIMEOUT_MS));
+          await status(hearth, "stopped");
+          expect((await hearth.runtime(["delete", ID])).status).toBe(0);
+          expectNothing(hearth);
+        });
+      },
+      TIMEOUT_MS,
+    );
+  }
 
   test(
     "create, while its VM boots: the lease ends it",
