@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { HearthError } from "../src/errors.ts";
+import { describeError, HearthError } from "../src/errors.ts";
 import { run, runText } from "./command.ts";
 import type { Progress } from "./progress.ts";
 
@@ -24,17 +24,18 @@ export interface KernelTree {
 export async function fetchKernel(cacheDir: string, refresh: boolean, progress: Progress): Promise<KernelTree> {
   const root = join(cacheDir, "kernel");
   if (!refresh && existsSync(root)) return await readKernelTree(root);
-  const packageName = await kernelPackageName();
   const fresh = join(cacheDir, "kernel.new");
   const download = join(cacheDir, "download");
   for (const directory of [fresh, download]) {
     await rm(directory, { recursive: true, force: true });
     await mkdir(directory, { recursive: true });
   }
-  progress(`download ${packageName}`);
-  await run(["apt-get", "download", "-qq", packageName], { cwd: download });
-  const archive = (await readdir(download)).find((name) => name.endsWith(".deb"));
-  if (archive === undefined) throw new HearthError("unavailable", `download ${packageName}: apt-get left no package`);
+  const archive = await downloadKernel(download, progress).catch(async (thrown: unknown) => {
+    // No index at all, or one so old that the archive has replaced the package it names.
+    progress(`update the package index: ${describeError(thrown)}`);
+    await run(["apt-get", "update", "-qq"]);
+    return await downloadKernel(download, progress);
+  });
   progress(`unpack ${archive}`);
   await run(["dpkg-deb", "--extract", join(download, archive), fresh]);
   await readKernelTree(fresh);
@@ -44,18 +45,23 @@ export async function fetchKernel(cacheDir: string, refresh: boolean, progress: 
   return await readKernelTree(root);
 }
 
+/** File name of the package, which is then in the directory. */
+async function downloadKernel(directory: string, progress: Progress): Promise<string> {
+  const packageName = await kernelPackageName();
+  progress(`download ${packageName}`);
+  await run(["apt-get", "download", "-qq", packageName], { cwd: directory });
+  const archive = (await readdir(directory)).find((name) => name.endsWith(".deb"));
+  if (archive === undefined) throw new HearthError("unavailable", `download ${packageName}: apt-get left no package`);
+  return archive;
+}
+
 async function kernelPackageName(): Promise<string> {
   const listing = await runText(["apt-cache", "depends", "--important", META_PACKAGE]).catch((thrown: unknown) => {
-    throw new HearthError("unavailable", `look up ${META_PACKAGE} in the package index`, {
-      hint: "run apt-get update",
-      cause: thrown,
-    });
+    throw new HearthError("unavailable", `look up ${META_PACKAGE} in the package index`, { cause: thrown });
   });
   const name = /^\s*Depends:\s*(linux-image-\S+)$/m.exec(listing)?.[1];
   if (name === undefined) {
-    throw new HearthError("unavailable", `look up ${META_PACKAGE}: it depends on no kernel`, {
-      hint: "run apt-get update",
-    });
+    throw new HearthError("unavailable", `look up ${META_PACKAGE}: it depends on no kernel`);
   }
   return name;
 }

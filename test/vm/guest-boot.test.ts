@@ -4,7 +4,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { HearthError } from "../../src/errors.ts";
 import type { HypervisorEnd } from "../../src/hypervisor/interface.ts";
+import { launchQemu } from "../../src/hypervisor/qemu/launch.ts";
+import { GUEST_FILES } from "../../src/paths.ts";
 import { bootVmAgent, type VmAgent } from "../agent/vm-agent.ts";
+import { scratch } from "../harness/scratch.ts";
 
 const GUEST_DIR = join(import.meta.dir, "../../build/guest");
 const TIMEOUT_MS = 60_000;
@@ -145,3 +148,35 @@ describe("guest", () => {
     TIMEOUT_MS,
   );
 });
+
+test(
+  "a root that cannot be mounted is named on the console, and the VM ends",
+  async () => {
+    using dir = scratch();
+    await using vm = await launchQemu({
+      vmId: "noroot",
+      qemuPath: "/usr/bin/qemu-system-x86_64",
+      accel: "tcg",
+      machine: "q35",
+      kernel: join(GUEST_DIR, GUEST_FILES.kernel),
+      initrd: join(GUEST_DIR, GUEST_FILES.initrd),
+      image: join(GUEST_DIR, GUEST_FILES.image),
+      kernelParams: ["rootflags=nosuchflag"],
+      vcpus: 1,
+      maxVcpus: 1,
+      memoryMib: 256,
+      maxMemoryMib: 256,
+      sharedMemory: false,
+      qmpSocket: dir.path("qmp"),
+      agentSocket: dir.path("agent"),
+      consoleLog: dir.path("console"),
+      qemuLog: dir.path("qemu"),
+      devices: [],
+      seccomp: true,
+    });
+    const end = await vm.ended;
+    expect(end.exitCode).toBe(0);
+    expect(end.logTail).toContain("hearth: mount failed");
+  },
+  TIMEOUT_MS,
+);
