@@ -74,7 +74,8 @@ describe("life of a container", () => {
   });
 
   test("a sandbox process that is killed is a container that has stopped", async () => {
-    fixture.writeBundle(["sleep", "1000"]);
+    // Names a file of the fixture, which kills it in the end as the VM that it stands for would have.
+    fixture.writeBundle(["tail", "-f", fixture.path("config.toml")]);
     await fixture.ok(["run", "-d", "c1"]);
     const record = JSON.parse(readFileSync(join(fixture.root, "c1", "state.json"), "utf8"));
     process.kill(record.vm.sandbox.pid, "SIGKILL");
@@ -82,7 +83,7 @@ describe("life of a container", () => {
     const { exitCode, stderr } = await fixture.run(["kill", "c1", "9"]);
     expect([exitCode, stderr]).toEqual([1, expect.stringContaining("container not running")]);
     await fixture.ok(["delete", "c1"]);
-    expect(fixture.leftovers().filter((line) => !line.includes("sleep"))).toEqual([]);
+    expect(fixture.leftovers().filter((line) => !line.includes("tail"))).toEqual([]);
   });
 
   test("the shim is in the container's cgroup and network namespace, and keeps nothing of create's open", async () => {

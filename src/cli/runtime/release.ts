@@ -6,7 +6,7 @@ import type { ContainerRecord } from "../../oci/container-record.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { processExit, signalProcess } from "../../sys/process-identity.ts";
-import { isAlive, type ProcessIdentity } from "../../sys/process-stat.ts";
+import type { ProcessIdentity } from "../../sys/process-stat.ts";
 import { SIGKILL, SIGTERM } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import { collectVm } from "../../vm/collect.ts";
@@ -71,8 +71,11 @@ export async function endProcess(
   throw new HearthError("deadline-exceeded", `end ${name} ${identity.pid}: it survives SIGKILL`);
 }
 
+/**
+ * By its pidfd, which waits for all of its threads: a process whose main thread has ended is a zombie in /proc while the
+ * others still hold its files and locks.
+ */
 async function endsWithin(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
-  if (!isAlive(identity)) return true;
   if (timeoutMs === 0) return false;
   const waiting = new AbortController();
   try {
