@@ -3,7 +3,6 @@ import type { HearthConfig } from "../config/config.ts";
 import { loadConfig } from "../config/load.ts";
 import { POOL_VMS_MAX } from "../config/schema.ts";
 import { HearthError } from "../errors.ts";
-
 import { createLog } from "../log.ts";
 import { resolveVmConfig } from "../vm/resolve-config.ts";
 import type { PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
@@ -79,7 +78,8 @@ async function serve(config: HearthConfig): Promise<number> {
   const stop = new AbortController();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
   const vmConfig = await resolveVmConfig(config, log);
-  await serveVmCache({ ...poolServerOptions(config), vmConfig, log, signal: stop.signal });
+  const notifySocket = process.env["NOTIFY_SOCKET"];
+  await serveVmCache({ ...poolServerOptions(config), vmConfig, log, signal: stop.signal, notifySocket });
   return 0;
 }
 

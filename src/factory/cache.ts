@@ -290,8 +290,8 @@ export class VmCache implements AsyncDisposable {
       this.#boots += 1;
       const bootMs = Date.now() - state.startedAtMs;
       this.#log.info("vm ready", { vm: vm.facts.vmId, slot: slot.index, bootMs });
-      this.#options.onEvent?.({ kind: "ready", slot: slot.index, vmId: vm.facts.vmId, bootMs });
       this.#becomeIdle(slot, vm);
+      this.#options.onEvent?.({ kind: "ready", slot: slot.index, vmId: vm.facts.vmId, bootMs });
     } catch (thrown) {
       if (this.#closed !== undefined) slot.state = { kind: "empty" };
       else {

@@ -1,7 +1,7 @@
 /** `hearth sandbox`: reads its launch from standard input, boots, tells its spawner on descriptor 3, and serves until the VM ends. */
 import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import * as v from "valibot";
-import { describeError, HearthError, toHearthError } from "../errors.ts";
+import { describeError, HearthError, isErrnoException, toHearthError } from "../errors.ts";
 import type { SandboxLaunch, SandboxReady } from "../factory/base-factory.ts";
 import { SandboxService } from "../gen/sandbox_pb.ts";
 import { FILE_STEP_TIMEOUT_MS, QMP_CALL_TIMEOUT_MS } from "../limits.ts";
@@ -22,6 +22,8 @@ import { sandboxService } from "./service.ts";
 import { createSteps, type StepTime } from "./steps.ts";
 
 const READY_FD = 3;
+/** An idle VM that no server ever heard of would stay for ever; a leased one has its lease. */
+const SPAWNER_GONE = "the pool server that started it has gone";
 
 /** Runs until the sandbox has ended; resolves with the process's exit status. */
 export async function sandboxMain(): Promise<number> {
@@ -50,7 +52,10 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   let log: Log = silentLog;
   const steps = createSteps({
     failAt: launch.failAt,
-    onStart: (step) => report.line({ step }),
+    onStart: (step) => {
+      report.line({ step });
+      if (launch.mode === "idle" && report.isSpawnerGone) throw new HearthError("cancelled", SPAWNER_GONE);
+    },
     onStep: (time) => {
       log.debug("step done", { step: time.step, durationUs: time.durationUs });
       times.push(time);
@@ -93,6 +98,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     memoryMib: vm.hypervisor.memoryMib,
     bootMs,
   });
+  if (launch.mode === "idle" && report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
   log.info("sandbox ended", { reason: await ended });
   await sandbox.farewell();
   return 0;
@@ -151,6 +157,12 @@ function parseLaunch(text: string): SandboxLaunch {
 /** JSON lines for the spawner. It may be gone: then nobody needs them. */
 class SpawnerReport {
   #open = true;
+  #spawnerGone = false;
+
+  /** It ended before it could read everything that it was told. */
+  get isSpawnerGone(): boolean {
+    return this.#spawnerGone;
+  }
 
   line(value: { readonly step: string }): void {
     this.#write(value);
@@ -171,7 +183,8 @@ class SpawnerReport {
     if (!this.#open) return;
     try {
       writeSync(READY_FD, `${JSON.stringify(value)}\n`);
-    } catch {
+    } catch (thrown) {
+      this.#spawnerGone = isErrnoException(thrown) && thrown.code === "EPIPE";
       this.#close();
     }
   }

@@ -1,7 +1,7 @@
 /** The pool server: claims its endpoint, takes over idle VMs, keeps the pool full and hands VMs out until it is told to end. */
 import type { HearthConfig } from "../config/config.ts";
 import { assert, describeError, HearthError } from "../errors.ts";
-import { type CacheEvent, type CacheOptions, VmCache } from "../factory/cache.ts";
+import { type CacheOptions, VmCache } from "../factory/cache.ts";
 import { createDirectFactory } from "../factory/direct.ts";
 import { POOL_SHUTDOWN_GRACE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
@@ -10,15 +10,10 @@ import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
 import { collectOrphans } from "../vm/collect.ts";
 import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { claimEndpoint, describeOccupant } from "./endpoint.ts";
+import { createNotifier } from "./notify.ts";
+import type { PoolEvent } from "./pool-event.ts";
 import { findIdleVms } from "./readopt.ts";
 import { cacheService } from "./service.ts";
-
-/** What happens in the server, for a display of progress; the log says the same. */
-export type PoolEvent =
-  | CacheEvent
-  | { readonly kind: "listening"; readonly endpoint: string }
-  | { readonly kind: "adopted"; readonly vmId: string }
-  | { readonly kind: "stopping"; readonly reason: string };
 
 export interface PoolServerOptions {
   /** VMs kept ready, 1 or more. */
@@ -33,6 +28,8 @@ export interface PoolServerOptions {
   /** Ends the server as Quit does: idle VMs are destroyed, those in use go on. */
   readonly signal: AbortSignal;
   readonly onEvent?: ((event: PoolEvent) => void) | undefined;
+  /** Value of NOTIFY_SOCKET: systemd is told when the server answers, how full the pool is, and that it stops. */
+  readonly notifySocket?: string | undefined;
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
   /** Bounds and times other than those of limits.ts. */
@@ -60,7 +57,7 @@ export function poolServerOptions(
  * or lost, when the endpoint cannot be had: "invalid-argument" for a path over 107 bytes, "already-exists" for one in use.
  */
 export async function serveVmCache(options: PoolServerOptions): Promise<void> {
-  const { endpoint, runDir, vmConfig, log, signal, onEvent } = options;
+  const { endpoint, runDir, vmConfig, log, signal } = options;
   if (options.number < 1) {
     throw new HearthError("invalid-argument", "serve pool: vm_cache_number is 0, so there is nothing to keep", {
       hint: "set [factory] vm_cache_number, or pass --number",
@@ -74,7 +71,12 @@ export async function serveVmCache(options: PoolServerOptions): Promise<void> {
   else signal.addEventListener("abort", onAbort, { once: true });
   const entrance = new Entrance();
   await using listener = await listenOrExplain(endpoint, entrance);
-  const cache = createCache(options);
+  const onEvent = (event: PoolEvent): void => {
+    options.onEvent?.(event);
+    notifier?.onEvent(event, cache.slots);
+  };
+  const notifier = createNotifier(options.notifySocket, log);
+  const cache = createCache(options, onEvent);
   await using _cache = cache;
   const background: Promise<unknown>[] = [];
   const found = await findIdleVms({ runDir, identity: identityDigest(vmConfig), slots: options.number, log });
@@ -82,20 +84,20 @@ export async function serveVmCache(options: PoolServerOptions): Promise<void> {
   for (const vm of found.wanted) {
     assert(cache.adopt(vm), "an empty slot for every vm that was found");
     log.info("idle vm adopted", { vm: vm.facts.vmId });
-    onEvent?.({ kind: "adopted", vmId: vm.facts.vmId });
+    onEvent({ kind: "adopted", vmId: vm.facts.vmId });
   }
   const adopted = found.wanted.length;
   const quit = (): void => stop("quit");
   await using grpc = createGrpcServer([cacheService({ cache, vmConfig, runDir, startedAtMs, adopted, quit })], { log });
   entrance.open((stream) => grpc.accept(stream));
   log.info("pool serves", { endpoint, number: options.number, adopted });
-  onEvent?.({ kind: "listening", endpoint });
+  onEvent({ kind: "listening", endpoint });
   background.push(collectOrphans(runDir, log).catch((thrown: unknown) => logFailure(log, "collect orphans", thrown)));
   cache.start();
   const reason = await stopped;
   signal.removeEventListener("abort", onAbort);
   log.info("pool ends", { reason, idle: cache.slots.length });
-  onEvent?.({ kind: "stopping", reason });
+  onEvent({ kind: "stopping", reason });
   listener.close();
   await Promise.all([cache.close(), grpc.shutdown(POOL_SHUTDOWN_GRACE_MS), ...background]);
 }
@@ -126,7 +128,7 @@ async function listenOrExplain(endpoint: string, entrance: Entrance): Promise<Un
   }
 }
 
-function createCache(options: PoolServerOptions): VmCache {
+function createCache(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmCache {
   const { runDir, leaseMs, logLevel, log, sandboxArgv } = options;
   return new VmCache({
     slots: options.number,
@@ -144,7 +146,7 @@ function createCache(options: PoolServerOptions): VmCache {
         onStep,
         ...(sandboxArgv === undefined ? {} : { argv: sandboxArgv }),
       }),
-    ...(options.onEvent === undefined ? {} : { onEvent: options.onEvent }),
+    onEvent,
     ...options.cache,
   });
 }

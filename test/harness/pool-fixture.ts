@@ -6,7 +6,8 @@ import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { type ChildProcess, spawnProcess } from "../../src/sys/process.ts";
 import { type PoolStatus, vmCacheStatus } from "../../src/vmcache/control.ts";
-import { type PoolEvent, type PoolServerOptions, serveVmCache } from "../../src/vmcache/server.ts";
+import type { PoolEvent } from "../../src/vmcache/pool-event.ts";
+import { type PoolServerOptions, serveVmCache } from "../../src/vmcache/server.ts";
 import type { PoolServerArguments } from "../fixtures/pool-server.ts";
 import { type SandboxFixture, VM_CONFIG } from "./sandbox-fixture.ts";
 

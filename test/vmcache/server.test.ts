@@ -9,9 +9,11 @@ import { createTtrpcClient, TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { isAlive, processExit, processStat } from "../../src/sys/process-identity.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
 import { stopVmCache, vmCacheStatus } from "../../src/vmcache/control.ts";
+import { datagramReceiver } from "../harness/datagram.ts";
 import { PoolInProcess, PoolProcess, poolClient } from "../harness/pool-fixture.ts";
 import { rejection } from "../harness/rejection.ts";
 import { sandboxFixture, VM_CONFIG } from "../harness/sandbox-fixture.ts";
+import { scratch } from "../harness/scratch.ts";
 
 const never = new AbortController().signal;
 
@@ -121,6 +123,19 @@ describe("serving", () => {
     expect(await claim).toMatchObject({ code: "unavailable" });
     expect(fixture.leftovers()).toEqual([]);
   });
+});
+
+test("systemd is told when the server answers, how full it is, and that it stops", async () => {
+  using fixture = sandboxFixture();
+  using dir = scratch();
+  const notifySocket = dir.path("notify");
+  using reader = datagramReceiver(notifySocket);
+  await using pool = new PoolInProcess(fixture, { number: 1, notifySocket });
+  const next = async () => new TextDecoder().decode((await reader.read()) ?? undefined);
+  expect(await next()).toBe(`READY=1\nMAINPID=${process.pid}\nSTATUS=0 of 1 vms ready`);
+  expect(await next()).toBe("STATUS=1 of 1 vms ready");
+  await pool.stop();
+  expect(await next()).toBe("STOPPING=1");
 });
 
 describe("status and stop as commands see them", () => {

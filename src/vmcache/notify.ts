@@ -1,0 +1,50 @@
+/** The pool's state in systemd's words. */
+import { describeError } from "../errors.ts";
+import type { SlotStatus } from "../factory/cache-slot.ts";
+import type { Log } from "../log.ts";
+import { sdNotify } from "../sys/sd-notify.ts";
+import type { PoolEvent } from "./pool-event.ts";
+
+export interface Notifier {
+  onEvent(event: PoolEvent, slots: readonly SlotStatus[]): void;
+}
+
+/** Undefined when there is no systemd to tell. A socket that cannot be written costs one warning. */
+export function createNotifier(socketPath: string | undefined, log: Log): Notifier | undefined {
+  if (socketPath === undefined || socketPath === "") return undefined;
+  let isSilent = false;
+  return {
+    onEvent(event, slots) {
+      const assignments = assignmentsFor(event, slots);
+      if (isSilent || assignments.length === 0) return;
+      try {
+        sdNotify(socketPath, assignments);
+      } catch (thrown) {
+        isSilent = true;
+        log.warn("systemd not notified", { error: describeError(thrown) });
+      }
+    },
+  };
+}
+
+/** Ready means that claims are answered: the first VMs may still boot, and claims for them wait. */
+export function assignmentsFor(event: PoolEvent, slots: readonly SlotStatus[]): string[] {
+  const idle = slots.filter(({ state }) => state === "idle").length;
+  const status = `STATUS=${idle} of ${slots.length} vms ready`;
+  switch (event.kind) {
+    case "listening":
+      return ["READY=1", `MAINPID=${process.pid}`, status];
+    case "stopping":
+      return ["STOPPING=1"];
+    case "ready":
+    case "lost":
+    case "handed-out":
+    case "adopted":
+      return [status];
+    case "failed":
+      return [`${status}; slot ${event.slot}: ${event.error.message.replaceAll("\n", " ")}`];
+    case "booting":
+    case "step":
+      return [];
+  }
+}
