@@ -157,6 +157,28 @@ describe("life of a container", () => {
   });
 });
 
+test("a VM that is gone while the shim still looks alive is a container that does not run", async () => {
+  fixture.writeBundle(["sleep", "1000"]);
+  await fixture.ok(["create", "c1"]);
+  const path = join(fixture.root, "c1", "state.json");
+  const record = JSON.parse(readFileSync(path, "utf8"));
+  const socket = record.vm.socket;
+  writeFileSync(path, JSON.stringify({ ...record, status: "running", vm: { ...record.vm, socket: `${socket}.gone` } }));
+  for (const [args, status] of [
+    [["exec", "c1", "true"], 255],
+    [["exec", "--detach", "c1", "true"], 255],
+    [["pause", "c1"], 1],
+    [["kill", "c1", "9"], 1],
+    [["ps", "c1"], 1],
+  ] as const) {
+    const { exitCode, stderr } = await fixture.run(args);
+    expect([args, exitCode, stderr]).toEqual([args, status, expect.stringContaining("container not running: c1")]);
+  }
+  writeFileSync(path, JSON.stringify(record));
+  await fixture.ok(["delete", "c1"]);
+  expect(fixture.leftovers()).toEqual([]);
+});
+
 describe("wrong state", () => {
   test("each command says so, in the words that engines look for, and changes nothing", async () => {
     fixture.writeBundle(["sleep", "1000"]);

@@ -6,7 +6,7 @@ import { type ContainerRecord, type ContainerStatus, canExec, statusOf } from ".
 import { readContainer } from "../../oci/container-store.ts";
 import { processOf } from "../../oci/record-hooks.ts";
 import { type Process, parseProcess, stringifySpec } from "../../oci/spec.ts";
-import { connectSandbox, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
+import type { SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { startShim } from "../../shim/shim.ts";
 import { takeStandardFd } from "../../shim/standard-fds.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
@@ -20,6 +20,7 @@ import { checkPreserveFds } from "./create-flags.ts";
 import { buildProcess } from "./exec-process.ts";
 import { abortable } from "./signals.ts";
 import { spawnShim } from "./spawn-shim.ts";
+import { connectContainer } from "./with-sandbox.ts";
 
 const FLAGS = {
   "console-socket": { type: "string", value: "SOCKET", help: "unix socket that receives the terminal's master side" },
@@ -127,7 +128,7 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
   const { record, process: spec } = exec;
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
   const hasTerminal = spec.terminal === true;
-  await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
+  await using connection = await connectContainer(record, timeoutMs);
   const size = hasTerminal ? consoleSizeOf(spec.consoleSize, asFd(0)) : { rows: 0, columns: 0 };
   const execId = newExecId();
   await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal }));
@@ -152,7 +153,7 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
 async function execDetached(context: RuntimeContext, exec: Exec): Promise<number> {
   const { record, process: spec } = exec;
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
-  await using connection = await connectSandbox(record.vm.socket, { timeoutMs });
+  await using connection = await connectContainer(record, timeoutMs);
   using undo = new DisposableStack();
   const pty = spec.terminal === true ? openPty() : undefined;
   undo.defer(() => {
