@@ -99,6 +99,17 @@ describe("input", () => {
     await Promise.all([writing, closing]);
   });
 
+  test("a write that waits when the process ends says so", async () => {
+    const input = new InputStream(new FdWriter(ends.writeEnd), "process");
+    const writing = input.write(new Uint8Array(500_000), never).catch((thrown: unknown) => thrown);
+    await Bun.sleep(1);
+    input.close();
+    expect(await writing).toMatchObject({
+      code: "failed-precondition",
+      message: "write standard input of process: nobody reads it any more",
+    });
+  });
+
   test("a write that its caller gave up goes on, and those after it", async () => {
     const input = new InputStream(new FdWriter(ends.writeEnd), "process");
     const reader = new FdReader(ends.readEnd);

@@ -1,7 +1,8 @@
 /** The agent where it belongs: in a booted guest, over the virtio-serial port, with cgroups, hot-plug and reconnects. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { chmodSync, copyFileSync, mkdirSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connectAgent } from "../../src/agent/client/client.ts";
 import { AGENT_RECONNECT_PAUSE_MS } from "../../src/limits.ts";
@@ -38,6 +39,9 @@ interface Changes {
   readonly resources?: object;
   readonly mounts?: readonly object[];
   readonly terminal?: boolean;
+  readonly storages?: readonly object[];
+  readonly devices?: readonly object[];
+  readonly linuxDevices?: readonly object[];
   /** Sees the guest's processes. */
   readonly sharedPids?: boolean;
 }
@@ -63,10 +67,12 @@ async function run(args: readonly string[], changes: Changes = {}) {
         ...[{ type: "mount" }, { type: "ipc" }, { type: "uts" }],
       ],
       resources: changes.resources ?? {},
+      ...(changes.linuxDevices === undefined ? {} : { devices: changes.linuxDevices }),
     },
   });
   const api = vm.client.agent;
-  await api.createContainer({ containerId: id, execId: id, ociJson });
+  const { storages = [], devices = [] } = changes;
+  await api.createContainer({ containerId: id, execId: id, ociJson, storages: [...storages], devices: [...devices] });
   await api.startContainer({ containerId: id });
   return {
     id,
@@ -254,6 +260,118 @@ describe("the guest", () => {
       mounts: [{ destination: "/secret", type: "bind", source: path, options: ["bind", "ro"] }],
     });
     expect(Buffer.compare(await readAll(vm.client, c.id, c.id), content)).toBe(0);
+  });
+});
+
+describe("storages", () => {
+  const storage = (changes: object) => ({ driver: "", source: "", fstype: "", options: [], ...changes });
+
+  test("of every kind are mounted, seen by the container, and gone with it", async () => {
+    mkdirSync(join(vm.paths.shared, "lower"), { recursive: true });
+    writeFileSync(join(vm.paths.shared, "lower/file"), "lower");
+    const at = (name: string): string => `/run/hearth/storages/${name}`;
+    const c = await run(["sleep", "1000"], {
+      storages: [
+        storage({ driver: "ephemeral", fstype: "tmpfs", options: ["size=1m", "mode=711"], mountPoint: at("tmp") }),
+        storage({ driver: "local", options: ["mode=0750"], mountPoint: at("local") }),
+        storage({ driver: "local", mountPoint: at("up") }),
+        storage({ driver: "local", mountPoint: at("work") }),
+        storage({
+          driver: "overlayfs",
+          options: [`lowerdir=${GUEST_SHARED}/lower`, `upperdir=${at("up")}`, `workdir=${at("work")}`],
+          mountPoint: at("overlay"),
+        }),
+      ],
+      mounts: [{ destination: "/storages", type: "bind", source: "/run/hearth/storages", options: ["rbind"] }],
+    });
+    const mounts = await output(c.id, ["cat", "/proc/mounts"]);
+    expect(mounts).toMatch(/^tmpfs \/storages\/tmp tmpfs rw,relatime,size=1024k,mode=711/m);
+    expect(await output(c.id, ["ls", "-ld", "/storages/local"])).toStartWith("drwxr-x---");
+    expect(await output(c.id, ["cat", "/storages/overlay/file"])).toBe("lower");
+    await c[Symbol.asyncDispose]();
+    await using after = await run(["cat", "/proc/mounts"], {
+      mounts: [{ destination: "/storages", type: "bind", source: "/run/hearth/storages", options: ["rbind"] }],
+    });
+    expect((await readAll(vm.client, after.id, after.id)).toString()).not.toMatch(/\/storages\/(?:tmp|overlay) /);
+  });
+
+  test("a bind mount of a file, read-only", async () => {
+    writeFileSync(join(vm.paths.shared, "file"), "content");
+    const mountPoint = "/run/hearth/bound/file";
+    await using c = await run(["sh", "-c", "cat /file; grep bound /proc/1/mounts"], {
+      storages: [storage({ driver: "bind", source: `${GUEST_SHARED}/file`, options: ["ro"], mountPoint })],
+      mounts: [{ destination: "/file", type: "bind", source: mountPoint, options: ["bind", "ro"] }],
+      sharedPids: true,
+    });
+    expect((await readAll(vm.client, c.id, c.id)).toString()).toStartWith(`contenthearthShared ${mountPoint} 9p ro,`);
+  });
+
+  test("a disk that was plugged, by its PCI path: as a storage, then as a device", async () => {
+    const image = join(vm.paths.dir, "disk.img");
+    writeFileSync(image, "");
+    truncateSync(image, 16 * 1024 * 1024);
+    execFileSync("mkfs.ext4", ["-q", "-F", "-L", "hearthdisk", image]);
+    const { pciPath = "" } = await vm.hypervisor.addDevice({
+      kind: "block",
+      id: "disk0",
+      path: image,
+      readOnly: false,
+      format: "raw",
+    });
+    const mountPoint = "/run/hearth/disk";
+    {
+      await using c = await run(["sh", "-c", "echo kept >/disk/file; cat /proc/mounts"], {
+        storages: [storage({ driver: "blk", source: pciPath, fstype: "ext4", options: ["noatime"], mountPoint })],
+        mounts: [{ destination: "/disk", type: "bind", source: mountPoint, options: ["rbind"] }],
+      });
+      expect((await readAll(vm.client, c.id, c.id)).toString()).toMatch(/^\/dev\/vd[a-z] \/disk ext4 rw,noatime/m);
+    }
+    await using c = await run(["dd", "if=/dev/thedisk", "bs=16", "skip=71", "count=2"], {
+      devices: [{ id: pciPath, type: "blk", containerPath: "/dev/thedisk" }],
+      linuxDevices: [{ path: "/dev/thedisk", type: "b", major: 7, minor: 99 }],
+      resources: {
+        devices: [
+          { allow: false, access: "rwm" },
+          { allow: true, type: "b", major: 7, minor: 99, access: "r" },
+        ],
+      },
+    });
+    expect((await readAll(vm.client, c.id, c.id)).toString()).toContain("hearthdisk");
+  }, 60_000);
+
+  test("one that cannot be mounted fails the container and takes the others away", async () => {
+    const failed = await rejection(
+      run(["true"], {
+        storages: [
+          storage({ driver: "ephemeral", fstype: "tmpfs", mountPoint: "/run/hearth/first" }),
+          storage({ driver: "blk", source: "/dev/nope", fstype: "nofs", mountPoint: "nowhere" }),
+        ],
+      }),
+    );
+    expect(failed).toMatchObject({ code: "invalid-argument", message: expect.stringContaining("nowhere") });
+    await using c = await run(["cat", "/proc/1/mounts"], { sharedPids: true });
+    expect((await readAll(vm.client, c.id, c.id)).toString()).not.toContain("/run/hearth/first");
+    expect(await rejection(run(["true"], { storages: [storage({ driver: "scsi", mountPoint: "/x" })] }))).toMatchObject(
+      { code: "unimplemented" },
+    );
+  });
+});
+
+test("name servers, modules and the host's name are the guest's", async () => {
+  await vm.client.agent.createSandbox({
+    sandboxId: "t",
+    hostname: "renamed",
+    dns: ["192.0.2.1", "options ndots:2"],
+    kernelModules: [{ name: "dummy", parameters: ["numdummies=2"] }],
+  });
+  await using c = await run(["sh", "-c", "cat /guest/resolv.conf; ls /sys/class/net"], {
+    mounts: [{ destination: "/guest", type: "bind", source: "/run", options: ["rbind", "ro"] }],
+  });
+  const text = (await readAll(vm.client, c.id, c.id)).toString();
+  expect(text).toStartWith("nameserver 192.0.2.1\noptions ndots:2\n");
+  expect(text).toContain("dummy1");
+  expect(await rejection(vm.client.agent.createSandbox({ guestHookPath: "/hooks" }))).toMatchObject({
+    code: "unimplemented",
   });
 });
 

@@ -73,6 +73,7 @@ export function createAgent(options: AgentOptions): Agent {
       program: options.crun ?? "/usr/bin/crun",
       stateDir: paths.crunState,
       cgroupManager,
+      log: options.log,
       startUnprotected: options.oomProtection === true ? protectFromOomKiller() : (start) => start(),
     }),
     reaper,

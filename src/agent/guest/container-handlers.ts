@@ -71,6 +71,7 @@ type LifeHandlers = Pick<
 function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
   return {
     async createContainer(request, { signal }) {
+      refuseUnsupported(request);
       await sandbox.create(
         {
           id: request.containerId,
@@ -92,6 +93,7 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
       return {};
     },
     async execProcess(request) {
+      refuseUnsupported(request);
       const process = await processSource(request);
       await sandbox.container(request.containerId).exec(request.execId, process);
       return {};
@@ -155,6 +157,18 @@ async function readOutput(
   const data = stream === undefined ? null : await stream.read(max, signal);
   if (data === null) throw new HearthError("out-of-range", "end of stream");
   return { data };
+}
+
+/** Parts of the protocol that would be dropped silently: the host does them otherwise. */
+function refuseUnsupported(request: CreateContainerRequest | ExecProcessRequest): void {
+  const unsupported = [
+    request.stringUser === undefined ? "" : "string_user",
+    request.stdinPort + request.stdoutPort + request.stderrPort === 0 ? "" : "ports for standard streams",
+    "sharedMounts" in request && request.sharedMounts.length > 0 ? "shared_mounts" : "",
+  ].filter((name) => name !== "");
+  if (unsupported.length === 0) return;
+  const what = `start process of container ${request.containerId}`;
+  throw new HearthError("unimplemented", `${what}: ${unsupported.join(", ")} not supported`);
 }
 
 /** The configuration as JSON text, or as a value when it came as protobuf. */

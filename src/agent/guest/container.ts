@@ -172,8 +172,8 @@ export class Container {
     }
   }
 
-  /** Kills every process, waits `timeoutS` seconds (0: the default) for their end, and removes all traces. */
-  async remove(timeoutS: number): Promise<void> {
+  /** Kills every process and waits `timeoutS` seconds (0: the default) for their end. */
+  async end(timeoutS: number): Promise<void> {
     this.#status = "removing";
     this.#killEverything();
     // No more can start; those that just do have to be killed too.
@@ -182,6 +182,10 @@ export class Container {
     const timeoutMs = (timeoutS === 0 ? AGENT_REMOVE_TIMEOUT_S : timeoutS) * 1000;
     const ends = [...this.#processes.values()].map((process) => process.exitCode);
     await withDeadline(`processes of container ${this.id} to end`, Promise.all(ends), { timeoutMs });
+  }
+
+  /** After `end`: removes all traces. */
+  async remove(): Promise<void> {
     if (this.config.hasPoststop) await this.#context.crun.deleteForced(this.#call());
     if (this.cgroupDir !== undefined) await removeCgroup(this.cgroupDir);
     this.#context.crun.removeState(this.id);

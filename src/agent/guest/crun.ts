@@ -3,6 +3,7 @@ import { closeSync, constants, openSync, readFileSync, rmSync, unlinkSync, write
 import { join } from "node:path";
 import { type ErrorCode, HearthError, isErrnoException, isNotFound, toHearthError } from "../../errors.ts";
 import { CRUN_LOG_BYTES_MAX, CRUN_TIMEOUT_MS } from "../../limits.ts";
+import type { Log } from "../../log.ts";
 import type { GuestBundlePaths } from "../../paths.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { type ChildProcess, describeExit, spawnProcess, terminate } from "../../sys/process.ts";
@@ -17,6 +18,8 @@ export interface CrunOptions {
   /** crun's state directory. */
   readonly stateDir: string;
   readonly cgroupManager: CgroupManager;
+  /** What crun says without failing goes here. */
+  readonly log: Log;
   /** Runs `start` such that what it starts is not exempt from the OOM killer, as the agent may be. */
   readonly startUnprotected: <T>(start: () => T) => T;
 }
@@ -125,8 +128,11 @@ export class Crun {
     );
     try {
       const status = await endOf(child, `crun ${args[0]} of container ${call.id}`);
-      if (status.kind === "exited" && status.code === 0) return;
       const said = readLog(log);
+      if (status.kind === "exited" && status.code === 0) {
+        if (said !== "") this.#options.log.warn("crun", { command: args[0], container: call.id, said });
+        return;
+      }
       throw crunError(args[0] ?? "", call, said === "" ? describeExit(status) : said);
     } finally {
       rmSync(log, { force: true });

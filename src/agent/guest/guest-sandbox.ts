@@ -43,7 +43,7 @@ export class GuestSandbox {
   /** May be asked for again, by a pool that has prepared the sandbox under another name: what is mounted stays. */
   async open(request: CreateSandboxRequest, signal: AbortSignal): Promise<void> {
     const { openSandbox } = await import("./open-sandbox.ts");
-    this.#sandboxStorages.push(await openSandbox(request, this.#storages, this.#context, signal));
+    this.#sandboxStorages.push(await openSandbox(request, this.#storages, signal));
   }
 
   /** Removes every container and unmounts everything; goes on when one of them fails and reports the first failure. */
@@ -109,12 +109,13 @@ export class GuestSandbox {
     }
     this.#containers.set(id, undefined);
     try {
-      await entry.container.remove(timeoutS);
+      await entry.container.end(timeoutS);
+      this.oomEvents.unwatch(id);
+      await entry.container.remove();
     } catch (thrown) {
       this.#containers.set(id, entry);
       throw thrown;
     }
-    this.oomEvents.unwatch(id);
     entry.storages.release();
     this.#containers.delete(id);
     if (this.#first === entry.container) this.#first = undefined;

@@ -15,11 +15,21 @@ export interface RunAgentOptions {
 export async function runAgent(options: RunAgentOptions = {}): Promise<never> {
   const log = options.log ?? createLog({ level: "info", format: "text" });
   const signal = options.signal ?? new AbortController().signal;
+  surviveOwnFaults(log);
   await using agent = createAgent({ log, oomProtection: true });
   const path = await findPort(AGENT_PORT_NAME, signal);
   log.info("agent ready", { port: path, startMs: Math.round(process.uptime() * 1000) });
   await servePort(path, agent.services, log, signal);
   throw signal.reason;
+}
+
+/** With the agent the VM would end, and every container in it: a call that fails unheard is the lesser evil. */
+function surviveOwnFaults(log: Log): void {
+  const report = (thrown: unknown): void => {
+    log.error("agent fault", { error: thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown) });
+  };
+  process.on("unhandledRejection", report);
+  process.on("uncaughtException", report);
 }
 
 if (import.meta.main) {

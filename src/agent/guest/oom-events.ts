@@ -35,9 +35,11 @@ export class OomEvents {
     this.#watched.set(id, { containerId, cgroupDir, kills: oomKills(cgroupDir) });
   }
 
+  /** Before the cgroup goes: what has happened until now is still told. */
   unwatch(containerId: string): void {
     for (const [id, watched] of this.#watched) {
       if (watched.containerId !== containerId) continue;
+      this.#changed(id);
       this.#watched.delete(id);
       this.#watcher?.remove(id);
     }

@@ -1,13 +1,10 @@
 /** CreateSandbox: kernel modules, storages, host name and name servers of the guest. */
 import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { HearthError, toHearthError } from "../../errors.ts";
 import type { CreateSandboxRequest } from "../../gen/agent_pb.ts";
 import { AGENT_CALL_TIMEOUT_MS } from "../../limits.ts";
-import { bindMount } from "../../sys/mount.ts";
 import { runOrThrow } from "../../sys/run-process.ts";
-import type { AgentContext } from "./agent-context.ts";
-import { isMountPoint, type StorageLease, type StorageMounts } from "./storage.ts";
+import type { StorageLease, StorageMounts } from "./storage.ts";
 
 /** Source: sethostname(2), __NEW_UTS_LEN. */
 const HOSTNAME_BYTES_MAX = 64;
@@ -16,7 +13,6 @@ const RESOLV_CONF = "/etc/resolv.conf";
 export async function openSandbox(
   request: CreateSandboxRequest,
   storages: StorageMounts,
-  context: AgentContext,
   signal: AbortSignal,
 ): Promise<StorageLease> {
   if (request.guestHookPath !== "") {
@@ -28,7 +24,7 @@ export async function openSandbox(
   if (request.hostname !== "") setHostname(request.hostname);
   const lease = await storages.acquire(request.storages, signal);
   try {
-    if (request.dns.length > 0) setNameServers(request.dns, context);
+    if (request.dns.length > 0) setNameServers(request.dns);
     return lease;
   } catch (thrown) {
     lease.release();
@@ -47,13 +43,11 @@ function setHostname(hostname: string): void {
   }
 }
 
-/** The root of the guest is read-only: a file of ours is mounted over resolv.conf. */
-function setNameServers(lines: readonly string[], context: AgentContext): void {
-  const file = join(context.paths.dir, "resolv.conf");
+/** The image's resolv.conf is a link to where files can be written. */
+function setNameServers(lines: readonly string[]): void {
   try {
-    writeFileSync(file, `${lines.map((line) => (/\s/.test(line) ? line : `nameserver ${line}`)).join("\n")}\n`);
+    writeFileSync(RESOLV_CONF, `${lines.map((line) => (/\s/.test(line) ? line : `nameserver ${line}`)).join("\n")}\n`);
   } catch (thrown) {
-    throw toHearthError(thrown, `write ${file}`);
+    throw toHearthError(thrown, `write ${RESOLV_CONF}`);
   }
-  if (!isMountPoint(RESOLV_CONF)) bindMount(file, RESOLV_CONF);
 }

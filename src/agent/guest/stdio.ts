@@ -118,7 +118,10 @@ export class InputStream {
   readonly #writer: FdWriter;
   readonly #name: string;
   #last: Promise<unknown> = Promise.resolve();
+  /** No further write is accepted. */
   #closed = false;
+  /** The process has ended. */
+  #ended = false;
 
   constructor(writer: FdWriter, name: string) {
     this.#writer = writer;
@@ -132,7 +135,7 @@ export class InputStream {
     this.#last = done.catch(() => undefined);
     return withDeadline("write", done, { signal }).catch((thrown: unknown) => {
       const readerGone = thrown instanceof SystemError && (thrown.errno === "EPIPE" || thrown.errno === "EIO");
-      throw readerGone ? this.#gone("nobody reads it any more") : thrown;
+      throw readerGone || this.#ended ? this.#gone("nobody reads it any more") : thrown;
     });
   }
 
@@ -147,8 +150,10 @@ export class InputStream {
     );
   }
 
+  /** The process has ended: what was not taken by then is lost. */
   close(): void {
     this.#closed = true;
+    this.#ended = true;
     this.#writer.close();
   }
 

@@ -5,7 +5,7 @@ import { HearthError, toHearthError } from "../../errors.ts";
 import type { Storage } from "../../gen/agent_pb.ts";
 import type { FSGroupChangePolicy } from "../../gen/types_pb.ts";
 import type { Log } from "../../log.ts";
-import { listMounts, MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, setReadOnly, unmount } from "../../sys/mount.ts";
+import { MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, setReadOnly, unmount } from "../../sys/mount.ts";
 import { blockDevice } from "./devices.ts";
 import { parseMountOptions } from "./mount-options.ts";
 
@@ -192,9 +192,4 @@ function applyFsGroup(root: string, group: number, policy: FSGroupChangePolicy):
   } catch (thrown) {
     throw toHearthError(thrown, `give ${root} to group ${group}`);
   }
-}
-
-/** True when something is mounted exactly there. */
-export function isMountPoint(path: string): boolean {
-  return listMounts().some((entry) => entry.mountPoint === path);
 }
