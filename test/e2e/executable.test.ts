@@ -1,15 +1,6 @@
 /** The one file: alone it runs a container, it reads nothing of where it is started, and what it starts is clean. */
 import { describe, expect, test } from "bun:test";
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import { guestPaths } from "../../src/paths.ts";
@@ -196,30 +187,3 @@ async function mustRun(hearth: Hearth, args: readonly string[], env: Readonly<Re
   });
   expect({ args, status, output: status === 0 ? "" : stdout }).toEqual({ args, status: 0, output: "" });
 }
-
-test("state takes at most three times as long as crun's, whole process, median of 30", async () => {
-  using dir = scratch();
-  mkdirSync(dir.path("crun"));
-  const median = async (argv: readonly string[]): Promise<number> => {
-    const times: number[] = [];
-    for (let round = 0; round < 32; round++) {
-      const started = performance.now();
-      await runProgram(argv);
-      if (round >= 2) times.push(performance.now() - started);
-    }
-    return times.sort((a, b) => a - b)[15] ?? Number.POSITIVE_INFINITY;
-  };
-  await withHearth({}, async (hearth) => {
-    const bundle = await hearth.bundle({ args: ["sleep", "1000"] });
-    await mustRun(hearth, ["run", "--detach", "--bundle", bundle, "timed"], {});
-    const root = join(hearth.runDir, "containers");
-    expect(existsSync(join(root, "timed"))).toBe(true);
-    const crun = await median(["crun", "--root", dir.path("crun"), "state", "timed"]);
-    const ours = await median([hearth.runtimePath, "--root", root, "state", "timed"]);
-    process.stderr.write(
-      `state: crun ${crun.toFixed(1)} ms, hearth ${ours.toFixed(1)} ms, ratio ${(ours / crun).toFixed(2)}\n`,
-    );
-    expect(ours / crun).toBeLessThanOrEqual(3);
-    await mustRun(hearth, ["delete", "--force", "timed"], {});
-  });
-});
