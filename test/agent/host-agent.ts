@@ -3,7 +3,8 @@ import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentClient, agentClient } from "../../src/agent/client/client.ts";
-import { O_CREAT, O_WRONLY, openFd, setNonBlocking, socketpair } from "../../src/sys/fd.ts";
+import type { ByteStream } from "../../src/sys/byte-stream.ts";
+import { O_CREAT, O_WRONLY, openFd, socketpair } from "../../src/sys/fd.ts";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { adoptSocket } from "../../src/sys/socket-stream.ts";
@@ -12,6 +13,8 @@ const APPLETS = "sh cat sleep true false echo id env stty grep kill head seq dd 
 
 export interface HostAgent extends AsyncDisposable {
   readonly client: AgentClient;
+  /** One more connection, for bytes that no client sends. */
+  readonly second: ByteStream;
   readonly dir: string;
   /** An OCI configuration as JSON that runs `args` in a busybox root. */
   config(args: readonly string[], changes?: ConfigChanges): Uint8Array;
@@ -42,9 +45,8 @@ export interface ConfigChanges {
 export async function startHostAgent(options: { readonly ownNetwork?: boolean } = {}): Promise<HostAgent> {
   const dir = mkdtempSync(join(tmpdir(), "hearth-agent-"));
   makeRootfs(join(dir, "rootfs"));
-  const [ours, theirs] = socketpair();
-  setNonBlocking(ours.fd, true);
-  setNonBlocking(theirs.fd, true);
+  const [ours, theirs] = socketpair({ nonBlocking: true });
+  const [ourSecond, theirSecond] = socketpair({ nonBlocking: true });
   const logFile = join(dir, "agent.log");
   using log = openFd(logFile, O_WRONLY | O_CREAT);
   const fixture = join(import.meta.dir, "fixtures", "agent-process.ts");
@@ -55,24 +57,28 @@ export async function startHostAgent(options: { readonly ownNetwork?: boolean } 
       ...(options.ownNetwork === true ? ["--net"] : []),
       ...[process.execPath, fixture, dir],
     ],
-    stdio: ["ignore", log.fd, log.fd, theirs.fd],
+    stdio: ["ignore", log.fd, log.fd, theirs.fd, theirSecond.fd],
   });
   theirs.close();
+  theirSecond.close();
   const runInside = (argv: readonly string[]): Promise<string> => {
     // `unshare` is the parent of the agent and stays outside of its pid namespace.
     const [agent = ""] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").split(" ");
     return runOrThrow(["nsenter", "--target", agent, "--mount", "--pid", "--net", ...argv]);
   };
   const client = agentClient(await adoptSocket(ours));
+  const second = await adoptSocket(ourSecond);
   await client.health.check({}, { timeoutMs: 10_000 });
   return {
     client,
+    second,
     dir,
     config: (args, changes) => ociConfig(join(dir, "rootfs"), args, changes),
     lookInside: () => lookInside(runInside, dir),
     runInside,
     log: () => readFileSync(logFile, "utf8"),
     async [Symbol.asyncDispose]() {
+      second.close();
       await client[Symbol.asyncDispose]();
       await Promise.race([child.exited, Bun.sleep(5000)]);
       await terminate(child, { graceMs: 0 });
