@@ -89,6 +89,8 @@ export class FdReader implements Disposable {
     this.#polled?.cancel("read", this.#closedError());
     this.#polled?.release();
     this.#owned.close();
+    // Whoever keeps the closed reader need not keep its buffer.
+    this.#scratch = new Uint8Array(0);
   }
 
   [Symbol.dispose](): void {
