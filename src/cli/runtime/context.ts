@@ -8,8 +8,17 @@ import { defaultContainerRoot } from "../../paths.ts";
 import type { FlagValues } from "../flags.ts";
 import type { GLOBAL_FLAGS } from "./globals.ts";
 
-/** Where VMs come from: a paused or leased one that nobody has adopted yet. Fails without leaving anything behind. */
-export type AcquireVm = (config: HearthConfig, log: Log, signal: AbortSignal) => Promise<BaseVm>;
+export interface VmRequest {
+  readonly config: HearthConfig;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Where VMs come from: finds one and has it adopted. `adopt` leaves nothing behind when it fails, and may be called again
+ * with another VM. Fails without leaving anything behind.
+ */
+export type AcquireVm = <T>(request: VmRequest, adopt: (vm: BaseVm) => Promise<T>) => Promise<T>;
 
 /** What commands do not decide themselves. */
 export interface RuntimeDependencies {

@@ -3,6 +3,7 @@
 import { accessSync, constants, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
+import type { BaseVm } from "../../factory/base-factory.ts";
 import { CONSOLE_SOCKET_TIMEOUT_MS } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
@@ -169,9 +170,20 @@ async function enterVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDispo
 }
 
 async function adoptVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDisposableStack): Promise<ContainerVm> {
-  const { bundle, id, cgroupDirs, timeoutMs, signal } = enter;
   const config = await context.config();
-  const base = await context.acquireVm(config, context.log, signal);
+  const request = { config, log: context.log, signal: enter.signal };
+  const { possession, ...entered } = await context.acquireVm(request, (base) => possessVm(context, enter, base));
+  undo.use(possession);
+  return entered;
+}
+
+/** Disposing of the possession ends the VM. */
+interface PossessedVm extends ContainerVm {
+  readonly possession: AsyncDisposableStack;
+}
+
+async function possessVm(context: RuntimeContext, enter: EnterVm, base: BaseVm): Promise<PossessedVm> {
+  const { bundle, id, cgroupDirs, timeoutMs, signal } = enter;
   const vm = {
     id: base.vmId,
     // Not the configured one: a pool server may have another.
@@ -179,8 +191,9 @@ async function adoptVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDispo
     socket: base.sandboxSocket,
     sandbox: base.sandbox,
   };
+  await using possession = new AsyncDisposableStack();
   let connection: SandboxConnection | undefined;
-  undo.defer(async () => {
+  possession.defer(async () => {
     if (connection === undefined) signalProcess(vm.sandbox, SIGTERM);
     else await quietly(context, "destroy VM", connection.sandbox.destroy({}, { timeoutMs }));
     connection?.close();
@@ -201,7 +214,7 @@ async function adoptVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDispo
     { timeoutMs, signal },
   );
   context.log.debug("vm adopted", { id, vm: base.vmId, source: base.source });
-  return { connection, vm };
+  return { connection, vm, possession: possession.move() };
 }
 
 async function joinPod(
