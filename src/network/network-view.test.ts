@@ -26,7 +26,7 @@ const neighbours = JSON.stringify([
   { dst: "169.254.1.1", dev: "eth0", lladdr: "ee:ee:ee:ee:ee:ee", state: ["PERMANENT"] },
 ]);
 
-test("reads interfaces, routes that addresses do not imply, and permanent neighbours", () => {
+test("reads interfaces, every route with those to gateways last, and permanent neighbours", () => {
   const view = parseNetworkView({ addresses, routes4, routes6: "", neighbours });
   expect(view.interfaces).toEqual([
     {
@@ -41,8 +41,9 @@ test("reads interfaces, routes that addresses do not imply, and permanent neighb
     },
   ]);
   expect(view.routes).toEqual([
-    { family: "v4", destination: "", gateway: "10.4.0.1", device: "eth0", source: "", scope: 0 },
+    { family: "v4", destination: "10.4.0.0/24", gateway: "", device: "eth0", source: "10.4.0.5", scope: 253 },
     { family: "v4", destination: "169.254.1.1/32", gateway: "", device: "eth0", source: "", scope: 253 },
+    { family: "v4", destination: "", gateway: "10.4.0.1", device: "eth0", source: "", scope: 0 },
   ]);
   expect(view.neighbours).toEqual([{ family: "v4", address: "169.254.1.1", device: "eth0", mac: "ee:ee:ee:ee:ee:ee" }]);
 });

@@ -64,7 +64,6 @@ const RouteSchema = v.looseObject({
   prefsrc: v.optional(v.string(), ""),
   scope: v.optional(v.string(), "global"),
   type: v.optional(v.string(), "unicast"),
-  protocol: v.optional(v.string(), ""),
 });
 
 const NeighbourSchema = v.looseObject({
@@ -115,10 +114,13 @@ function parseAddress(entry: unknown): InterfaceAddress[] {
   return [];
 }
 
-/** Routes that the kernel makes from the addresses, in the guest as well, are left out. */
+/**
+ * Whole: the guest's table becomes what this says, the routes that addresses imply included. Those without a gateway come
+ * first, because a gateway has to be reachable when its route is added.
+ */
 function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
   return parseJson(v.array(RouteSchema), text, `${family} routes`)
-    .filter((route) => route.protocol !== "kernel" && route.type === "unicast" && route.dev !== "")
+    .filter((route) => route.type === "unicast" && route.dev !== "" && !route.dst.startsWith("fe80::"))
     .map((route) => ({
       family,
       destination: destinationOf(route.dst, family),
@@ -126,7 +128,8 @@ function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
       device: route.dev,
       source: route.prefsrc,
       scope: SCOPES[route.scope] ?? 0,
-    }));
+    }))
+    .sort((left, right) => Number(left.gateway !== "") - Number(right.gateway !== ""));
 }
 
 function destinationOf(destination: string, family: "v4" | "v6"): string {
