@@ -4,12 +4,13 @@
  *
  * bun scripts/test.ts [PART-OF-A-PATH…]   only files whose path contains one of the parts
  */
-import { mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChildReaper } from "../src/sys/child-reaper.ts";
+import { asFd } from "../src/sys/fd.ts";
 import { unmountTree } from "../src/sys/mount.ts";
-import { becomeSubreaper } from "../src/sys/process.ts";
+import { becomeSubreaper, describeExit, exitCodeOf, spawnProcess } from "../src/sys/process.ts";
 import { type ProcessIdentity, processExit, signalProcess } from "../src/sys/process-identity.ts";
 import { SIGKILL } from "../src/sys/signals.ts";
 import { addedSince, descendantsOf, describeProcess, mountsBelow, takeSnapshot } from "../test/harness/leftovers.ts";
@@ -68,24 +69,28 @@ async function runGroup(group: Group, dir: string, startedAt: number): Promise<{
   rmSync(report, { force: true });
   const argv = ["test", `--timeout=${TEST_TIMEOUT_MS}`, "--reporter=junit", `--reporter-outfile=${report}`];
   const output = openSync(log, "w");
-  const child = Bun.spawn([process.execPath, ...argv, ...group.files.map((file) => `./${file}`)], {
+  // Not by Bun.spawn: the reaper of orphans, which this process has too, knows the children of spawnProcess alone.
+  const child = spawnProcess({
+    argv: [process.execPath, ...argv, ...group.files.map((file) => `./${file}`)],
     cwd: REPOSITORY,
     // With CI set, a forgotten test.only is an error and no snapshot is written.
     env: { ...toolEnvironment(), TMPDIR: tests, CI: "true", NO_COLOR: "1" },
-    stdio: ["ignore", output, output],
-    timeout: FILE_TIMEOUT_MS,
-    killSignal: "SIGKILL",
+    stdio: ["ignore", asFd(output), asFd(output)],
   });
+  closeSync(output);
   const heartbeat = setInterval(() => say(startedAt, `  ${group.name}: ${lastLine(log)}`), HEARTBEAT_MS);
-  const status = await child.exited;
+  const timeout = setTimeout(() => child.kill(SIGKILL), FILE_TIMEOUT_MS);
+  const ended = await child.exited;
   clearInterval(heartbeat);
+  clearTimeout(timeout);
   const xml = await Bun.file(report)
     .text()
     .catch(() => "");
   const cases = parseJunit(xml);
   const anyFailed = cases.some(({ outcome }) => outcome === "failed");
-  const how = child.signalCode ?? `status ${status}`;
-  if (status !== 0 && !anyFailed) cases.push({ name: `bun test ended with ${how}`, outcome: "failed" });
+  if (exitCodeOf(ended) !== 0 && !anyFailed) {
+    cases.push({ name: `bun test ended with ${describeExit(ended)}`, outcome: "failed" });
+  }
   if (cases.length === 0) cases.push({ name: "no test ran", outcome: "failed" });
   return { cases, output: readFileSync(log, "utf8") };
 }
