@@ -41,8 +41,8 @@ export interface ConfigChanges {
   readonly namespaces?: readonly string[];
 }
 
-/** `ownNetwork`: an empty network namespace of its own too. */
-export async function startHostAgent(options: { readonly ownNetwork?: boolean } = {}): Promise<HostAgent> {
+/** In namespaces of its own, the network's among them: what it is asked to do to routes and clocks of a guest must not reach this host. */
+export async function startHostAgent(): Promise<HostAgent> {
   const dir = mkdtempSync(join(tmpdir(), "hearth-agent-"));
   makeRootfs(join(dir, "rootfs"));
   const [ours, theirs] = socketpair({ nonBlocking: true });
@@ -53,8 +53,7 @@ export async function startHostAgent(options: { readonly ownNetwork?: boolean } 
   const child = spawnProcess({
     argv: [
       "unshare",
-      ...["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
-      ...(options.ownNetwork === true ? ["--net"] : []),
+      ...["--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"],
       ...[process.execPath, fixture, dir],
     ],
     stdio: ["ignore", log.fd, log.fd, theirs.fd, theirSecond.fd],

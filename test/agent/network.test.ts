@@ -8,7 +8,7 @@ const { v4, v6 } = IPFamily;
 
 let agent: HostAgent;
 beforeEach(async () => {
-  agent = await startHostAgent({ ownNetwork: true });
+  agent = await startHostAgent();
 });
 afterEach(async () => {
   await agent[Symbol.asyncDispose]();
