@@ -236,7 +236,6 @@ describe("virtiofsd", () => {
       "--sandbox=namespace",
       "--cache=auto",
       "--xattr",
-      "--announce-submounts",
       "--log-level=warn",
     ]);
   });

@@ -17,7 +17,7 @@ const ALWAYS: readonly string[] = [
   // Every character is a trap; warnings and panics still come.
   "quiet",
   // -no-reboot makes of this the end of QEMU, so that a panic is seen at once.
-  ...["panic=-1", "reboot=t"],
+  ...["oops=panic", "panic=-1", "reboot=t"],
   // Self-tests of the kernel's ciphers: 0.2 s.
   "cryptomgr.notests",
   // Without it a guest whose memory may grow past 4 GiB sets 64 MiB aside for devices that cannot reach above.
