@@ -71,7 +71,6 @@ export async function bootVm(request: BootRequest, steps: Steps, log: Log): Prom
     await hypervisor.agentReady(signal);
     const client = await connectAgent(paths.agentSocket, { signal });
     stack.defer(() => client.close());
-    await client.health.check({}, { signal });
     return client;
   });
   await steps.run("create-sandbox", config.bootTimeoutMs, (signal) =>
