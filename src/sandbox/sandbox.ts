@@ -125,9 +125,11 @@ export class Sandbox {
     }
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
+    // Asked first: the record is written while QEMU answers.
+    const answer = this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
     this.#setState(this.#leased(token, leaseMs));
     try {
-      await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+      await answer;
     } catch (error) {
       void this.end("qemu does not answer");
       throw error;
