@@ -10,13 +10,16 @@ export interface InitrdContents {
   readonly busybox: string;
   readonly modules: ModuleSource;
   readonly kernelVersion: string;
+  /** Default: those of the guest's initrd. */
+  readonly moduleNames?: readonly string[];
 }
 
 /** An uncompressed archive: under emulation, decompressing costs more than reading. */
 export async function makeInitrd(contents: InitrdContents): Promise<Uint8Array<ArrayBuffer>> {
   const { modules, kernelVersion } = contents;
   const directory = `lib/modules/${kernelVersion}`;
-  const paths = resolveModules(INITRD_MODULES, modules.table, modules.builtin, modules.soft);
+  const names = contents.moduleNames ?? INITRD_MODULES;
+  const paths = resolveModules(names, modules.table, modules.builtin, modules.soft);
   const files: CpioEntry[] = [
     { type: "file", path: "init", mode: 0o755, data: await readFile(contents.init) },
     { type: "file", path: "bin/busybox", mode: 0o755, data: await readFile(contents.busybox) },
