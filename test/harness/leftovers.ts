@@ -16,14 +16,18 @@ const DEFAULT_PLACES = [
   "/var/lib/hearth",
   "/var/lib/hearth/guest",
 ];
+/** Mounted on itself with the first named network namespace since boot, and kept for the next. Source: ip-netns(8), CNI. */
+const NETNS_DIR = "/run/netns";
 const CGROUP_ROOT = "/sys/fs/cgroup";
 /** Depth at which engines put a container's cgroup: controller, parent, pod, container. */
 const CGROUP_DEPTH_MAX = 5;
 
 export function takeSnapshot(): Snapshot {
-  const mounts = mountPoints().map((path) => `mount ${path}`);
+  const mounts = mountPoints()
+    .filter((path) => path !== NETNS_DIR)
+    .map((path) => `mount ${path}`);
   const interfaces = names("/sys/class/net").map((name) => `network interface ${name}`);
-  const namespaces = names("/run/netns").map((name) => `network namespace ${name}`);
+  const namespaces = names(NETNS_DIR).map((name) => `network namespace ${name}`);
   const cgroups = cgroupsBelow(CGROUP_ROOT, CGROUP_DEPTH_MAX).map((path) => `cgroup ${path}`);
   const files = DEFAULT_PLACES.flatMap((dir) => names(dir).map((name) => `file ${join(dir, name)}`));
   return new Set([...mounts, ...interfaces, ...namespaces, ...cgroups, ...files]);
