@@ -113,7 +113,8 @@ export function statusOf(record: ContainerRecord): ContainerStatus {
 export const canStart = (status: ContainerStatus): boolean => status === "created";
 export const canSignal = (status: ContainerStatus): boolean =>
   status === "created" || status === "running" || status === "paused";
-export const canExec = (status: ContainerStatus): boolean => status === "running";
+/** One that waits for its start has its namespaces already; runc allows it too. */
+export const canExec = (status: ContainerStatus): boolean => status === "created" || status === "running";
 export const canPause = (status: ContainerStatus): boolean => status === "running";
 export const canResume = (status: ContainerStatus): boolean => status === "paused";
 /** Without force. One that was created but never started has nothing to lose; runc allows it too. */

@@ -133,7 +133,7 @@ export class Container {
   }
 
   async exec(execId: string, process: Uint8Array, owner: Owner): Promise<void> {
-    if (this.status !== "running") throw notRunning(this.id);
+    if (this.status !== "created" && this.status !== "running") throw notRunning(this.id);
     if (execId === "" || this.#processes.has(execId)) {
       throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
     }

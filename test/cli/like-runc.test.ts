@@ -96,6 +96,7 @@ describe("as runc", () => {
         ["resume", "c1"],
         ["kill", "c1", "0"],
         ["kill", "c1", "BOGUS"],
+        ["exec", "c1", "/bin/busybox", "sh", "-c", "exit 42"],
         ["start", "c1"],
         ["start", "c1"],
         ["resume", "c1"],

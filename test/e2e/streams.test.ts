@@ -134,6 +134,24 @@ describe("exec", () => {
   }, 60_000);
 });
 
+test(
+  "exec in a container that was created and not started, which starts all the same",
+  async () => {
+    const bundle = await hearth.bundle({ args: ["sleep", "100000"] });
+    const outputPath = join(hearth.dir, "created-output");
+    expect((await hearth.runtime(["create", "--bundle", bundle, "c2"], { outputPath })).status).toBe(0);
+    try {
+      const { status, stdout } = await hearth.runtime(["exec", "c2", ...sh("echo $PPID; exit 42")]);
+      expect([status, stdout]).toEqual([42, "0\n"]);
+      expect((await hearth.runtime(["start", "c2"])).status).toBe(0);
+      expect(JSON.parse((await hearth.runtime(["state", "c2"])).stdout)).toMatchObject({ status: "running" });
+    } finally {
+      await hearth.runtime(["delete", "--force", "c2"]);
+    }
+  },
+  VM_TIMEOUT_MS,
+);
+
 test("a terminal by console socket: size, input, resize, interrupt, end", async () => {
   using listener = ConsoleListener.listen(join(hearth.dir, "console.sock"));
   const received = listener.receive({ timeoutMs: 20_000 });

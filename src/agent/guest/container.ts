@@ -92,9 +92,7 @@ export class Container {
     if (this.#processes.size + this.#starting.size >= EXEC_PROCESSES_MAX) {
       throw new HearthError("resource-exhausted", `start ${name}: ${EXEC_PROCESSES_MAX} processes are being tracked`);
     }
-    if (this.init.ended || this.#status === "created" || this.#status === "removing") {
-      throw notRunning(name, undefined);
-    }
+    if (this.init.ended || this.#status === "removing") throw notRunning(name, undefined);
     const program = Array.isArray(process["args"]) ? String(process["args"][0]) : undefined;
     const starting = this.#spawn(execId, process["terminal"] === true, program, async (call, stdio) => {
       const file = this.bundle.processFile(call.slot);

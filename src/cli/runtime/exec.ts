@@ -70,10 +70,7 @@ interface Exec {
 }
 
 function cannotExec(id: string, status: ContainerStatus): HearthError {
-  const why =
-    status === "created" || status === "creating"
-      ? `container not running: ${id}`
-      : `cannot exec in a ${status} container: ${id}`;
+  const why = status === "creating" ? `container not running: ${id}` : `cannot exec in a ${status} container: ${id}`;
   return new HearthError("failed-precondition", why, { facts: { id, status } });
 }
 
