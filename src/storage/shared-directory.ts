@@ -106,10 +106,11 @@ function makeDirectories(paths: SharedDirectoryPaths, undo: AsyncDisposableStack
 }
 
 /**
- * access=any: the server acts as root for everybody, and the guest's kernel checks permissions, as on a disk.
+ * access=client: each user of the guest is known to the server, which makes files for that user; permissions are checked by
+ * the guest's kernel, as on a disk. (With access=any everything made belongs to root.)
  * cache=mmap: without it no shared mapping is possible. Source: Linux Documentation/filesystems/9p.rst.
  */
-const GUEST_9P_OPTIONS = ["trans=virtio", "version=9p2000.L", "msize=262144", "cache=mmap", "access=any"] as const;
+const GUEST_9P_OPTIONS = ["trans=virtio", "version=9p2000.L", "msize=262144", "cache=mmap", "access=client"] as const;
 
 class OpenSharedDirectory implements SharedDirectory {
   readonly device: SharedDirectoryDevice;
