@@ -2,6 +2,8 @@
 import type { ByteStream } from "../../../src/sys/byte-stream.ts";
 import { type CommandAnswer, type CommandRequest, receiveLines, sendLine } from "./protocol.ts";
 
+const GONE = "the test host has gone";
+
 type Ended = Extract<CommandAnswer, { kind: "ended" }>;
 
 export class CommandChannel {
@@ -18,17 +20,18 @@ export class CommandChannel {
     this.ready = this.#ready.promise;
     this.ready.catch(() => undefined);
     void this.#follow().then(
-      () => this.#fail(new Error("the test host has gone")),
+      () => this.#fail(undefined),
       (thrown: unknown) => this.#fail(thrown),
     );
   }
 
   async run(command: Omit<CommandRequest, "id">): Promise<Ended> {
-    if (this.#closed) throw new Error("the test host has gone");
+    if (this.#closed) throw new Error(GONE);
     const id = ++this.#lastId;
     const answer = Promise.withResolvers<Ended>();
     this.#pending.set(id, answer);
-    await sendLine(this.#stream, { ...command, id });
+    // When the line cannot be sent, the stream has ended for its reader too, who says so.
+    sendLine(this.#stream, { ...command, id }).catch(() => undefined);
     return await answer.promise;
   }
 
@@ -46,8 +49,9 @@ export class CommandChannel {
     }
   }
 
-  #fail(error: unknown): void {
+  #fail(cause: unknown): void {
     this.#closed = true;
+    const error = new Error(GONE, { cause });
     this.#ready.reject(error);
     for (const pending of this.#pending.values()) pending.reject(error);
     this.#pending.clear();
