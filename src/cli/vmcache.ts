@@ -4,6 +4,8 @@ import { loadConfig } from "../config/load.ts";
 import { POOL_VMS_MAX } from "../config/schema.ts";
 import { HearthError } from "../errors.ts";
 import { createLog } from "../log.ts";
+import { inheritedSocket } from "../sys/inherited-socket.ts";
+import { watchdogTimeoutMs } from "../sys/sd-notify.ts";
 import { resolveVmConfig } from "../vm/resolve-config.ts";
 import type { PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
 import { type FlagTable, parseFlags } from "./flags.ts";
@@ -77,9 +79,17 @@ async function serve(config: HearthConfig): Promise<number> {
   const log = createLog({ level: config.runtime.log_level, format: "text" });
   const stop = new AbortController();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
+  const inherited = inheritedSocket(process.env, process.pid);
   const vmConfig = await resolveVmConfig(config, log);
-  const notifySocket = process.env["NOTIFY_SOCKET"];
-  await serveVmCache({ ...poolServerOptions(config), vmConfig, log, signal: stop.signal, notifySocket });
+  await serveVmCache({
+    ...poolServerOptions(config),
+    vmConfig,
+    log,
+    signal: stop.signal,
+    notifySocket: process.env["NOTIFY_SOCKET"],
+    watchdogMs: watchdogTimeoutMs(process.env, process.pid),
+    inherited,
+  });
   return 0;
 }
 

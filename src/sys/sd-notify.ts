@@ -1,4 +1,4 @@
-/** Telling systemd how a service is: one datagram to the socket it names. Source: sd_notify(3). */
+/** Telling systemd how a service is: one datagram to the socket it names (sd_notify(3)); and whether it watches us. */
 import { SystemError } from "../errors.ts";
 import { asFd, OwnedFd } from "./fd.ts";
 import { check, lastErrno, lazyLibc, struct } from "./libc.ts";
@@ -42,4 +42,18 @@ export function sdNotify(socketPath: string, assignments: readonly string[]): vo
     Math.min(addressBytes, SOCKADDR_UN_BYTES),
   );
   if (Number(sent) < 0) throw new SystemError(lastErrno(), `notify ${socketPath}`);
+}
+
+/**
+ * Milliseconds without a "WATCHDOG=1" after which systemd ends the process `pid`; undefined when it does not watch it.
+ * Source: sd_watchdog_enabled(3).
+ */
+export function watchdogTimeoutMs(
+  environment: Readonly<Record<string, string | undefined>>,
+  pid: number,
+): number | undefined {
+  const watched = environment["WATCHDOG_PID"];
+  const text = environment["WATCHDOG_USEC"] ?? "";
+  if ((watched !== undefined && watched !== String(pid)) || !/^[1-9]\d{0,14}$/.test(text)) return undefined;
+  return Math.max(1, Math.floor(Number(text) / 1000));
 }

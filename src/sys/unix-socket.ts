@@ -5,7 +5,7 @@ import { HearthError, isNotFound, SystemError, toHearthError } from "../errors.t
 import { SOCKET_LISTEN_LOCK_MS, SOCKET_PATH_BYTES_MAX, SOCKET_PROBE_MS } from "../limits.ts";
 import { type DeadlineOptions, withDeadline } from "../util/wait.ts";
 import type { ByteStream } from "./byte-stream.ts";
-import { O_DIRECTORY, O_RDONLY, openFd } from "./fd.ts";
+import { O_DIRECTORY, O_RDONLY, type OwnedFd, openFd } from "./fd.ts";
 import { lockDirectory } from "./lock.ts";
 import { SocketStream, STREAM_HANDLERS, type StreamSocket } from "./socket-stream.ts";
 
@@ -75,6 +75,23 @@ export async function listenUnix(path: string, onConnection: (stream: ByteStream
   };
 }
 
+/** As listenUnix on a socket that somebody else bound to `path` and keeps: its file stays. Owns the descriptor from now on. */
+export function listenInherited(
+  socket: OwnedFd,
+  path: string,
+  onConnection: (stream: ByteStream) => void,
+): UnixListener {
+  const server = Bun.listen<SocketStream>({ fd: socket.release(), ...acceptOptions(path, onConnection) });
+  const close = (): void => server.stop(false);
+  return {
+    path,
+    close,
+    async [Symbol.asyncDispose]() {
+      close();
+    },
+  };
+}
+
 async function assertNobodyAnswers(path: string): Promise<void> {
   let found: ReturnType<typeof lstatSync>;
   try {
@@ -110,16 +127,7 @@ function bindPrivately(path: string, onConnection: (stream: ByteStream) => void)
   try {
     server = Bun.listen<SocketStream>({
       unix: `/proc/self/fd/${dirFd.fd}/${name}`,
-      allowHalfOpen: true,
-      socket: {
-        ...STREAM_HANDLERS,
-        open(socket: StreamSocket): void {
-          const stream = new SocketStream(`connection on ${path}`);
-          socket.data = stream;
-          stream.opened(socket);
-          onConnection(stream);
-        },
-      },
+      ...acceptOptions(path, onConnection),
     });
   } catch (thrown) {
     throw toHearthError(thrown, `listen on ${path}`);
@@ -134,6 +142,22 @@ function bindPrivately(path: string, onConnection: (stream: ByteStream) => void)
     removeFile(join(dir, name));
     throw toHearthError(thrown, `listen on ${path}`);
   }
+}
+
+/** What a listening socket does with a connection. */
+function acceptOptions(path: string, onConnection: (stream: ByteStream) => void) {
+  return {
+    allowHalfOpen: true,
+    socket: {
+      ...STREAM_HANDLERS,
+      open(socket: StreamSocket): void {
+        const stream = new SocketStream(`connection on ${path}`);
+        socket.data = stream;
+        stream.opened(socket);
+        onConnection(stream);
+      },
+    },
+  } as const;
 }
 
 /** Device and inode of a file; undefined when it is not there. */

@@ -7,23 +7,26 @@ import type { PoolEvent } from "./pool-event.ts";
 
 export interface Notifier {
   onEvent(event: PoolEvent, slots: readonly SlotStatus[]): void;
+  /** Feeds the watchdog. */
+  alive(): void;
 }
 
 /** Undefined when there is no systemd to tell. A socket that cannot be written costs one warning. */
 export function createNotifier(socketPath: string | undefined, log: Log): Notifier | undefined {
   if (socketPath === undefined || socketPath === "") return undefined;
   let isSilent = false;
+  const notify = (assignments: readonly string[]): void => {
+    if (isSilent || assignments.length === 0) return;
+    try {
+      sdNotify(socketPath, assignments);
+    } catch (thrown) {
+      isSilent = true;
+      log.warn("systemd not notified", { error: describeError(thrown) });
+    }
+  };
   return {
-    onEvent(event, slots) {
-      const assignments = assignmentsFor(event, slots);
-      if (isSilent || assignments.length === 0) return;
-      try {
-        sdNotify(socketPath, assignments);
-      } catch (thrown) {
-        isSilent = true;
-        log.warn("systemd not notified", { error: describeError(thrown) });
-      }
-    },
+    onEvent: (event, slots) => notify(assignmentsFor(event, slots)),
+    alive: () => notify(["WATCHDOG=1"]),
   };
 }
 

@@ -6,14 +6,17 @@ import { createDirectFactory } from "../factory/direct.ts";
 import { POOL_SHUTDOWN_GRACE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { createGrpcServer } from "../rpc/grpc.ts";
-import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
+import type { InheritedSocket } from "../sys/inherited-socket.ts";
+import { listenInherited, listenUnix, type UnixListener } from "../sys/unix-socket.ts";
 import { collectOrphans } from "../vm/collect.ts";
 import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
+import { vmCacheStatus } from "./control.ts";
 import { claimEndpoint, describeOccupant } from "./endpoint.ts";
-import { createNotifier } from "./notify.ts";
+import { createNotifier, type Notifier } from "./notify.ts";
 import type { PoolEvent } from "./pool-event.ts";
 import { findIdleVms } from "./readopt.ts";
 import { cacheService } from "./service.ts";
+import { startWatchdog } from "./watchdog.ts";
 
 export interface PoolServerOptions {
   /** VMs kept ready, 1 or more. */
@@ -30,6 +33,10 @@ export interface PoolServerOptions {
   readonly onEvent?: ((event: PoolEvent) => void) | undefined;
   /** Value of NOTIFY_SOCKET: systemd is told when the server answers, how full the pool is, and that it stops. */
   readonly notifySocket?: string | undefined;
+  /** Milliseconds without a sign of life after which systemd ends the server; undefined when it does not watch. */
+  readonly watchdogMs?: number | undefined;
+  /** A socket that systemd listens on for us, bound to the endpoint; the server owns it. Default: one of our own. */
+  readonly inherited?: InheritedSocket | undefined;
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
   /** Bounds and times other than those of limits.ts. */
@@ -64,13 +71,14 @@ export async function serveVmCache(options: PoolServerOptions): Promise<void> {
     });
   }
   const startedAtMs = Date.now();
+  assertEndpoint(endpoint, options.inherited);
   await using _claim = claimEndpoint(endpoint, runDir);
   const { promise: stopped, resolve: stop } = Promise.withResolvers<string>();
   const onAbort = (): void => stop("signal");
   if (signal.aborted) onAbort();
   else signal.addEventListener("abort", onAbort, { once: true });
   const entrance = new Entrance();
-  await using listener = await listenOrExplain(endpoint, entrance);
+  await using listener = await listenOrExplain(options, entrance);
   const onEvent = (event: PoolEvent): void => {
     options.onEvent?.(event);
     notifier?.onEvent(event, cache.slots);
@@ -92,9 +100,11 @@ export async function serveVmCache(options: PoolServerOptions): Promise<void> {
   entrance.open((stream) => grpc.accept(stream));
   log.info("pool serves", { endpoint, number: options.number, adopted });
   onEvent({ kind: "listening", endpoint });
+  using watchdog = watch(options, notifier);
   background.push(collectOrphans(runDir, log).catch((thrown: unknown) => logFailure(log, "collect orphans", thrown)));
   cache.start();
   const reason = await stopped;
+  watchdog?.[Symbol.dispose]();
   signal.removeEventListener("abort", onAbort);
   log.info("pool ends", { reason, idle: cache.slots.length });
   onEvent({ kind: "stopping", reason });
@@ -120,12 +130,35 @@ class Entrance {
   }
 }
 
-async function listenOrExplain(endpoint: string, entrance: Entrance): Promise<UnixListener> {
+/** Who asks the endpoint must reach the socket that we were given. */
+function assertEndpoint(endpoint: string, inherited: InheritedSocket | undefined): void {
+  if (inherited === undefined || inherited.path === endpoint) return;
+  throw new HearthError("invalid-argument", `serve pool on ${endpoint}: the inherited socket is ${inherited.path}`, {
+    hint: "ListenStream= of the socket unit must be [factory] vm_cache_endpoint",
+  });
+}
+
+async function listenOrExplain({ endpoint, inherited }: PoolServerOptions, entrance: Entrance): Promise<UnixListener> {
+  if (inherited !== undefined) return listenInherited(inherited.socket, endpoint, entrance.enter);
   try {
     return await listenUnix(endpoint, entrance.enter);
   } catch (thrown) {
     throw await describeOccupant(endpoint, thrown);
   }
+}
+
+/** The whole way is checked: socket, gRPC, service. */
+function watch(
+  { endpoint, watchdogMs, log }: PoolServerOptions,
+  notifier: Notifier | undefined,
+): Disposable | undefined {
+  if (watchdogMs === undefined || notifier === undefined) return undefined;
+  return startWatchdog({
+    timeoutMs: watchdogMs,
+    check: (timeoutMs) => vmCacheStatus(endpoint, timeoutMs),
+    ping: () => notifier.alive(),
+    log,
+  });
 }
 
 function createCache(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmCache {
