@@ -9,7 +9,7 @@ import type { OwnedFd } from "../sys/fd.ts";
 import { inNetns } from "../sys/namespace.ts";
 import { runProcess } from "../sys/run-process.ts";
 import { openTap } from "../sys/tap.ts";
-import { type NetworkInterface, type NetworkView, parseNetworkView } from "./network-view.ts";
+import { isOrphanedRedirect, type NetworkInterface, type NetworkView, parseNetworkView } from "./network-view.ts";
 
 /** A connected interface. Disposing it removes tap and filters; QEMU must have closed its descriptor or be gone. */
 export interface NetworkEndpoint extends AsyncDisposable {
@@ -57,32 +57,49 @@ export async function connectInterface(
   await using undo = new AsyncDisposableStack();
   const tap = undo.use(inNetns(netns, () => openTap(tapName)));
   await run(netns, ["ip", "link", "set", "dev", tapName, "mtu", String(source.mtu), "up"], signal);
-  for (const [from, to] of [
-    [source.name, tapName],
-    [tapName, source.name],
-  ] as const) {
-    await run(netns, ["tc", "qdisc", "add", "dev", from, "ingress"], signal);
-    undo.defer(() => removeQdisc(netns, from));
-    await run(netns, redirect(from, to), signal);
-  }
+  await addIngress(netns, source.name, signal);
+  undo.defer(() => removeIngress(netns, source.name));
+  const commands = [
+    `qdisc add dev ${tapName} ingress`,
+    redirect(source.name, tapName),
+    redirect(tapName, source.name),
+  ].join("\n");
+  await run(netns, ["tc", "-batch", "-"], signal, `${commands}\n`);
   const owned = undo.move();
   return { source, tapName, tap, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-function redirect(from: string, to: string): [string, ...string[]] {
-  const match = ["protocol", "all", "u32", "match", "u8", "0", "0"];
-  const action = ["action", "mirred", "egress", "redirect", "dev", to];
-  return ["tc", "filter", "add", "dev", from, "parent", "ffff:", ...match, ...action];
+function redirect(from: string, to: string): string {
+  return `filter add dev ${from} parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev ${to}`;
+}
+
+/** One that an owner left who was killed is replaced: everything it redirected to is gone. Another's is an error. */
+async function addIngress(netns: string, device: string, signal: AbortSignal): Promise<void> {
+  const add = ["tc", "qdisc", "add", "dev", device, "ingress"] as const;
+  try {
+    await run(netns, add, signal);
+  } catch (thrown) {
+    const filters = await run(netns, ["tc", "-json", "filter", "show", "dev", device, "ingress"], signal);
+    if (!isOrphanedRedirect(filters)) throw thrown;
+    await removeIngress(netns, device);
+    await run(netns, add, signal);
+  }
 }
 
 /** The interface or the whole namespace may be gone already. */
-async function removeQdisc(netns: string, device: string): Promise<void> {
+async function removeIngress(netns: string, device: string): Promise<void> {
   const signal = AbortSignal.timeout(NETWORK_COMMAND_TIMEOUT_MS);
   await run(netns, ["tc", "qdisc", "del", "dev", device, "ingress"], signal).catch(() => {});
 }
 
-async function run(netns: string, argv: [string, ...string[]], signal: AbortSignal): Promise<string> {
-  const result = await runProcess(argv, { netns, signal, timeoutMs: NETWORK_COMMAND_TIMEOUT_MS });
+async function run(
+  netns: string,
+  argv: readonly [string, ...string[]],
+  signal: AbortSignal,
+  input?: string,
+): Promise<string> {
+  const options = { netns, signal, timeoutMs: NETWORK_COMMAND_TIMEOUT_MS, ...(input === undefined ? {} : { input }) };
+  const result = await runProcess(argv, options);
   if (result.status.kind === "exited" && result.status.code === 0) return result.stdout;
   throw new HearthError("internal", `${argv.join(" ")}: ${result.stderr.trim()}`, { facts: { netns } });
 }

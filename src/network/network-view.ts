@@ -37,6 +37,8 @@ export interface Neighbour {
 
 export interface NetworkView {
   readonly interfaces: readonly NetworkInterface[];
+  /** Names of interfaces that are up and carry no Ethernet frames, as a tun or a tunnel does not. */
+  readonly otherInterfaces: readonly string[];
   readonly routes: readonly NetworkRoute[];
   readonly neighbours: readonly Neighbour[];
 }
@@ -51,6 +53,7 @@ const AddressSchema = v.looseObject({
 const LinkSchema = v.looseObject({
   ifname: v.string(),
   link_type: v.optional(v.string(), ""),
+  flags: v.optional(v.array(v.string()), []),
   address: v.optional(v.string(), ""),
   mtu: v.optional(v.number(), 1500),
   linkinfo: v.optional(v.looseObject({ info_kind: v.optional(v.string(), "") })),
@@ -85,9 +88,13 @@ export interface NetworkText {
   readonly neighbours: string;
 }
 
-/** Loopback and interfaces without a link-layer address are left out. Fails with internal when ip's answer is not understood. */
+/** Loopback is left out, and what is down and no Ethernet. Fails with internal when ip's answer is not understood. */
 export function parseNetworkView(text: NetworkText): NetworkView {
-  const interfaces = parseJson(v.array(LinkSchema), text.addresses, "addresses")
+  const links = parseJson(v.array(LinkSchema), text.addresses, "addresses");
+  const otherInterfaces = links
+    .filter((link) => link.link_type !== "ether" && link.link_type !== "loopback" && link.flags.includes("UP"))
+    .map((link) => link.ifname);
+  const interfaces = links
     .filter((link) => link.link_type === "ether")
     .map((link) => ({
       name: link.ifname,
@@ -101,7 +108,7 @@ export function parseNetworkView(text: NetworkText): NetworkView {
   const neighbours = parseJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
     .filter((entry) => entry.lladdr !== "" && known.has(entry.dev))
     .map((entry) => ({ family: familyOf(entry.dst), address: entry.dst, device: entry.dev, mac: entry.lladdr }));
-  return { interfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
+  return { interfaces, otherInterfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
 }
 
 /** Link-local IPv6 addresses are the guest's own to make. */
@@ -136,6 +143,22 @@ function destinationOf(destination: string, family: "v4" | "v6"): string {
   if (destination === "default") return "";
   if (destination.includes("/")) return destination;
   return `${destination}/${family === "v4" ? 32 : 128}`;
+}
+
+const FiltersSchema = v.array(
+  v.looseObject({
+    options: v.optional(
+      v.looseObject({ actions: v.optional(v.array(v.looseObject({ to_dev: v.optional(v.string()) })), []) }),
+    ),
+  }),
+);
+
+/** True when filters redirect, and everything they redirect to is gone. `text`: `tc -json filter show dev … ingress`. */
+export function isOrphanedRedirect(text: string): boolean {
+  const filters = parseJson(FiltersSchema, text, "filters");
+  const targets = filters.flatMap(({ options }) => options?.actions.map((action) => action.to_dev) ?? []);
+  // iproute2's name of an interface without a number.
+  return targets.length > 0 && targets.every((target) => target === "*");
 }
 
 function familyOf(address: string): "v4" | "v6" {

@@ -8,8 +8,8 @@ import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
 import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
 
-/** Kinds whose packets tc can redirect to a tap. */
-const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", ""]);
+/** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
+const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", "tun", ""]);
 
 export class SandboxNetwork implements AsyncDisposable {
   readonly #hypervisor: Hypervisor;
@@ -28,6 +28,10 @@ export class SandboxNetwork implements AsyncDisposable {
     const names = interfaceNames(netns).filter((name) => !this.#knows(name));
     if (names.length === 0) return 0;
     const view = await readNetwork(netns, signal);
+    const other = view.otherInterfaces.find((name) => names.includes(name));
+    if (other !== undefined) {
+      throw new HearthError("unimplemented", `connect interface ${other}: it carries no Ethernet frames`);
+    }
     const added = view.interfaces.filter((entry) => names.includes(entry.name));
     if (added.length === 0) return 0;
     for (const entry of added) await this.#add(netns, entry, signal);

@@ -77,6 +77,22 @@ test("packets of the interface reach the tap, and disposing leaves neither tap n
   expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
 });
 
+test("filters of an owner that was killed are replaced, those of somebody else are not", async () => {
+  const view = await readNetwork(netns, signal);
+  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  if (source === undefined) throw new Error("no eth0");
+  const killed = await connectInterface(netns, source, 3, signal);
+  await expect(connectInterface(netns, source, 4, signal)).rejects.toThrow("tc qdisc add dev eth0");
+  expect(await inside("tc", "filter", "show", "dev", "eth0", "ingress")).toContain("hearth3");
+  // Its tap goes with its process, the filters stay.
+  killed.tap[Symbol.dispose]();
+  {
+    await using _endpoint = await connectInterface(netns, source, 4, signal);
+    expect(await inside("tc", "filter", "show", "dev", "eth0", "ingress")).toContain("hearth4");
+  }
+  expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
+});
+
 test("a failure half-way leaves nothing: the name of the tap is taken", async () => {
   using _taken = inNetns(netns, () => openTap("hearth7"));
   const view = await readNetwork(netns, signal);
