@@ -50,8 +50,12 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   await using stack = new AsyncDisposableStack();
   const foundations = stack.use(new AsyncDisposableStack());
   let log: Log = silentLog;
+  const boot = new AbortController();
+  let endBy = (signal: string): void => boot.abort(new HearthError("cancelled", `ended by ${signal}`));
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => endBy(signal));
   const steps = createSteps({
     failAt: launch.failAt,
+    signal: boot.signal,
     onStart: (step) => {
       report.line({ step });
       if (launch.mode === "idle" && report.isSpawnerGone) throw new HearthError("cancelled", SPAWNER_GONE);
@@ -81,7 +85,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     onChange: (changed) => quietly(log, () => onChange(changed)),
   });
   stack.defer(() => sandbox.end("sandbox process failed"));
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => void sandbox.end(signal));
+  endBy = (signal) => void sandbox.end(signal);
   await steps.run("write-record", FILE_STEP_TIMEOUT_MS, async () => onChange(sandbox));
   const listener = await steps.run("listen", FILE_STEP_TIMEOUT_MS, () =>
     listen(sandbox, vm.paths.sandboxSocket, times, log),

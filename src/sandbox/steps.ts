@@ -34,8 +34,8 @@ export interface StepTime {
 
 export interface Steps {
   /**
-   * Runs `work` with a signal that ends at the deadline or with the caller's. A failure says which step it was; the
-   * duration goes to `onStep`. `timeoutMs` 1 to 600000.
+   * Runs `work` with a signal that aborts at the deadline or with the options' signal. A failure says which step it was;
+   * the duration goes to `onStep`. `timeoutMs` 1 to 600000.
    */
   run<T>(step: SandboxStep, timeoutMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
 }
@@ -45,6 +45,8 @@ export interface StepsOptions {
   readonly onStart?: (step: SandboxStep) => void;
   /** The step that fails in place of its work: for tests that look for what a failure leaves behind. */
   readonly failAt?: string | undefined;
+  /** Once it aborts, the step that runs and all that follow fail with its reason. */
+  readonly signal?: AbortSignal;
 }
 
 export function createSteps(options: StepsOptions): Steps {
@@ -53,10 +55,14 @@ export function createSteps(options: StepsOptions): Steps {
       options.onStart?.(step);
       const startedAt = performance.now();
       const timeout = AbortSignal.timeout(timeoutMs);
+      const signal = options.signal === undefined ? timeout : AbortSignal.any([timeout, options.signal]);
       try {
+        options.signal?.throwIfAborted();
         if (options.failAt === step) throw new HearthError("internal", "fault injected");
-        return await work(timeout);
-      } catch (cause) {
+        return await work(signal);
+      } catch (thrown) {
+        // What was interrupted may say so in its own words.
+        const cause = options.signal?.aborted === true ? options.signal.reason : thrown;
         if (timeout.aborted) throw new DeadlineError(step, timeoutMs, { cause });
         const error = toHearthError(cause, step);
         throw error.message.startsWith(step)

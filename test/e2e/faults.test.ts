@@ -6,6 +6,7 @@ import { CacheService } from "../../src/gen/cache_pb.ts";
 import { createGrpcClient, GrpcClient } from "../../src/rpc/grpc.ts";
 import { SANDBOX_STEPS, type SandboxStep } from "../../src/sandbox/steps.ts";
 import { processExit, signalProcess } from "../../src/sys/process-identity.ts";
+import { isAlive } from "../../src/sys/process-stat.ts";
 import { SIGKILL } from "../../src/sys/signals.ts";
 import type { VmRecord } from "../../src/vm/vm-record.ts";
 import { type Hearth, withHearth } from "../harness/hearth.ts";
@@ -99,15 +100,7 @@ describe("killed", () => {
     "create, while its VM boots: the lease ends it",
     async () => {
       await withHearth({ config: { factory: { vm_cache_lease_ms: 500 } } }, async (hearth) => {
-        const bundle = await hearth.bundle({ args: ["true"] });
-        const create = Bun.spawn([hearth.runtimePath, "run", "--bundle", bundle, ID], {
-          env: { PATH, ...hearth.env },
-          argv0: "hearth-runtime",
-          stdio: ["ignore", "ignore", "ignore"],
-        });
-        const record = await eventually("a booting VM", () => vmRecords(hearth.runDir)[0]);
-        create.kill("SIGKILL");
-        await create.exited;
+        const record = await killWhileBooting(hearth);
         await processExit(record.sandbox, AbortSignal.timeout(EVENT_TIMEOUT_MS));
         expect(vmRecords(hearth.runDir)).toEqual([]);
         expect((await hearth.runtime(["delete", "--force", ID])).status).toBe(0);
@@ -117,6 +110,22 @@ describe("killed", () => {
     TIMEOUT_MS,
   );
 });
+
+test.each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
+  "%s to a sandbox process that boots, whose spawner has gone: it clears away itself what it made",
+  async (signal) => {
+    await withHearth({}, async (hearth) => {
+      const record = await killWhileBooting(hearth);
+      process.kill(record.sandbox.pid, signal);
+      await processExit(record.sandbox, AbortSignal.timeout(EVENT_TIMEOUT_MS));
+      expect(record.processes.filter((one) => isAlive(one))).toEqual([]);
+      expect(readdirSync(join(hearth.runDir, "vm"))).toEqual([]);
+      expect((await hearth.runtime(["delete", "--force", ID])).status).toBe(0);
+      expectNothing(hearth);
+    });
+  },
+  TIMEOUT_MS,
+);
 
 test(
   "a client that dies with a leased VM costs that VM and no more: the pool is full again",
@@ -147,6 +156,22 @@ async function startSleeping(hearth: Hearth, env: Record<string, string> = {}): 
     stdio: ["ignore", "ignore", "ignore"],
   });
   expect(await child.exited).toBe(0);
+}
+
+/** Kills a `run` whose VM is booting, and returns that VM's record. */
+async function killWhileBooting(hearth: Hearth): Promise<VmRecord> {
+  const bundle = await hearth.bundle({ args: ["true"] });
+  const child = Bun.spawn([hearth.runtimePath, "run", "--bundle", bundle, ID], {
+    env: { PATH, ...hearth.env },
+    argv0: "hearth-runtime",
+    stdio: ["ignore", "ignore", "ignore"],
+  });
+  const record = await eventually("a booting VM", () =>
+    vmRecords(hearth.runDir).find(({ processes }) => processes.length === 2),
+  );
+  child.kill("SIGKILL");
+  await child.exited;
+  return record;
 }
 
 /** A container that sleeps, in a VM of its own, and the VM's record. */
