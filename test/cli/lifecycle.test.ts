@@ -201,7 +201,7 @@ describe("wrong state", () => {
     await fails(["run", "c1"], "container with given ID already exists");
     await fails(["resume", "c1"], "container not paused");
     await fails(["pause", "c1"], "container not running");
-    await fails(["exec", "c1", "true"], "container not running", 255);
+    await fixture.ok(["exec", "c1", "true"]);
     await fixture.ok(["start", "c1"]);
     await fails(["start", "c1"], "cannot start an already running container");
     await fails(["delete", "c1"], "cannot delete container c1 that is not stopped: running");
@@ -373,7 +373,8 @@ describe("pods", () => {
     });
     fixture.writeBundle(["sleep", "1000"], annotate("sandbox"));
     await fixture.ok(["create", "pod"]);
-    fixture.writeBundle(["echo", "member"], annotate("container"));
+    // With a cgroup of its own, as engines give it: the pod's cannot be removed while the VM runs in it.
+    fixture.writeBundle(["echo", "member"], { ...annotate("container"), cgroup: "member" });
     const vmOf = (id: string): string => JSON.parse(readFileSync(join(fixture.root, id, "state.json"), "utf8")).vm.id;
     expect(await fixture.ok(["run", "--keep", "member"])).toBe("member\n");
     expect(vmOf("member")).toBe(vmOf("pod"));

@@ -12,6 +12,10 @@ import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 const VM_TIMEOUT_MS = 120_000;
 const sh = (script: string): string[] => ["sh", "-c", script];
 
+/** Of this run alone: without a cgroupsPath the cgroup on the host is named after it. */
+const C1 = `streams-${process.pid}`;
+const C2 = `${C1}-created`;
+
 let opened: OpenHearth;
 let hearth: Hearth;
 beforeAll(async () => {
@@ -20,25 +24,25 @@ beforeAll(async () => {
   const bundle = await hearth.bundle({ args: ["sleep", "100000"] });
   // Not pipes: the container keeps them.
   const outputPath = join(hearth.dir, "output");
-  const { status, stdout } = await hearth.runtime(["run", "--detach", "--bundle", bundle, "c1"], { outputPath });
+  const { status, stdout } = await hearth.runtime(["run", "--detach", "--bundle", bundle, C1], { outputPath });
   if (status !== 0) throw new Error(`${stdout}\n${opened.describe()}`);
 }, VM_TIMEOUT_MS);
 afterAll(async () => {
-  await hearth.runtime(["delete", "--force", "c1"]);
+  await hearth.runtime(["delete", "--force", C1]);
   await opened.close();
 }, VM_TIMEOUT_MS);
 
 type Stdio = "pipe" | "ignore" | "inherit" | number | Buffer;
 
 function spawnExec(args: readonly string[], stdio: readonly [Stdio, Stdio, Stdio]) {
-  return Bun.spawn([hearth.runtimePath, "exec", "c1", ...args], {
+  return Bun.spawn([hearth.runtimePath, "exec", C1, ...args], {
     argv0: "hearth-runtime",
     env: { ...hearth.env },
     stdio: [...stdio],
   });
 }
 
-const execIn = (args: readonly string[]) => hearth.runtime(["exec", "c1", ...args]);
+const execIn = (args: readonly string[]) => hearth.runtime(["exec", C1, ...args]);
 
 describe("exec", () => {
   test.each([
@@ -139,14 +143,14 @@ test(
   async () => {
     const bundle = await hearth.bundle({ args: ["sleep", "100000"] });
     const outputPath = join(hearth.dir, "created-output");
-    expect((await hearth.runtime(["create", "--bundle", bundle, "c2"], { outputPath })).status).toBe(0);
+    expect((await hearth.runtime(["create", "--bundle", bundle, C2], { outputPath })).status).toBe(0);
     try {
-      const { status, stdout } = await hearth.runtime(["exec", "c2", ...sh("echo $PPID; exit 42")]);
+      const { status, stdout } = await hearth.runtime(["exec", C2, ...sh("echo $PPID; exit 42")]);
       expect([status, stdout]).toEqual([42, "0\n"]);
-      expect((await hearth.runtime(["start", "c2"])).status).toBe(0);
-      expect(JSON.parse((await hearth.runtime(["state", "c2"])).stdout)).toMatchObject({ status: "running" });
+      expect((await hearth.runtime(["start", C2])).status).toBe(0);
+      expect(JSON.parse((await hearth.runtime(["state", C2])).stdout)).toMatchObject({ status: "running" });
     } finally {
-      await hearth.runtime(["delete", "--force", "c2"]);
+      await hearth.runtime(["delete", "--force", C2]);
     }
   },
   VM_TIMEOUT_MS,
@@ -171,7 +175,7 @@ test("a terminal by console socket: size, input, resize, interrupt, end", async 
     }),
   );
   const flags = ["--process", processFile, "--detach", "--pid-file", pidFile, "--console-socket", listener.path];
-  const { status, stderr } = await hearth.runtime(["exec", ...flags, "c1"]);
+  const { status, stderr } = await hearth.runtime(["exec", ...flags, C1]);
   expect([status, stderr]).toEqual([0, ""]);
   const master = await received;
   using writer = new FdWriter(dup(master.fd));

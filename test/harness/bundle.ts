@@ -1,9 +1,10 @@
-/** OCI bundles for tests: a busybox root file system and a config.json as engines write it, with a test's own changes. */
+/** OCI bundles for tests: a busybox root file system and the config.json that `spec` writes, with a test's own changes. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { STARTER_SPEC } from "../../src/cli/runtime/starter-spec.ts";
 import { makeRootfs } from "./busybox.ts";
 
-/** What a test asks for; everything else is what `runc spec` writes. */
+/** What a test asks for; everything else is what `spec` writes. */
 export interface BundleOptions {
   readonly args: readonly string[];
   readonly env?: readonly string[];
@@ -14,57 +15,14 @@ export interface BundleOptions {
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
-const CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-
-const MOUNTS = [
-  { destination: "/proc", type: "proc", source: "proc" },
-  {
-    destination: "/dev",
-    type: "tmpfs",
-    source: "tmpfs",
-    options: ["nosuid", "strictatime", "mode=755", "size=65536k"],
-  },
-  {
-    destination: "/dev/pts",
-    type: "devpts",
-    source: "devpts",
-    options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-  },
-  {
-    destination: "/dev/shm",
-    type: "tmpfs",
-    source: "shm",
-    options: ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-  },
-  { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: ["nosuid", "noexec", "nodev"] },
-  { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", "ro"] },
-] as const;
-
 /** The configuration that `makeBundle` writes. */
 export function bundleConfig(options: BundleOptions): Record<string, unknown> {
+  const { args, env = ["PATH=/bin:/usr/bin", "TERM=xterm"], cwd = "/", terminal = false } = options;
   const base: Record<string, unknown> = {
-    ociVersion: "1.0.2",
-    process: {
-      terminal: options.terminal ?? false,
-      user: { uid: 0, gid: 0 },
-      args: options.args,
-      env: options.env ?? ["PATH=/bin:/usr/bin", "TERM=xterm"],
-      cwd: options.cwd ?? "/",
-      capabilities: {
-        bounding: CAPABILITIES,
-        effective: CAPABILITIES,
-        permitted: CAPABILITIES,
-      },
-      noNewPrivileges: true,
-    },
+    ...STARTER_SPEC,
+    process: { ...STARTER_SPEC.process, args, env, cwd, terminal },
     root: { path: "rootfs" },
     hostname: options.hostname ?? "hearth-test",
-    mounts: MOUNTS,
-    linux: {
-      namespaces: ["pid", "network", "ipc", "uts", "mount"].map((type) => ({ type })),
-      maskedPaths: ["/proc/kcore", "/proc/sched_debug", "/sys/firmware"],
-      readonlyPaths: ["/proc/bus", "/proc/sys"],
-    },
   };
   for (const [name, value] of Object.entries(options.config ?? {})) {
     const old = base[name];

@@ -38,6 +38,8 @@ export interface RuntimeFixture extends Disposable {
 export interface BundleChanges {
   readonly process?: object;
   readonly spec?: object;
+  /** A cgroup below the fixture's. Default: the fixture's itself. */
+  readonly cgroup?: string;
 }
 
 /** `id` is part of every container's cgroup, so that leftovers are found. */
@@ -83,7 +85,10 @@ export function runtimeFixture(): RuntimeFixture {
         ociVersion: "1.0.2",
         process: { args, cwd: "/", user: { uid: 0, gid: 0 }, env: ["PATH=/usr/bin:/bin"], ...changes.process },
         root: { path: "rootfs" },
-        linux: { namespaces: [{ type: "pid" }, { type: "network" }], cgroupsPath: `/${name}` },
+        linux: {
+          namespaces: [{ type: "pid" }, { type: "network" }],
+          cgroupsPath: join("/", name, changes.cgroup ?? ""),
+        },
         ...changes.spec,
       };
       writeFileSync(join(bundle, "config.json"), JSON.stringify(config));
@@ -108,7 +113,10 @@ export function runtimeFixture(): RuntimeFixture {
       for (const { pid } of processesUsing(dir.dir)) process.kill(pid, "SIGKILL");
       for (const controller of entries(CGROUPS)) {
         const cgroup = join(CGROUPS, controller, name);
-        if (existsSync(cgroup)) rmdirSync(cgroup);
+        if (!existsSync(cgroup)) continue;
+        const below = readdirSync(cgroup, { withFileTypes: true, recursive: true }).filter((one) => one.isDirectory());
+        for (const { parentPath, name: child } of below.toReversed()) rmdirSync(join(parentPath, child));
+        rmdirSync(cgroup);
       }
       dir[Symbol.dispose]();
     },
