@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DEFAULT_CONFIG } from "../src/config/defaults.ts";
-import { containerPaths, guestPaths, vmPaths } from "../src/paths.ts";
+import { containerPaths, guestPaths, templatePaths, vmPaths } from "../src/paths.ts";
 import { REPOSITORY } from "./step.ts";
 
 const read = (name: string): string => readFileSync(join(REPOSITORY, name), "utf8");
@@ -25,7 +25,7 @@ test("the README's table has every key of the configuration with its default, an
 
 test("docs/RUNDIR.md names every file of src/paths.ts", () => {
   const page = read("docs/RUNDIR.md");
-  const names = [vmPaths("/r", "v"), containerPaths("/c", "i"), guestPaths("/d", "g")]
+  const names = [vmPaths("/r", "v"), containerPaths("/c", "i"), guestPaths("/d", "g"), templatePaths("/t")]
     .flatMap((paths) => Object.entries(paths))
     .filter(([kind]) => kind !== "dir")
     .map(([, path]) => path.slice(path.lastIndexOf("/") + 1));

@@ -176,3 +176,9 @@ export const DEVICE_SOCKET_BACKLOG = 4;
 export const VIRTIOFSD_VERSION_TIMEOUT_MS = 5_000;
 /** Milliseconds the kernel has to end a process that got SIGKILL: much, because a loaded host may swap or write cores. */
 export const KILLED_EXIT_TIMEOUT_MS = 10_000;
+/** Bytes of a template's state, its memory apart: devices and CPUs, a third of a MiB. */
+export const TEMPLATE_STATE_BYTES_MAX = 64 * 1024 * 1024;
+/** Milliseconds to wait for somebody else who makes or removes templates: a boot, many times over. */
+export const TEMPLATE_LOCK_TIMEOUT_MS = 120_000;
+/** Milliseconds until the pool tries again to make a template that could not be made; it boots its VMs meanwhile. */
+export const TEMPLATE_RETRY_MS = 60_000;

@@ -19,6 +19,8 @@ export interface VmPaths {
   readonly qemuLog: string;
   readonly sandboxLog: string;
   readonly virtiofsdLog: string;
+  /** In the shared directory: what containers of a clone see as the kernel's boot id. */
+  readonly bootId: string;
   /** The shared directory as the host fills it; a shared mount, containers appear in it by bind mount. */
   readonly shared: string;
   /** The same as the guest gets it: nothing can be made or removed in it, only in what is mounted below. */
@@ -39,10 +41,14 @@ export function vmPaths(runDir: string, vmId: string): VmPaths {
     qemuLog: join(dir, "qemu.log"),
     sandboxLog: join(dir, "sandbox.log"),
     virtiofsdLog: join(dir, "virtiofsd.log"),
+    bootId: join(dir, "shared", BOOT_ID_NAME),
     shared: join(dir, "shared"),
     served: join(dir, "served"),
   };
 }
+
+/** Beside the containers' directories in the shared one; no container id has a comma. */
+export const BOOT_ID_NAME = ",boot-id";
 
 export interface ContainerPaths {
   readonly dir: string;
@@ -74,6 +80,37 @@ export function cacheEndpointLock(endpoint: string): string {
 /** Held for life by the pool server of this run directory, whatever its endpoint: idle VMs have one owner. */
 export function cacheServerLock(runDir: string): string {
   return join(runDir, "vmcache.lock");
+}
+
+/** Files of one template, `<templateDir>/<digest>`: the directory appears by rename, so it is whole or absent. */
+export interface TemplatePaths {
+  readonly dir: string;
+  /** The guest's memory; its clones map it or copy it. */
+  readonly memory: string;
+  /** Everything else of the VM. */
+  readonly state: string;
+  readonly record: string;
+  /** Written when a clone could not be made of it: why. */
+  readonly fault: string;
+}
+
+export function templatePaths(dir: string): TemplatePaths {
+  return {
+    dir,
+    memory: join(dir, "vm.mem"),
+    state: join(dir, "vm.state"),
+    record: join(dir, "template.json"),
+    fault: join(dir, "fault.json"),
+  };
+}
+
+export function defaultTemplateDir(runDir: string): string {
+  return join(runDir, "template");
+}
+
+/** Held while templates are made or removed. */
+export function templateLock(templateDir: string): string {
+  return join(templateDir, "lock");
 }
 
 /** The guest's files under the names that its build, the executable and the unpacked directory all use. */

@@ -48,6 +48,10 @@ interface HostEntry {
 const HOST_COMMANDS: Readonly<Record<string, HostEntry>> = {
   runtime: { summary: "OCI runtime with runc's command line; also as hearth-runtime" },
   vmcache: { summary: "serve, status, stop: the pool of VMs kept warm", load: () => import("./vmcache.ts") },
+  template: {
+    summary: "init, status, destroy: saved VMs that others are cloned of",
+    load: () => import("./template.ts"),
+  },
   check: { summary: "is this host ready to run VMs?", load: () => import("./check.ts") },
   env: { summary: "print version, host and configuration", load: () => import("./env.ts") },
   sandbox: { summary: "internal: owns one VM" },

@@ -37,6 +37,10 @@ export interface HearthConfig {
     readonly vm_cache_timeout_ms: number;
     /** Milliseconds in which a handed-out VM must be adopted, 100 to 600000. */
     readonly vm_cache_lease_ms: number;
+    /** VMs are clones of a saved one. They share its memory: a side channel between them, CVE-2015-2877. */
+    readonly enable_template: boolean;
+    /** Where saved VMs are; on tmpfs, since their memory is there. */
+    readonly template_path: string;
   };
   readonly runtime: {
     /** Sockets, locks and records; on tmpfs, owned by root. */

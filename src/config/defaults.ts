@@ -1,5 +1,5 @@
 /** The configuration where no file says otherwise. Imports nothing heavy: `state` uses it without reading TOML. */
-import { DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, defaultCacheSocket } from "../paths.ts";
+import { DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, defaultCacheSocket, defaultTemplateDir } from "../paths.ts";
 import type { HearthConfig } from "./config.ts";
 
 export const DEFAULT_CONFIG: HearthConfig = {
@@ -26,6 +26,8 @@ export const DEFAULT_CONFIG: HearthConfig = {
     vm_cache_endpoint: defaultCacheSocket(DEFAULT_RUN_DIR),
     vm_cache_timeout_ms: 500,
     vm_cache_lease_ms: 10_000,
+    enable_template: false,
+    template_path: defaultTemplateDir(DEFAULT_RUN_DIR),
   },
   runtime: {
     run_dir: DEFAULT_RUN_DIR,

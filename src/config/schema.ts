@@ -49,6 +49,8 @@ const FACTORY_ENTRIES = {
   vm_cache_endpoint: v.exactOptional(AbsolutePath),
   vm_cache_timeout_ms: v.exactOptional(whole(1, TIMEOUT_MS_MAX, "milliseconds")),
   vm_cache_lease_ms: v.exactOptional(whole(100, TIMEOUT_MS_MAX, "milliseconds")),
+  enable_template: v.exactOptional(v.boolean("must be true or false")),
+  template_path: v.exactOptional(AbsolutePath),
 } as const;
 
 const RUNTIME_ENTRIES = {

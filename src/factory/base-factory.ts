@@ -1,5 +1,6 @@
 /** The contract of every base factory: it produces a paused VM whose sandbox process is up and rehearsed. */
 import type { ProcessIdentity } from "../sys/process-identity.ts";
+import type { TemplateFiles } from "../vm/template-store.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 
 /** A VM that nobody has adopted yet. Whoever holds the token owns it, until the sandbox process's lease ends. */
@@ -27,8 +28,13 @@ export interface SandboxLaunch {
   readonly vmId: string;
   readonly runDir: string;
   readonly config: VmConfig;
-  /** "leased": ready means leased with `token` for `leaseMs`, running. "idle": ready means rehearsed and paused, no lease. */
-  readonly mode: "leased" | "idle";
+  /**
+   * "leased": ready means leased with `token` for `leaseMs`, running. "idle": ready means rehearsed and paused, no lease.
+   * "capture": ready means that the rehearsed VM was saved to `template`; the VM then ends.
+   */
+  readonly mode: "leased" | "idle" | "capture";
+  /** The saved VM to clone instead of booting one; in mode "capture" the files to make. */
+  readonly template?: TemplateFiles;
   readonly token: string;
   readonly leaseMs: number;
   readonly logLevel: "debug" | "info" | "warn" | "error";

@@ -5,11 +5,11 @@ import { type LaunchedSandbox, type LaunchOptions, launchSandbox } from "./launc
 /** In mode "leased" the VM runs and must be adopted within `leaseMs`; in mode "idle" it is rehearsed and paused. */
 export function createDirectFactory(options: LaunchOptions): BaseFactory {
   return {
-    getBaseVm: async (config, signal) => baseVmOf(await launchSandbox(options, config, signal)),
+    getBaseVm: async (config, signal) => baseVmOf(await launchSandbox(options, config, signal), "direct"),
   };
 }
 
-function baseVmOf({ vmId, token, ready }: LaunchedSandbox): BaseVm {
+export function baseVmOf({ vmId, token, ready }: LaunchedSandbox, source: BaseVm["source"]): BaseVm {
   return {
     vmId,
     token,
@@ -17,6 +17,6 @@ function baseVmOf({ vmId, token, ready }: LaunchedSandbox): BaseVm {
     sandboxSocket: ready.socket,
     vcpus: ready.vcpus,
     memoryMib: ready.memoryMib,
-    source: "direct",
+    source,
   };
 }

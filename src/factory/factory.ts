@@ -1,20 +1,24 @@
 /**
- * Where the runtime gets its VMs: from the pool when there is one, else by booting one. A container never fails because
- * the pool did: whatever is wrong with the pool costs one warning and at most its deadline.
+ * Where the runtime gets its VMs: from the pool when there is one, else a clone when there is a template, else booted. A
+ * container never fails because the pool or the template did: whatever is wrong with them costs one warning.
  */
 import type { HearthConfig } from "../config/config.ts";
 import { DeadlineError, describeError, HearthError } from "../errors.ts";
 import type { Log } from "../log.ts";
+import { TemplateError, type TemplateProblem } from "../vm/template-store.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 import type { BaseFactory, BaseVm } from "./base-factory.ts";
 import { createDirectFactory } from "./direct.ts";
 import { createGrpcCacheFactory, type GrpcCacheOptions, PoolMismatchError } from "./grpc-cache.ts";
 import type { LaunchOptions } from "./launch.ts";
+import { createTemplateFactory } from "./template.ts";
 
-export interface FactoryOptions extends Omit<LaunchOptions, "mode" | "log"> {
+export interface FactoryOptions extends Omit<LaunchOptions, "mode" | "log" | "template"> {
   readonly log: Log;
   /** Undefined: no pool; grpc-js is not even loaded then. */
   readonly pool: GrpcCacheOptions | undefined;
+  /** Where saved VMs are; undefined: templates are not enabled. */
+  readonly templateDir: string | undefined;
 }
 
 /** As the configuration says; the pool is asked when `vm_cache_number` is above 0. */
@@ -26,6 +30,7 @@ export function factoryOptions({ factory, runtime }: HearthConfig, log: Log): Fa
     logLevel: runtime.log_level,
     log,
     pool: factory.vm_cache_number > 0 ? pool : undefined,
+    templateDir: factory.enable_template ? factory.template_path : undefined,
   };
 }
 
@@ -42,19 +47,25 @@ export interface VmFactory {
   /** A leased VM: adopt it within the lease time or it ends. Fails when booting one fails, or with the signal's reason. */
   getVm(config: VmConfig, signal: AbortSignal): Promise<BaseVm>;
   /**
-   * As getVm, with the adoption: a pooled VM that `adopt` fails on is replaced by a booted one, once. `adopt` must leave
+   * As getVm, with the adoption: a pooled or cloned VM that `adopt` fails on is replaced by a booted one, once. `adopt` must leave
    * nothing behind when it fails; a VM whose possession is given up ends by itself.
    */
   getAdopted<T>(config: VmConfig, signal: AbortSignal, adopt: (vm: BaseVm) => Promise<T>): Promise<AdoptedVm<T>>;
 }
 
 export function createFactory(options: FactoryOptions): VmFactory {
-  const { pool, log, ...launch } = options;
-  const direct = createDirectFactory({ ...launch, log, mode: "leased" });
+  const { pool, templateDir, log, ...launch } = options;
+  const leased = { ...launch, log, mode: "leased" } as const;
+  const direct = createDirectFactory(leased);
   const pooled = pool === undefined ? undefined : createGrpcCacheFactory(pool);
+  const template = templateDir === undefined ? undefined : createTemplateFactory(templateDir, leased);
   const getVm = async (config: VmConfig, signal: AbortSignal): Promise<BaseVm> => {
     checkSizes(config);
-    return (await fromPool(pooled, log, config, signal)) ?? (await direct.getBaseVm(config, signal));
+    return (
+      (await fromPool(pooled, log, config, signal)) ??
+      (await fromTemplate(template, log, config, signal)) ??
+      (await direct.getBaseVm(config, signal))
+    );
   };
   return {
     getVm,
@@ -63,8 +74,9 @@ export function createFactory(options: FactoryOptions): VmFactory {
       try {
         return { vm, adopted: await adopt(vm) };
       } catch (thrown) {
-        if (vm.source !== "pool" || signal.aborted) throw thrown;
-        warnMiss(log, "not-adoptable", thrown);
+        if (vm.source === "direct" || signal.aborted) throw thrown;
+        if (vm.source === "pool") warnMiss(log, "not-adoptable", thrown);
+        else warnBypass(log, "not-adoptable", thrown);
         const booted = await direct.getBaseVm(config, signal);
         return { vm: booted, adopted: await adopt(booted) };
       }
@@ -89,8 +101,32 @@ async function fromPool(
   }
 }
 
+/** Undefined after any failure but the caller's own giving up: a VM is booted then. */
+export async function fromTemplate(
+  template: BaseFactory | undefined,
+  log: Log,
+  config: VmConfig,
+  signal: AbortSignal,
+): Promise<BaseVm | undefined> {
+  if (template === undefined) return undefined;
+  try {
+    return await template.getBaseVm(config, signal);
+  } catch (thrown) {
+    if (signal.aborted) throw thrown;
+    warnBypass(log, thrown instanceof TemplateError ? thrown.problem : "failing", thrown);
+    return undefined;
+  }
+}
+
+/** Why no clone was made; in the warning. */
+export type TemplateMiss = TemplateProblem | "failing" | "not-adoptable";
+
+function warnBypass(log: Log, reason: TemplateMiss, thrown: unknown): void {
+  log.warn("template gave no vm, booting one", { reason, error: describeError(thrown) });
+}
+
 function warnMiss(log: Log, reason: PoolMiss, thrown: unknown): void {
-  log.warn("pool gave no vm, booting one", { reason, error: describeError(thrown) });
+  log.warn("pool gave no vm, making one", { reason, error: describeError(thrown) });
 }
 
 export function poolMiss(thrown: unknown): PoolMiss {

@@ -12,6 +12,7 @@ import { FdReader } from "../sys/fd-reader.ts";
 import { FdWriter } from "../sys/fd-writer.ts";
 import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../sys/process.ts";
 import { collectVm } from "../vm/collect.ts";
+import type { TemplateFiles } from "../vm/template-store.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 import type { SandboxLaunch, SandboxReady } from "./base-factory.ts";
 import { ReportReader, type SandboxReport } from "./launch-report.ts";
@@ -27,6 +28,8 @@ export interface LaunchOptions {
   readonly onStep?: (vmId: string, step: string) => void;
   /** Program and arguments of the sandbox process. Default: this executable's `sandbox`. */
   readonly argv?: readonly [string, ...string[]];
+  /** Files of the VM to clone, or to make. */
+  readonly template?: TemplateFiles;
   /** Test only: the step that fails. */
   readonly failAt?: string | undefined;
 }
@@ -68,6 +71,7 @@ export async function launchSandbox(
     token: newToken(),
     leaseMs: options.leaseMs,
     logLevel: options.logLevel,
+    ...(options.template === undefined ? {} : { template: options.template }),
     ...(options.failAt === undefined ? {} : { failAt: options.failAt }),
   };
   const log = (options.log ?? silentLog).with({ vm: launch.vmId });

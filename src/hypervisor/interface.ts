@@ -1,5 +1,6 @@
 /** What a hypervisor gives the layers above: one running VM, its state, and the devices that can be added to it. */
 
+import type { Fd } from "../sys/fd.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 
 /** "failed": QEMU lives, but the guest cannot run on (internal error, panic, I/O error). "ended": the process has gone. */
@@ -51,11 +52,15 @@ export interface BootOptions {
   readonly qemuLog: string;
   /** Present at boot, in this order. NICs cannot be: they are added to the running VM. */
   readonly devices: readonly Device[];
+  /** Devices that are not there yet but will be: the guest cannot load a driver when one appears. */
+  readonly laterDevices?: readonly Device["kind"][];
   /**
    * File that holds guest memory instead of anonymous memory: "shared" for a template that fills it, "copy-on-write" for
    * the clones, which leave it as it is. The latter excludes virtio-fs.
    */
   readonly memoryFile?: { readonly path: string; readonly access: "shared" | "copy-on-write" };
+  /** Open file that holds guest memory, shared, in the place of `memoryFile`. The caller's, who may close it after the start. */
+  readonly memoryFd?: Fd;
   /** Continue the VM saved there instead of booting; everything else here must be as it was. It is paused at first. */
   readonly restore?: SaveOptions;
   /** Hardening; see docs. */
@@ -73,6 +78,8 @@ export interface Hypervisor extends AsyncDisposable {
   runState(signal?: AbortSignal): Promise<VmRunState>;
   /** Resolves when the guest has opened the agent's port; fails with the end of QEMU if that comes first. */
   agentReady(signal?: AbortSignal): Promise<void>;
+  /** Resolves when the guest opens the agent's port the next time; whether it is open now does not matter. */
+  agentReopened(signal?: AbortSignal): Promise<void>;
   pause(signal?: AbortSignal): Promise<void>;
   resume(signal?: AbortSignal): Promise<void>;
   /** Saves the state of the paused VM to a file; see SaveOptions. */

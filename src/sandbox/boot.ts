@@ -1,7 +1,8 @@
 /** Boots a VM: directory and lock, shared directory, QEMU, agent, sandbox in the guest; undone in reverse when a step fails. */
 import { mkdirSync } from "node:fs";
-import { connectAgent } from "../agent/client/client.ts";
+import { type AgentClient, connectAgent } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
+import type { BootOptions, Hypervisor } from "../hypervisor/interface.ts";
 import { launchQemu } from "../hypervisor/qemu/launch.ts";
 import type { Log } from "../log.ts";
 import type { VmPaths } from "../paths.ts";
@@ -26,58 +27,81 @@ export interface BootRequest {
 
 /** The VM runs, its agent answered and the shared directory is mounted in it. The caller owns the result. */
 export async function bootVm(request: BootRequest, steps: Steps, log: Log): Promise<Vm> {
-  const { config, vmId, paths, foundations } = request;
+  const { config, foundations } = request;
   await using stack = new AsyncDisposableStack();
   stack.use(foundations);
-  const owner = ownIdentity();
-  const record = (processes: readonly ProcessIdentity[]) =>
-    writeJsonAtomic(paths.record, bootingRecord({ vmId, paths, config, owner }, processes));
-  const shared = await steps.run("share-directory", config.bootTimeoutMs, async (signal) =>
-    stack.use(
-      await openSharedDirectory({ paths, sharedFs: config.sharedFs, virtiofsdPath: config.virtiofsdPath, log, signal }),
-    ),
-  );
-  record(shared.processes);
+  const shared = stack.use(await shareDirectory(request, steps, log));
   const hypervisor = await steps.run("launch-qemu", config.bootTimeoutMs, async (signal) =>
-    stack.use(
-      await launchQemu(
-        {
-          vmId,
-          qemuPath: config.qemuPath,
-          accel: config.accel,
-          machine: config.machine,
-          kernel: config.kernel,
-          initrd: config.initrd,
-          image: config.image,
-          kernelParams: config.kernelParams,
-          vcpus: config.vcpus,
-          maxVcpus: config.maxVcpus,
-          memoryMib: config.memoryMib,
-          maxMemoryMib: config.maxMemoryMib,
-          sharedMemory: config.sharedFs === "virtio-fs",
-          qmpSocket: paths.qmpSocket,
-          agentSocket: paths.agentSocket,
-          consoleLog: paths.consoleLog,
-          qemuLog: paths.qemuLog,
-          devices: [shared.device],
-          seccomp: config.seccomp,
-        },
-        { log, signal },
-      ),
-    ),
+    stack.use(await launchQemu({ ...bootOptions(request), devices: [shared.device] }, { log, signal })),
   );
-  record([...shared.processes, hypervisor.process]);
-  const agent = await steps.run("wait-for-agent", config.bootTimeoutMs, async (signal) => {
-    await hypervisor.agentReady(signal);
-    const client = await connectAgent(paths.agentSocket, { signal });
-    stack.defer(() => client.close());
-    return client;
-  });
-  await steps.run("create-sandbox", config.bootTimeoutMs, (signal) =>
-    agent.agent.createSandbox({ sandboxId: vmId, hostname: "hearth", storages: [sharedStorage(shared)] }, { signal }),
-  );
+  recordProcesses(request, [...shared.processes, hypervisor.process]);
+  const agent = await greetAgent(request, hypervisor, steps);
+  stack.defer(() => agent.close());
+  await createSandbox(request, agent, shared, steps);
   stack.move();
-  return new Vm({ vmId, paths, config, hypervisor, agent, shared, owner, foundations });
+  return new Vm({ ...request, hypervisor, agent, shared, owner: ownIdentity() });
+}
+
+export async function shareDirectory(request: BootRequest, steps: Steps, log: Log): Promise<SharedDirectory> {
+  const { paths, config } = request;
+  const shared = await steps.run("share-directory", config.bootTimeoutMs, (signal) =>
+    openSharedDirectory({ paths, sharedFs: config.sharedFs, virtiofsdPath: config.virtiofsdPath, log, signal }),
+  );
+  recordProcesses(request, shared.processes);
+  return shared;
+}
+
+/** What booting, saving and restoring have in common; without devices. */
+export function bootOptions({ vmId, paths, config }: BootRequest): BootOptions {
+  return {
+    vmId,
+    qemuPath: config.qemuPath,
+    accel: config.accel,
+    machine: config.machine,
+    kernel: config.kernel,
+    initrd: config.initrd,
+    image: config.image,
+    kernelParams: config.kernelParams,
+    vcpus: config.vcpus,
+    maxVcpus: config.maxVcpus,
+    memoryMib: config.memoryMib,
+    maxMemoryMib: config.maxMemoryMib,
+    sharedMemory: config.sharedFs === "virtio-fs",
+    qmpSocket: paths.qmpSocket,
+    agentSocket: paths.agentSocket,
+    consoleLog: paths.consoleLog,
+    qemuLog: paths.qemuLog,
+    devices: [],
+    seccomp: config.seccomp,
+  };
+}
+
+/** So that they can be ended should this process die: to be called as soon as one was started. */
+export function recordProcesses(request: BootRequest, processes: readonly ProcessIdentity[]): void {
+  writeJsonAtomic(request.paths.record, bootingRecord({ ...request, owner: ownIdentity() }, processes));
+}
+
+/** The caller closes it. */
+export async function greetAgent(
+  { paths, config }: BootRequest,
+  hypervisor: Hypervisor,
+  steps: Steps,
+): Promise<AgentClient> {
+  return await steps.run("wait-for-agent", config.bootTimeoutMs, async (signal) => {
+    await hypervisor.agentReady(signal);
+    return await connectAgent(paths.agentSocket, { signal });
+  });
+}
+
+export async function createSandbox(
+  { vmId, config }: BootRequest,
+  agent: AgentClient,
+  shared: SharedDirectory,
+  steps: Steps,
+): Promise<void> {
+  await steps.run("create-sandbox", config.bootTimeoutMs, (signal) =>
+    agent.agent.createSandbox({ sandboxId: vmId, hostname: vmId, storages: [sharedStorage(shared)] }, { signal }),
+  );
 }
 
 /** Makes `<runDir>/vm/<vmId>` 0700 and takes its lock for life. Fails with already-exists for an id in use. */

@@ -29,6 +29,8 @@ export type ContainerStatus = "created" | "running" | "paused";
 export interface ContainerDependencies {
   readonly agent: AgentClient;
   readonly shared: SharedDirectory;
+  /** See GuestSpecContext. */
+  readonly ownBootId: boolean;
   readonly steps: Steps;
   readonly log: Log;
 }
@@ -75,6 +77,7 @@ export class Container {
       containerId: request.id,
       bundle: request.bundle,
       fileTypeOf: hostFileType,
+      ownBootId: dependencies.ownBootId,
     });
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];

@@ -2,9 +2,10 @@
  * Rewrites an OCI configuration for the guest: what is applied there goes on as it is, host paths become exposures of the
  * shared directory, and what cannot be applied inside a VM is an error, or a warning where engines set it by default.
  */
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import type { LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
+import { BOOT_ID_NAME } from "../paths.ts";
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
@@ -29,6 +30,8 @@ export interface GuestSpecContext {
   readonly bundle: string;
   /** What a bind source is on the host; "missing" where there is none. */
   readonly fileTypeOf: (hostPath: string) => HostFileType;
+  /** The kernel's boot id is another VM's too: show the VM's own in its place. Default false. */
+  readonly ownBootId?: boolean;
 }
 
 export type HostFileType = "directory" | "file" | "socket" | "device" | "fifo" | "missing";
@@ -62,7 +65,10 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   const rootPath = spec.root?.path;
   if (rootPath === undefined) throw new HearthError("invalid-argument", "read config.json: root.path is missing");
   const rootfs = expose(exposures, resolve(context.bundle, rootPath), `${context.containerId}/rootfs`);
-  const mounts = (spec.mounts ?? []).map((mount, index) => guestMount(mount, index, context, exposures));
+  const mounts = (spec.mounts ?? []).flatMap((mount, index) => [
+    guestMount(mount, index, context, exposures),
+    ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
+  ]);
   const config: Spec = {
     ...spec,
     ociVersion: GUEST_OCI_VERSION,
@@ -86,6 +92,16 @@ function expose(exposures: Exposure[], hostPath: string, relativePath: string): 
 
 function refuse(property: string, why: string): never {
   throw new HearthError("unimplemented", `apply ${property}: ${why}`, { facts: { property } });
+}
+
+/** Source: random(4); proc(5) names the file. */
+function bootIdMount(proc: string): Mount {
+  return {
+    destination: join(proc, "sys/kernel/random/boot_id"),
+    type: "bind",
+    source: join(GUEST_SHARED_DIR, BOOT_ID_NAME),
+    options: ["bind", "ro", "nosuid", "nodev", "noexec"],
+  };
 }
 
 /** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */

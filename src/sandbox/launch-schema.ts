@@ -31,7 +31,10 @@ export const SandboxLaunchSchema = v.strictObject({
   vmId: v.pipe(v.string(), v.regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/)),
   runDir: path,
   config: VmConfigSchema,
-  mode: v.picklist(["leased", "idle"]),
+  mode: v.picklist(["leased", "idle", "capture"]),
+  template: v.exactOptional(
+    v.strictObject({ kind: v.picklist(["copy-on-write", "copied"]), memory: path, state: path }),
+  ),
   token: v.pipe(v.string(), v.minLength(16)),
   leaseMs: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(LEASE_MS_MAX)),
   logLevel: v.picklist(["debug", "info", "warn", "error"]),

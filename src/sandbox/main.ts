@@ -11,15 +11,18 @@ import { serveTtrpc } from "../rpc/ttrpc/server.ts";
 import { registerService } from "../rpc/ttrpc/service.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import { pageOutFiles } from "../sys/memory.ts";
+import { ownIdentity } from "../sys/process-identity.ts";
 import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
 import type { Vm } from "../vm/vm.ts";
-import { bootVm, makeVmDirectory } from "./boot.ts";
+import { type BootRequest, bootVm, makeVmDirectory } from "./boot.ts";
+import { captureVm } from "./capture.ts";
+import { cloneVm } from "./clone.ts";
 import { SandboxLaunchSchema } from "./launch-schema.ts";
 import { vmRecordOf } from "./record.ts";
 import { rehearse } from "./rehearsal.ts";
 import { Sandbox } from "./sandbox.ts";
 import { sandboxService } from "./service.ts";
-import { createSteps, type StepTime } from "./steps.ts";
+import { createSteps, type Steps, type StepTime } from "./steps.ts";
 
 const READY_FD = 3;
 /** An idle VM that no server ever heard of would stay for ever; a leased one has its lease. */
@@ -58,7 +61,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     signal: boot.signal,
     onStart: (step) => {
       report.line({ step });
-      if (launch.mode === "idle" && report.isSpawnerGone) throw new HearthError("cancelled", SPAWNER_GONE);
+      if (launch.mode !== "leased" && report.isSpawnerGone) throw new HearthError("cancelled", SPAWNER_GONE);
     },
     onStep: (time) => {
       log.debug("step done", { step: time.step, durationUs: time.durationUs });
@@ -70,12 +73,9 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     makeVmDirectory(paths, foundations);
     log = openSandboxLog(launch, paths.sandboxLog, foundations);
   });
-  const vm = stack.use(await bootVm({ vmId: launch.vmId, paths, config: launch.config, foundations }, steps, log));
-  if (launch.mode === "idle") {
-    await steps.run("rehearse", launch.config.bootTimeoutMs, (signal) => rehearse(vm.agent, signal));
-    await steps.run("pause", QMP_CALL_TIMEOUT_MS, (signal) => vm.hypervisor.pause(signal));
-    trim(vm, log);
-  }
+  const request = { vmId: launch.vmId, paths, config: launch.config, foundations };
+  if (launch.mode === "capture") return await capture(launch, request, steps, log, report);
+  const vm = stack.use(await makeVm(launch, request, steps, log));
   const onChange = (changed: Sandbox) => writeJsonAtomic(vm.paths.record, vmRecordOf(changed));
   const sandbox = new Sandbox({
     vm,
@@ -105,6 +105,44 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   if (launch.mode === "idle" && report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
   log.info("sandbox ended", { reason: await ended });
   await sandbox.farewell();
+  return 0;
+}
+
+/** Booted and, to be put aside, rehearsed; or a clone, whose template was. An idle one is paused. */
+async function makeVm(launch: SandboxLaunch, request: BootRequest, steps: Steps, log: Log): Promise<Vm> {
+  const { mode, template, config } = launch;
+  await using stack = new AsyncDisposableStack();
+  const vm = stack.use(
+    template === undefined ? await bootVm(request, steps, log) : await cloneVm(request, template, steps, log),
+  );
+  if (mode === "idle") {
+    if (!vm.isClone) await steps.run("rehearse", config.bootTimeoutMs, (signal) => rehearse(vm.agent, signal));
+    await steps.run("pause", QMP_CALL_TIMEOUT_MS, (signal) => vm.hypervisor.pause(signal));
+    trim(vm, log);
+  }
+  stack.move();
+  return vm;
+}
+
+/** The files are the spawner's when it has the report; should it have gone, they are what an interrupted init leaves. */
+async function capture(
+  { template, config }: SandboxLaunch,
+  request: BootRequest,
+  steps: Steps,
+  log: Log,
+  report: SpawnerReport,
+): Promise<number> {
+  if (template === undefined) throw new HearthError("invalid-argument", "read sandbox launch: capture to which files?");
+  const startedAt = performance.now();
+  const qemuPid = await captureVm(request, template, steps, log);
+  report.ready({
+    sandbox: ownIdentity(),
+    socket: request.paths.sandboxSocket,
+    qemuPid,
+    vcpus: config.vcpus,
+    memoryMib: config.memoryMib,
+    bootMs: Math.round(performance.now() - startedAt),
+  });
   return 0;
 }
 

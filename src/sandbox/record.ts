@@ -42,6 +42,7 @@ export function vmRecordOf(sandbox: Sandbox): VmRecord {
     ...bootingRecord(vm, vm.processes),
     state: sandbox.state.kind,
     identity: vm.identity,
+    ...(vm.isClone ? { isClone: true } : {}),
     vcpus: vm.hypervisor.vcpus,
     memoryMib: vm.hypervisor.memoryMib,
     readyAtMs: sandbox.readyAtMs,

@@ -193,6 +193,7 @@ export class Sandbox {
       const container = await Container.create(request, size, {
         agent: this.vm.agent,
         shared: this.vm.shared,
+        ownBootId: this.vm.isClone,
         steps: this.#dependencies.steps,
         log: this.#dependencies.log,
       });

@@ -29,6 +29,8 @@ const VmRecordSchema = v.looseObject({
   /** MiB. */
   memoryMib: v.pipe(v.number(), v.integer(), v.minValue(1)),
   sharedFs: v.picklist(["virtio-fs", "virtio-9p"]),
+  /** Made of a saved VM. Missing: no. */
+  isClone: v.exactOptional(v.boolean()),
   /** Milliseconds since the epoch; 0 while it boots. */
   readyAtMs: v.number(),
   containers: v.array(v.string()),

@@ -15,6 +15,8 @@ export interface VmParts {
   readonly shared: SharedDirectory;
   /** This process. */
   readonly owner: ProcessIdentity;
+  /** Made of a saved VM: what its kernel has generated once, other VMs have too. Default false. */
+  readonly isClone?: boolean;
   /** Disposes the directory, lock, and whatever else the parts were built on, after them. */
   readonly foundations: AsyncDisposableStack;
 }
@@ -29,6 +31,7 @@ export class Vm implements AsyncDisposable {
   readonly agent: AgentClient;
   readonly shared: SharedDirectory;
   readonly owner: ProcessIdentity;
+  readonly isClone: boolean;
   readonly #foundations: AsyncDisposableStack;
 
   constructor(parts: VmParts) {
@@ -40,6 +43,7 @@ export class Vm implements AsyncDisposable {
     this.agent = parts.agent;
     this.shared = parts.shared;
     this.owner = parts.owner;
+    this.isClone = parts.isClone === true;
     this.#foundations = parts.foundations;
   }
 

@@ -1,15 +1,12 @@
 /** The right to serve an endpoint: a private directory, locks against a second server, and clear words when one is there. */
-import { ftruncateSync, lstatSync, mkdirSync, readFileSync, writeSync } from "node:fs";
+import { ftruncateSync, readFileSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { HearthError, toHearthError } from "../errors.ts";
 import { cacheEndpointLock, cacheServerLock } from "../paths.ts";
 import { type FileLock, tryLock } from "../sys/lock.ts";
+import { makePrivateDirectory } from "../sys/private-directory.ts";
 import { assertSocketPath } from "../sys/unix-socket.ts";
 import { probePool } from "./control.ts";
-
-/** Permission bits with which somebody else could put his own socket in the place of ours. */
-const WRITABLE_BY_OTHERS = 0o022;
-const STICKY = 0o1000;
 
 /**
  * The locks that make this process the server of the endpoint and of the run directory's idle VMs; the caller holds them
@@ -27,22 +24,6 @@ export function claimEndpoint(endpoint: string, runDir: string): AsyncDisposable
   } catch (thrown) {
     void stack.disposeAsync();
     throw thrown;
-  }
-}
-
-/** Created 0700 when it is missing, its parents too; refused when others could write to it. */
-function makePrivateDirectory(dir: string): void {
-  try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
-    const { mode, uid } = lstatSync(dir);
-    const isShared = (mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0;
-    if (isShared || (uid !== 0 && uid !== process.getuid?.())) {
-      throw new HearthError("permission-denied", `use directory ${dir}: others may replace what is in it`, {
-        hint: `chown root and chmod 0700 ${dir}`,
-      });
-    }
-  } catch (thrown) {
-    throw toHearthError(thrown, `make directory ${dir}`);
   }
 }
 

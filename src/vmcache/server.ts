@@ -2,7 +2,7 @@
 import type { HearthConfig } from "../config/config.ts";
 import { assert, describeError, HearthError } from "../errors.ts";
 import { type CacheOptions, VmCache } from "../factory/cache.ts";
-import { createDirectFactory } from "../factory/direct.ts";
+import { createPoolBase, TemplateMaker } from "../factory/pool-base.ts";
 import { POOL_SHUTDOWN_GRACE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { createGrpcServer } from "../rpc/grpc.ts";
@@ -25,6 +25,8 @@ export interface PoolServerOptions {
   readonly runDir: string;
   readonly leaseMs: number;
   readonly logLevel: HearthConfig["runtime"]["log_level"];
+  /** Where saved VMs are that the pool's are clones of, made by the server when needed; undefined: they are booted. */
+  readonly templateDir?: string | undefined;
   /** What the pool's VMs are made from. */
   readonly vmConfig: VmConfig;
   readonly log: Log;
@@ -49,13 +51,14 @@ export interface PoolServerOptions {
 /** The options that come from the configuration. */
 export function poolServerOptions(
   config: HearthConfig,
-): Pick<PoolServerOptions, "number" | "endpoint" | "runDir" | "leaseMs" | "logLevel"> {
+): Pick<PoolServerOptions, "number" | "endpoint" | "runDir" | "leaseMs" | "logLevel" | "templateDir"> {
   return {
     number: config.factory.vm_cache_number,
     endpoint: config.factory.vm_cache_endpoint,
     runDir: config.runtime.run_dir,
     leaseMs: config.factory.vm_cache_lease_ms,
     logLevel: config.runtime.log_level,
+    templateDir: config.factory.enable_template ? config.factory.template_path : undefined,
   };
 }
 
@@ -162,23 +165,17 @@ function watch(
 }
 
 function createCache(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmCache {
-  const { runDir, leaseMs, logLevel, log, sandboxArgv } = options;
+  const { runDir, leaseMs, logLevel, log, sandboxArgv, templateDir } = options;
+  const argv = sandboxArgv === undefined ? {} : { argv: sandboxArgv };
+  const maker =
+    templateDir === undefined ? undefined : new TemplateMaker({ templateDir, runDir, logLevel, log, ...argv });
   return new VmCache({
     slots: options.number,
     config: options.vmConfig,
     runDir,
     leaseMs,
     log,
-    base: (onStep) =>
-      createDirectFactory({
-        runDir,
-        leaseMs,
-        logLevel,
-        log,
-        mode: "idle",
-        onStep,
-        ...(sandboxArgv === undefined ? {} : { argv: sandboxArgv }),
-      }),
+    base: (onStep) => createPoolBase(maker, { runDir, leaseMs, logLevel, log, onStep, ...argv }),
     onEvent,
     ...options.cache,
   });

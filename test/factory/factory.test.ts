@@ -35,6 +35,7 @@ function options(fixture: SandboxFixture, log: Log, endpoint: string, timeoutMs 
     argv: fixture.argv,
     log,
     pool: { endpoint, timeoutMs },
+    templateDir: undefined,
   };
 }
 

@@ -1,7 +1,7 @@
 /** The connection over the port, with a device that does what virtio_console does. */
 import { describe, expect, test } from "bun:test";
 import type { PortDevice } from "../../sys/virtio-port.ts";
-import { drain, PortConnection } from "./port.ts";
+import { PortConnection } from "./port.ts";
 
 /** A page at most with each read; nothing is written while nobody is there. */
 class FakePort implements PortDevice {
@@ -118,14 +118,4 @@ test("the end of the service closes the connection", async () => {
   const reading = connection.read();
   stop.abort();
   await expect(reading).rejects.toMatchObject({ code: "unavailable" });
-});
-
-test("draining takes what is there, with the host there or not", () => {
-  for (const hostThere of [true, false]) {
-    const port = new FakePort();
-    port.incoming.push(...new Array<number>(100).fill(1));
-    port.hostThere = hostThere;
-    drain(port);
-    expect(port.incoming).toEqual([]);
-  }
 });

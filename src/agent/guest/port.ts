@@ -27,30 +27,20 @@ function portNode(name: string): string | undefined {
 }
 
 /**
- * Serves one host after the other until `signal` aborts. When bytes came that are no frames, the port is closed and
- * opened again: that drops whatever is left of them, and the host learns of it.
+ * Serves one host after the other until `signal` aborts. After each the port is closed and opened again: that drops
+ * whatever is left in it, and tells the host side that the agent has noticed its going away.
  */
 export async function servePort(path: string, services: Services, log: Log, signal: AbortSignal): Promise<void> {
-  for (let connectionId = 1; ; ) {
+  for (let connectionId = 1; ; connectionId++) {
     using port = new VirtioPort(path);
-    for (let confused = false; !confused; connectionId++) {
-      await port.waitForHost(signal);
-      const stream = new PortConnection(port, signal);
-      log.debug("host connected", { connectionId });
-      serveTtrpc(stream, services, { log, connectionId });
-      await stream.closed;
-      signal.throwIfAborted();
-      confused = !stream.hungUp && port.isHostThere();
-      log.debug("host disconnected", { connectionId, confused });
-      if (!confused) drain(port);
-    }
+    await port.waitForHost(signal);
+    const stream = new PortConnection(port, signal);
+    log.debug("host connected", { connectionId });
+    serveTtrpc(stream, services, { log, connectionId });
+    await stream.closed;
+    signal.throwIfAborted();
+    log.debug("host disconnected", { connectionId, hungUp: stream.hungUp });
   }
-}
-
-/** What the host sent before it went away belongs to nobody now. */
-export function drain(port: PortDevice): void {
-  const scratch = new Uint8Array(FD_READ_BYTES_DEFAULT);
-  while (typeof port.read(scratch) === "number");
 }
 
 /** The bytes from one appearance of the host to the next hang-up. Closing it leaves the port open. */

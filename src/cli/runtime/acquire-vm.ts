@@ -7,7 +7,7 @@ import type { VmRequest } from "./context.ts";
 /** For tests that look at what a failure leaves behind: the step of sandbox/steps.ts that fails. Nothing else reads it. */
 const FAULT_VARIABLE = "HEARTH_FAIL_AT";
 
-/** See RuntimeDependencies. A pooled VM that cannot be adopted is replaced by one booted for the container. */
+/** See RuntimeDependencies. A pooled VM or clone that cannot be adopted is replaced by one booted for the container. */
 export async function acquireVm<T>(request: VmRequest, adopt: (vm: BaseVm) => Promise<T>): Promise<T> {
   const { config, log, signal } = request;
   const factory = createFactory({ ...factoryOptions(config, log), failAt: process.env[FAULT_VARIABLE] });

@@ -39,6 +39,8 @@ const IMAGE_INDEX = 2;
 /** Numbers of the descriptors that QEMU finds open: listening sockets, so that clients need not wait for it. */
 export const QMP_LISTEN_FD = 3;
 export const AGENT_LISTEN_FD = 4;
+/** Where it finds the file with the guest's memory, when it was given one. */
+export const MEMORY_FD = 5;
 
 /** Bytes. A memory device's size is a multiple of this; our guest build pads the image to it. */
 const PMEM_ALIGNMENT_BYTES = 2 * 1024 * 1024;
@@ -108,18 +110,15 @@ function memoryArguments(options: BootOptions, mappedBytes: number): string[] {
   const grows = options.maxMemoryMib > options.memoryMib;
   const blocks = Math.ceil(mappedBytes / (MEMORY_DEVICE_ALIGNMENT_MIB * 1024 * 1024));
   const maxMib = options.maxMemoryMib + blocks * MEMORY_DEVICE_ALIGNMENT_MIB;
-  const { memoryFile } = options;
-  if (memoryFile?.access === "copy-on-write" && options.sharedMemory) {
-    throw new HearthError("invalid-argument", "map guest memory copy-on-write: it must be shared with virtiofsd");
-  }
+  const file = memoryFile(options);
   const backend =
-    memoryFile === undefined
+    file === undefined
       ? memoryBackend("ram", options.sharedMemory, size)
       : optionString("memory-backend-file", {
           id: "ram",
           size,
-          "mem-path": memoryFile.path,
-          share: memoryFile.access === "shared",
+          "mem-path": file.path,
+          share: file.access === "shared",
         });
   return [
     ...[
@@ -128,6 +127,14 @@ function memoryArguments(options: BootOptions, mappedBytes: number): string[] {
     ],
     ...["-object", backend],
   ];
+}
+
+function memoryFile({ memoryFd, memoryFile: file, sharedMemory }: BootOptions): BootOptions["memoryFile"] {
+  if (memoryFd !== undefined) return { path: `/proc/self/fd/${MEMORY_FD}`, access: "shared" };
+  if (file?.access === "copy-on-write" && sharedMemory) {
+    throw new HearthError("invalid-argument", "map guest memory copy-on-write: it must be shared with virtiofsd");
+  }
+  return file;
 }
 
 /** Anonymous memory; that of another process that maps it too (virtiofsd) must be a memfd. */
@@ -139,8 +146,12 @@ function memoryBackend(id: string, shared: boolean, size: string): string {
 
 function kernelArguments(options: BootOptions, root: RootDevice): string[] {
   const initrd = options.initrd === "" ? [] : ["-initrd", options.initrd];
-  const own = kernelParams({ accel: options.accel, root, devices: options.devices });
+  const own = kernelParams({ accel: options.accel, root, devices: deviceKinds(options) });
   return ["-kernel", options.kernel, ...initrd, "-append", kernelCommandLine(own, options.kernelParams)];
+}
+
+function deviceKinds({ devices, laterDevices = [] }: BootOptions): Device["kind"][] {
+  return [...devices.map(({ kind }) => kind), ...laterDevices];
 }
 
 function bootDevices(options: BootOptions, root: RootDevice, imageBytes: number): string[] {

@@ -7,8 +7,8 @@ export type RootDevice = "pmem" | "block";
 export interface KernelParamOptions {
   readonly accel: "kvm" | "tcg";
   readonly root: RootDevice;
-  /** Present at boot. */
-  readonly devices: readonly Device[];
+  /** Kinds of those present at boot, and of those that will come. */
+  readonly devices: readonly Device["kind"][];
 }
 
 // Source: Linux Documentation/admin-guide/kernel-parameters.txt.
@@ -51,8 +51,8 @@ export function kernelParams(options: KernelParamOptions): readonly string[] {
   ];
 }
 
-function modulesOf(device: Device): readonly string[] {
-  switch (device.kind) {
+function modulesOf(kind: Device["kind"]): readonly string[] {
+  switch (kind) {
     case "shared-directory-virtio-fs":
       return ["virtiofs"];
     case "shared-directory-9p":

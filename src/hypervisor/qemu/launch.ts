@@ -29,10 +29,8 @@ export async function launchQemu(options: BootOptions, context: LaunchContext = 
     const qmp = undo.use(await QmpClient.connect(options.qmpSocket, { ...context, log }));
     warnOfVersion(qmp, options.qemuPath, log);
     const qemu = await Qemu.attach({ process, qmp, machine: options.machine, sharedMemory: options.sharedMemory, log });
-    if (options.restore !== undefined) {
-      await restoreVm(qmp, options.restore, context.signal);
-      await qemu.refresh(context.signal);
-    }
+    // Nothing to find out about it: what was plugged into the saved VM would have to be an option here.
+    if (options.restore !== undefined) await restoreVm(qmp, options.restore, context.signal);
     log.debug("qemu started", { pid: process.identity.pid });
     undo.move();
     return qemu;

@@ -44,8 +44,11 @@ export async function startQemu(options: BootOptions): Promise<QemuProcess> {
   try {
     child = spawnProcess({
       argv,
-      // In the order of QMP_LISTEN_FD and AGENT_LISTEN_FD.
-      stdio: ["ignore", console.writeEnd, errors.writeEnd, qmp.fd, agent.fd],
+      // In the order of QMP_LISTEN_FD, AGENT_LISTEN_FD and MEMORY_FD.
+      stdio: [
+        ...(["ignore", console.writeEnd, errors.writeEnd, qmp.fd, agent.fd] as const),
+        ...(options.memoryFd === undefined ? [] : [options.memoryFd]),
+      ],
       detached: true,
     });
   } catch (thrown) {

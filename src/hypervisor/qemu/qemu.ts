@@ -36,7 +36,9 @@ export class Qemu implements Hypervisor {
   readonly #parts: QemuParts;
   readonly #hotplug: HotplugContext;
   /** Replaced each time the guest closes its port. */
-  #agentOpen = Promise.withResolvers<void>();
+  #agentOpen = quietResolvers();
+  /** Replaced each time the guest opens its port. */
+  #agentReopened = quietResolvers();
   #end: HypervisorEnd | undefined;
   #size: VmSize = { vcpus: 0, memoryMib: 0 };
   #disposed: Promise<void> | undefined;
@@ -49,7 +51,6 @@ export class Qemu implements Hypervisor {
     this.ended = parts.process.ended;
     const { qmp, machine, sharedMemory } = parts;
     this.#hotplug = { qmp, machine, sharedMemory, slots: new SlotTable(machine) };
-    this.#agentOpen.promise.catch(() => undefined);
     qmp.onEvent("VSERPORT_CHANGE", ({ id, open }) => {
       if (id === AGENT_PORT_ID) this.#agentPortChanged(open);
     });
@@ -57,6 +58,7 @@ export class Qemu implements Hypervisor {
       this.#end = end;
       const error = endError("use VM", end);
       this.#agentOpen.reject(error);
+      this.#agentReopened.reject(error);
       qmp.close(error);
     });
   }
@@ -96,6 +98,10 @@ export class Qemu implements Hypervisor {
 
   async agentReady(signal?: AbortSignal): Promise<void> {
     await withDeadline("agent port", this.#agentOpen.promise, { signal });
+  }
+
+  async agentReopened(signal?: AbortSignal): Promise<void> {
+    await withDeadline("agent port", this.#agentReopened.promise, { signal });
   }
 
   async pause(signal?: AbortSignal): Promise<void> {
@@ -179,13 +185,22 @@ export class Qemu implements Hypervisor {
   #agentPortChanged(open: boolean): void {
     if (open) {
       this.#agentOpen.resolve();
+      this.#agentReopened.resolve();
+      this.#agentReopened = quietResolvers();
       return;
     }
     // Those who wait go on waiting; those who come now wait for the next opening.
     const before = this.#agentOpen;
-    this.#agentOpen = Promise.withResolvers<void>();
+    this.#agentOpen = quietResolvers();
     this.#agentOpen.promise.then(before.resolve, before.reject);
   }
+}
+
+/** Its rejection is nobody's fault when nobody waits. */
+function quietResolvers(): PromiseWithResolvers<void> {
+  const resolvers = Promise.withResolvers<void>();
+  resolvers.promise.catch(() => undefined);
+  return resolvers;
 }
 
 /** Source: QEMU qapi/run-state.json. */

@@ -1,0 +1,101 @@
+/** Makes a template: boots a VM, has it rehearsed and saved, and publishes the files. One at a time on a host. */
+import { toHearthError } from "../errors.ts";
+import { formatVersion, probeQemuVersion } from "../hypervisor/qemu/version.ts";
+import { TEMPLATE_LOCK_TIMEOUT_MS } from "../limits.ts";
+import { silentLog } from "../log.ts";
+import { templateLock } from "../paths.ts";
+import { type FileLock, lock } from "../sys/lock.ts";
+import { makePrivateDirectory } from "../sys/private-directory.ts";
+import { processExit } from "../sys/process-identity.ts";
+import {
+  findTemplate,
+  listTemplates,
+  makeHalf,
+  publishTemplate,
+  removeHalves,
+  removeTemplate,
+  TemplateError,
+  type TemplateFiles,
+  templateKind,
+} from "../vm/template-store.ts";
+import type { VmConfig } from "../vm/vm-config.ts";
+import { type LaunchOptions, launchSandbox } from "./launch.ts";
+
+export interface BuildOptions
+  extends Pick<LaunchOptions, "runDir" | "logLevel" | "log" | "onStep" | "argv" | "failAt"> {
+  readonly templateDir: string;
+  /** Make it anew though there is a good one. Default false. */
+  readonly force?: boolean;
+}
+
+/**
+ * The template for VMs of this configuration, made when there is none that can be used; those that no VM of this hearth,
+ * guest and QEMU can be made of are removed. "built" tells whether it was. Nothing half-made is left when this fails.
+ */
+export async function ensureTemplate(
+  options: BuildOptions,
+  config: VmConfig,
+  signal: AbortSignal,
+): Promise<{ readonly files: TemplateFiles; readonly built: boolean }> {
+  const { templateDir, force = false } = options;
+  const found = force ? undefined : tryFind(templateDir, config);
+  if (found !== undefined) return { files: found, built: false };
+  using _lock = await lockTemplates(templateDir, signal);
+  removeHalves(templateDir);
+  // Somebody else may have made it while we waited.
+  const madeMeanwhile = force ? undefined : tryFind(templateDir, config);
+  if (madeMeanwhile !== undefined) return { files: madeMeanwhile, built: false };
+  removeOutdated(templateDir, config);
+  await build(options, config, signal);
+  return { files: findTemplate(templateDir, config), built: true };
+}
+
+/** Removes every template and whatever an interrupted init left; clones go on. Returns the names of those removed. */
+export async function destroyTemplates(templateDir: string, signal: AbortSignal): Promise<string[]> {
+  if (listTemplates(templateDir).length === 0) return [];
+  using _lock = await lockTemplates(templateDir, signal);
+  removeHalves(templateDir);
+  const identities = listTemplates(templateDir).map(({ identity }) => identity);
+  for (const identity of identities) removeTemplate(templateDir, identity);
+  return identities;
+}
+
+/** Waits for whoever makes or removes templates. The lock ends with its process, whatever kills it. */
+async function lockTemplates(templateDir: string, signal: AbortSignal): Promise<FileLock> {
+  makePrivateDirectory(templateDir);
+  return await lock(templateLock(templateDir), { signal, timeoutMs: TEMPLATE_LOCK_TIMEOUT_MS });
+}
+
+function tryFind(templateDir: string, config: VmConfig): TemplateFiles | undefined {
+  try {
+    return findTemplate(templateDir, config);
+  } catch (thrown) {
+    if (thrown instanceof TemplateError) return undefined;
+    throw thrown;
+  }
+}
+
+function removeOutdated(templateDir: string, config: VmConfig): void {
+  for (const { identity, state, record } of listTemplates(templateDir)) {
+    const isOurs = record?.hearthVersion === config.hearthVersion && record.guestDigest === config.guestDigest;
+    if (state === "outdated" || !isOurs) removeTemplate(templateDir, identity);
+  }
+}
+
+async function build(options: BuildOptions, config: VmConfig, signal: AbortSignal): Promise<void> {
+  const { templateDir, runDir, log = silentLog } = options;
+  const qemuVersion = formatVersion(await probeQemuVersion(config.qemuPath, signal));
+  const half = makeHalf(templateDir);
+  try {
+    const template = { kind: templateKind(config), memory: half.memory, state: half.state };
+    const launch = { ...options, mode: "capture", leaseMs: 1, template } as const;
+    const { vmId, ready } = await launchSandbox(launch, config, signal);
+    // It removes the directory of its VM in the end.
+    await processExit(ready.sandbox, signal);
+    publishTemplate(templateDir, half, config, qemuVersion);
+    log.info("template made", { vm: vmId, runDir, bootMs: ready.bootMs });
+  } catch (thrown) {
+    removeHalves(templateDir);
+    throw toHearthError(thrown, "make template");
+  }
+}

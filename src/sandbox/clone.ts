@@ -1,0 +1,56 @@
+/** Makes a VM of a saved one: what `bootVm` does, with the guest continued from where it was saved instead of booted. */
+import { writeFileSync } from "node:fs";
+import type { Hypervisor } from "../hypervisor/interface.ts";
+import { launchQemu } from "../hypervisor/qemu/launch.ts";
+import { QMP_CALL_TIMEOUT_MS } from "../limits.ts";
+import type { Log } from "../log.ts";
+import type { SharedDirectory } from "../storage/shared-directory.ts";
+import { copyToMemory } from "../sys/memory-file.ts";
+import { ownIdentity } from "../sys/process-identity.ts";
+import type { TemplateFiles } from "../vm/template-store.ts";
+import { Vm } from "../vm/vm.ts";
+import { type BootRequest, bootOptions, createSandbox, greetAgent, recordProcesses, shareDirectory } from "./boot.ts";
+import type { Steps } from "./steps.ts";
+
+/** As bootVm. The guest's memory is the template's: it must be repaired before anything of a user's runs in it. */
+export async function cloneVm(request: BootRequest, template: TemplateFiles, steps: Steps, log: Log): Promise<Vm> {
+  const { foundations, paths } = request;
+  await using stack = new AsyncDisposableStack();
+  stack.use(foundations);
+  const shared = stack.use(await shareDirectory(request, steps, log));
+  // The kernel's own is part of the memory; containers get this one in its place. See guest-spec.ts.
+  writeFileSync(paths.bootId, `${crypto.randomUUID()}\n`, { mode: 0o444 });
+  const hypervisor = stack.use(await restore(request, template, shared, steps, log));
+  recordProcesses(request, [...shared.processes, hypervisor.process]);
+  await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => hypervisor.resume(signal));
+  const agent = await greetAgent(request, hypervisor, steps);
+  stack.defer(() => agent.close());
+  await createSandbox(request, agent, shared, steps);
+  stack.move();
+  return new Vm({ ...request, hypervisor, agent, shared, owner: ownIdentity(), isClone: true });
+}
+
+async function restore(
+  request: BootRequest,
+  template: TemplateFiles,
+  shared: SharedDirectory,
+  steps: Steps,
+  log: Log,
+): Promise<Hypervisor> {
+  const { config } = request;
+  const options = { ...bootOptions(request), restore: { statePath: template.state, ignoreShared: true } };
+  return await steps.run("restore", config.bootTimeoutMs, async (signal) => {
+    if (template.kind === "copy-on-write") {
+      const memoryFile = { path: template.memory, access: "copy-on-write" } as const;
+      return await launchQemu({ ...options, devices: [shared.device], memoryFile }, { log, signal });
+    }
+    using memory = copyToMemory(template.memory, "vm.mem");
+    await using undo = new AsyncDisposableStack();
+    const hypervisor = undo.use(
+      await launchQemu({ ...options, memoryFd: memory.fd, laterDevices: [shared.device.kind] }, { log, signal }),
+    );
+    await hypervisor.addDevice(shared.device, signal);
+    undo.move();
+    return hypervisor;
+  });
+}
