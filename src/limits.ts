@@ -131,23 +131,24 @@ export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
 export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
 /** Times a list of links, addresses or routes is asked for when it changed while the kernel sent it. */
 export const NETLINK_DUMP_ATTEMPTS_MAX = 10;
-/** Milliseconds a pooled VM has to accept its lease; it asks QEMU whether it lives. A client's default deadline is twice that. */
+/** VMs of one pool: each is three processes, and a host has not more than so many. */
+export const POOL_VMS_MAX = 1000;
+/** Milliseconds a pooled VM has to accept its lease; it asks QEMU and the agent whether they live. A client's default deadline is twice that. */
 export const VM_LEASE_TIMEOUT_MS = 250;
+/** Milliseconds the agent has to answer before its VM is given away: longer than a pool waits for a lease. */
+export const VM_LEASE_AGENT_TIMEOUT_MS = 2_000;
 /** Milliseconds a pooled VM has for its regular check, which resumes the guest and asks the agent; slow when boots compete. */
 export const VM_CHECK_TIMEOUT_MS = 10_000;
-/** Milliseconds between two checks of one idle VM. A check costs about 30 ms of one emulated CPU: 30 VMs stay under 1 %. */
-export const VM_CHECK_INTERVAL_MS = 120_000;
+/** Milliseconds for which an answer of the agent counts as just given: a lease within them does not ask it again. */
+export const VM_PROVEN_MS = 5_000;
+/** Milliseconds between two looks at which idle VMs are due for a check, and at whether the host was suspended. */
+export const POOL_LOOK_INTERVAL_MS = 5_000;
+/** Milliseconds asleep that count as a suspension of the host; the two clocks are read one after the other. */
+export const SUSPENSION_MS_MIN = 1_000;
 /** Milliseconds an idle VM has to destroy itself before it is made to. */
 export const VM_DESTROY_TIMEOUT_MS = 3_000;
-/** Milliseconds until a slot whose boot failed tries again; doubles with each failure in a row up to the second. */
-export const SLOT_BACKOFF_MS_MIN = 1_000;
-export const SLOT_BACKOFF_MS_MAX = 60_000;
 /** Milliseconds an idle VM must have lived for its death to be no fault of the boot: a shorter life backs the slot off. */
 export const VM_STABLE_MS = 10_000;
-/** VMs that the pool boots at once unless told: a boot keeps one core busy, and a machine has two or more. */
-export const POOL_BOOTS_AT_ONCE_DEFAULT = 2;
-/** Claims that wait for a VM at once; more are refused, and their callers boot one themselves. */
-export const POOL_QUEUE_LENGTH_MAX = 256;
 /** Milliseconds that calls in flight get when the pool server ends; those that wait for a VM are refused at once. */
 export const POOL_SHUTDOWN_GRACE_MS = 2_000;
 /** Milliseconds in which the server at an endpoint must answer what it is; one that is stopped or no pool does not. */

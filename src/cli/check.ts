@@ -98,10 +98,11 @@ async function checkQemu(path: string): Promise<Finding> {
 /** Without a server containers start all the same, only later: a warning. */
 async function checkPool({ factory }: HearthConfig): Promise<Finding> {
   const what = "pool";
-  if (factory.vm_cache_number === 0) return { what, verdict: "ok", detail: "not configured" };
+  const number = factory.vm_cache_shapes.reduce((sum, shape) => sum + shape.number, 0) || factory.vm_cache_number;
+  if (number === 0) return { what, verdict: "ok", detail: "not configured" };
   try {
     const { pid, idle } = await vmCacheStatus(factory.vm_cache_endpoint);
-    return { what, verdict: "ok", detail: `server ${pid}, ${idle.length} of ${factory.vm_cache_number} VMs ready` };
+    return { what, verdict: "ok", detail: `server ${pid}, ${idle.length} of ${number} VMs ready` };
   } catch (thrown) {
     return { what, verdict: "warning", detail: errorLine(thrown) };
   }

@@ -1,13 +1,13 @@
 /** `hearth vmcache serve|status|stop`: the pool of VMs kept warm, from its operator's side. */
 import type { HearthConfig } from "../config/config.ts";
 import { loadConfig } from "../config/load.ts";
-import { POOL_VMS_MAX } from "../config/schema.ts";
 import { HearthError } from "../errors.ts";
+import { POOL_VMS_MAX } from "../limits.ts";
 import { createLog } from "../log.ts";
 import { inheritedSocket } from "../sys/inherited-socket.ts";
 import { watchdogTimeoutMs } from "../sys/sd-notify.ts";
 import { resolveVmConfig } from "../vm/resolve-config.ts";
-import type { PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
+import type { PoolSlotStatus, PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
 import { type FlagTable, parseFlags } from "./flags.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
@@ -63,7 +63,15 @@ function withFlags(
 ): HearthConfig {
   const factory = { ...config.factory };
   if (flags.endpoint !== undefined) factory.vm_cache_endpoint = flags.endpoint;
-  if (flags.number !== undefined) factory.vm_cache_number = parseCount(flags.number);
+  if (flags.number !== undefined) {
+    if (factory.vm_cache_shapes.length > 0) {
+      throw new HearthError(
+        "invalid-argument",
+        "--number is for a pool of one size, and vm_cache_shapes are configured",
+      );
+    }
+    factory.vm_cache_number = parseCount(flags.number);
+  }
   return { ...config, factory };
 }
 
@@ -75,15 +83,18 @@ function parseCount(text: string): number {
 
 /** Runs in the foreground until it is told to stop; the log goes to standard error. */
 async function serve(config: HearthConfig): Promise<number> {
-  const { poolServerOptions, serveVmCache } = await import("../vmcache/server.ts");
+  const { serveVmCache } = await import("../vmcache/server.ts");
+  const { poolSettings } = await import("../vmcache/settings.ts");
   const log = createLog({ level: config.runtime.log_level, format: "text" });
   const stop = new AbortController();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
   const inherited = inheritedSocket(process.env, process.pid);
-  const vmConfig = await resolveVmConfig(config, log);
+  const settings = poolSettings(config, await resolveVmConfig(config, log));
   await serveVmCache({
-    ...poolServerOptions(config),
-    vmConfig,
+    endpoint: config.factory.vm_cache_endpoint,
+    runDir: config.runtime.run_dir,
+    logLevel: config.runtime.log_level,
+    settings,
     log,
     signal: stop.signal,
     notifySocket: process.env["NOTIFY_SOCKET"],
@@ -101,14 +112,21 @@ async function printStatus(endpoint: string, json: boolean): Promise<number> {
 }
 
 function statusText(status: PoolStatus): string {
+  const { boots, bootFailures, losses, retired, drained, adopted, memoryMib, memoryMaxMib } = status;
   const facts = formatTable([
     ["server", `pid ${status.pid}, ${status.version}`],
+    ...(status.configError === "" ? [] : [["configuration", `refused: ${status.configError}`]]),
     ["idle", String(status.idle.length)],
     ["waiting claims", String(status.waiting)],
     ["hits", String(status.hits)],
     ["misses", String(status.misses)],
-    ["boots", `${status.boots}, ${status.bootFailures} failed, ${status.losses} lost, ${status.adopted} adopted`],
+    ["boots", `${boots}, ${bootFailures} failed, ${adopted} adopted`],
+    ["ended", `${losses} lost, ${retired} retired, ${drained} drained`],
+    ["memory", `${memoryMib} MiB${memoryMaxMib === 0 ? "" : ` of ${memoryMaxMib}`}`],
   ]);
+  const shapes = status.shapes.map(({ name, number, idle, booting, waiting }) =>
+    [name, number, idle, booting, waiting].map(String),
+  );
   const row = (vm: PoolVmStatus) => [
     vm.id,
     vm.state,
@@ -118,12 +136,16 @@ function statusText(status: PoolStatus): string {
     `${Math.round(vm.ageMs / 1000)} s`,
   ];
   const vms = [...status.idle, ...status.handedOut].map(row);
-  const slots = status.slots
-    .filter((slot) => slot.state !== "idle")
-    .map((slot) => [`slot ${slot.index}`, slot.state, slot.step, slot.lastError]);
+  const slots = status.slots.filter((slot) => slot.state !== "idle").map(slotRow);
   return [
     facts,
+    formatTable([["SHAPE", "WANTED", "IDLE", "BOOTING", "WAITING"], ...shapes]),
     formatTable([["VM", "STATE", "QEMU", "VCPUS", "MIB", "AGE"], ...vms]),
-    ...(slots.length === 0 ? [] : [formatTable(slots)]),
+    ...(slots.length === 0 ? [] : [formatTable([["SLOT", "STATE", "STEP", "FAILURES", "RETRY", "ERROR"], ...slots])]),
   ].join("\n");
+}
+
+function slotRow({ shape, index, state, step, failures, retryInMs, lastError }: PoolSlotStatus): string[] {
+  const retry = state === "backing-off" ? `in ${Math.ceil(retryInMs / 1000)} s` : "";
+  return [`${shape}/${index}`, state, step, String(failures), retry, lastError];
 }

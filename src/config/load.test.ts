@@ -21,6 +21,15 @@ function write(name: string, text: string): string {
   return path;
 }
 
+function shapes(...sizes: readonly (readonly [vcpus: number, memory: number, number: number])[]): string {
+  return sizes
+    .map(
+      ([vcpus, memory, number]) =>
+        `[[factory.vm_cache_shapes]]\nvcpus = ${vcpus}\nmemory = ${memory}\nnumber = ${number}\n`,
+    )
+    .join("");
+}
+
 describe("where the configuration comes from", () => {
   test("defaults when there is no file", async () => {
     const source = { flag: undefined, environment: undefined, defaultPath: join(dir, "config.toml") };
@@ -69,6 +78,39 @@ describe("where the configuration comes from", () => {
     const vcpus = write("c.toml", "[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n");
     expect(loadConfig({ flag: vcpus, environment: undefined })).rejects.toThrow("default_maxvcpus 2 is less than");
   });
+
+  test.each([
+    [
+      "[factory]\nvm_cache_backoff_ms = 5000\nvm_cache_backoff_max_ms = 100\n",
+      "max_ms 100 is less than vm_cache_backoff_ms",
+    ],
+    [
+      "[factory]\nvm_cache_number = 1\nvm_cache_memory_max = 512\n",
+      "vm_cache_memory_max 512 is less than default_memory",
+    ],
+    [shapes([1, 256, 1], [1, 256, 2]), "factory.vm_cache_shapes[1] is another shape's size: 1 vCPUs, 256 MiB"],
+    [shapes([1, 256, 600], [2, 256, 401]), "factory.vm_cache_shapes have 1001 VMs, more than 1000"],
+    [
+      `[hypervisor.qemu]\ndefault_maxvcpus = 2\n${shapes([4, 256, 1])}`,
+      "default_maxvcpus 2 is less than factory.vm_cache_shapes[0].vcpus 4",
+    ],
+    [
+      `[hypervisor.qemu]\ndefault_maxmemory = 2048\n${shapes([1, 4096, 1])}`,
+      "default_maxmemory 2048 is less than factory.vm_cache_shapes[0].memory 4096",
+    ],
+    [`[factory]\nvm_cache_memory_max = 1024\n${shapes([1, 4096, 1])}`, "vm_cache_memory_max 1024 is less than"],
+  ])("%p contradicts itself", async (text, message) => {
+    const flag = write("x.toml", text);
+    expect(loadConfig({ flag, environment: undefined })).rejects.toThrow(message);
+  });
+
+  test("shapes are tables of an array", async () => {
+    const flag = write("x.toml", shapes([1, 256, 8], [2, 1024, 2]));
+    expect((await loadConfig({ flag, environment: undefined })).factory.vm_cache_shapes).toEqual([
+      { vcpus: 1, memory: 256, number: 8 },
+      { vcpus: 2, memory: 1024, number: 2 },
+    ]);
+  });
 });
 
 describe("bad configuration", () => {
@@ -99,6 +141,16 @@ describe("bad configuration", () => {
     ["[hypervisor.qemu]\npath = 5\n", "hypervisor.qemu.path must be a string, got 5"],
     ["[hypervisor.qemu]\naccel = 'hvf'\n", 'hypervisor.qemu.accel must be one of "auto", "kvm", "tcg", got "hvf"'],
     ["[hypervisor.qemu]\nseccomp_sandbox = 1\n", "seccomp_sandbox must be true or false, got 1"],
+    [
+      "[[factory.vm_cache_shapes]]\nvcpus = 1\nmemroy = 256\nnumber = 1\n",
+      'unknown key factory.vm_cache_shapes[0].memroy; did you mean "memory"?',
+    ],
+    [
+      `${shapes([1, 256, 1])}[[factory.vm_cache_shapes]]\nvcpus = 1\nmemory = 256\nnumber = 0\n`,
+      "factory.vm_cache_shapes[1].number must be a whole number of VMs from 1 to 1000, got 0",
+    ],
+    ["[[factory.vm_cache_shapes]]\nvcpus = 1\nmemory = 256\n", "factory.vm_cache_shapes[0].number is missing"],
+    ["[factory]\nvm_cache_shapes = 2\n", "factory.vm_cache_shapes must be an array of tables, got 2"],
     [
       "[factory]\nvm_cache_number = -1\n",
       "factory.vm_cache_number must be a whole number of VMs from 0 to 1000, got -1",

@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { HearthError, isErrnoException, toHearthError } from "../errors.ts";
+import { POOL_VMS_MAX } from "../limits.ts";
 import { DEFAULT_CONFIG_PATH, defaultCacheSocket, defaultTemplateDir } from "../paths.ts";
 import type { HearthConfig } from "./config.ts";
 import { DEFAULT_CONFIG } from "./defaults.ts";
@@ -89,18 +90,45 @@ export function withDefaults(file: ConfigFile): HearthConfig {
   return config;
 }
 
-function checkTogether({ hypervisor }: HearthConfig): void {
+/** Fails with invalid-argument when keys contradict each other. */
+function checkTogether({ hypervisor, factory }: HearthConfig): void {
   const { default_vcpus, default_maxvcpus, default_memory, default_maxmemory } = hypervisor;
-  if (default_maxvcpus !== 0 && default_maxvcpus < default_vcpus) {
-    throw new HearthError(
-      "invalid-argument",
-      `check configuration: hypervisor.qemu.default_maxvcpus ${default_maxvcpus} is less than default_vcpus ${default_vcpus}`,
-    );
+  notLess("hypervisor.qemu.default_maxvcpus", default_maxvcpus, "default_vcpus", default_vcpus);
+  notLess("hypervisor.qemu.default_maxmemory", default_maxmemory, "default_memory", default_memory);
+  notLess(
+    "factory.vm_cache_backoff_max_ms",
+    factory.vm_cache_backoff_max_ms,
+    "vm_cache_backoff_ms",
+    factory.vm_cache_backoff_ms,
+  );
+  checkShapes(factory, hypervisor);
+}
+
+function checkShapes(factory: HearthConfig["factory"], hypervisor: HearthConfig["hypervisor"]): void {
+  const sizes = new Set<string>();
+  let total = 0;
+  for (const [index, { vcpus, memory, number }] of factory.vm_cache_shapes.entries()) {
+    const name = `vm_cache_shapes[${index}]`;
+    notLess("hypervisor.qemu.default_maxvcpus", hypervisor.default_maxvcpus, `factory.${name}.vcpus`, vcpus);
+    notLess("hypervisor.qemu.default_maxmemory", hypervisor.default_maxmemory, `factory.${name}.memory`, memory);
+    notLess("factory.vm_cache_memory_max", factory.vm_cache_memory_max, `${name}.memory`, memory);
+    if (sizes.has(`${vcpus} ${memory}`)) {
+      throw contradiction(`factory.${name} is another shape's size: ${vcpus} vCPUs, ${memory} MiB`);
+    }
+    sizes.add(`${vcpus} ${memory}`);
+    total += number;
   }
-  if (default_maxmemory !== 0 && default_maxmemory < default_memory) {
-    throw new HearthError(
-      "invalid-argument",
-      `check configuration: hypervisor.qemu.default_maxmemory ${default_maxmemory} is less than default_memory ${default_memory}`,
-    );
+  if (total > POOL_VMS_MAX) throw contradiction(`factory.vm_cache_shapes have ${total} VMs, more than ${POOL_VMS_MAX}`);
+  if (sizes.size === 0 && factory.vm_cache_number > 0) {
+    notLess("factory.vm_cache_memory_max", factory.vm_cache_memory_max, "default_memory", hypervisor.default_memory);
   }
+}
+
+/** A `bound` of 0 is none. */
+function notLess(boundKey: string, bound: number, key: string, value: number): void {
+  if (bound !== 0 && bound < value) throw contradiction(`${boundKey} ${bound} is less than ${key} ${value}`);
+}
+
+function contradiction(what: string): HearthError {
+  return new HearthError("invalid-argument", `check configuration: ${what}`);
 }

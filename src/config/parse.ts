@@ -9,7 +9,9 @@ import { type ConfigFile, ConfigFileSchema, KNOWN_NAMES } from "./schema.ts";
 export function parseConfigFile(text: string, path: string): ConfigFile {
   const result = v.safeParse(ConfigFileSchema, parseToml(text, path));
   if (result.success) return result.output;
-  throw new HearthError("invalid-argument", `check configuration ${path}: ${describeIssue(result.issues[0])}`, {
+  // Of a name that is mistyped, not that the right one is missing.
+  const issue = result.issues.find(isUnknownKey) ?? result.issues[0];
+  throw new HearthError("invalid-argument", `check configuration ${path}: ${describeIssue(issue)}`, {
     facts: { path },
   });
 }
@@ -30,14 +32,23 @@ function parseToml(text: string, path: string): unknown {
   }
 }
 
+function isUnknownKey(issue: v.BaseIssue<unknown>): boolean {
+  return issue.type === "strict_object" && issue.expected === "never";
+}
+
 function describeIssue(issue: v.BaseIssue<unknown>): string {
-  const keys = (issue.path ?? []).map((item) => String(item.key));
-  const key = keys.join(".");
-  if (issue.type === "strict_object" && issue.expected === "never") {
+  const path = (issue.path ?? []).map((item) => item.key);
+  const key = path
+    .map((part) => (typeof part === "number" ? `[${part}]` : `.${part}`))
+    .join("")
+    .replace(/^\./, "");
+  const keys = path.filter((part) => typeof part !== "number").map(String);
+  if (isUnknownKey(issue)) {
     const name = keys.at(-1) ?? "";
     const place = keys.slice(0, -1).join(".");
     return `unknown key ${key}${didYouMean(name, KNOWN_NAMES[place] ?? [])}`;
   }
+  if (issue.type === "strict_object" && issue.input === undefined) return `${key} is missing`;
   if (issue.type === "strict_object") return `${key} must be a table`;
   const got = typeof issue.input === "object" ? "" : `, got ${JSON.stringify(issue.input)}`;
   const rule = issue.message.startsWith("must") ? issue.message : "must be a string";

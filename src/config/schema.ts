@@ -1,5 +1,6 @@
 /** The shape, ranges and defaults of the configuration file; strict, so that a mistyped key is an error. */
 import * as v from "valibot";
+import { POOL_VMS_MAX } from "../limits.ts";
 
 const AbsolutePath = v.pipe(
   v.string(),
@@ -23,7 +24,12 @@ const VCPUS_MAX = 240;
 const MEMORY_MIB_MIN = 128;
 const MEMORY_MIB_MAX = 1_048_576;
 const TIMEOUT_MS_MAX = 600_000;
-export const POOL_VMS_MAX = 1000;
+const POOL_SHAPES_MAX = 16;
+const POOL_MEMORY_MIB_MAX = POOL_VMS_MAX * MEMORY_MIB_MAX;
+const BOOTS_AT_ONCE_MAX = 64;
+const BACKOFF_MS_MIN = 10;
+const SECONDS_PER_YEAR = 31_536_000;
+const QUEUE_LENGTH_MAX = 100_000;
 
 const QEMU_ENTRIES = {
   path: v.exactOptional(AbsolutePath),
@@ -44,13 +50,33 @@ const QEMU_ENTRIES = {
   boot_timeout_ms: v.exactOptional(whole(1000, TIMEOUT_MS_MAX, "milliseconds")),
 } as const;
 
+const SHAPE_ENTRIES = {
+  vcpus: whole(1, VCPUS_MAX, "vCPUs"),
+  memory: whole(MEMORY_MIB_MIN, MEMORY_MIB_MAX, "MiB"),
+  number: whole(1, POOL_VMS_MAX, "VMs"),
+} as const;
+
 const FACTORY_ENTRIES = {
   vm_cache_number: v.exactOptional(whole(0, POOL_VMS_MAX, "VMs")),
+  vm_cache_shapes: v.exactOptional(
+    v.pipe(
+      v.array(v.pipe(v.strictObject(SHAPE_ENTRIES), v.readonly()), "must be an array of tables"),
+      v.maxLength(POOL_SHAPES_MAX, `must have at most ${POOL_SHAPES_MAX} shapes`),
+      v.readonly(),
+    ),
+  ),
   vm_cache_endpoint: v.exactOptional(AbsolutePath),
   vm_cache_timeout_ms: v.exactOptional(whole(1, TIMEOUT_MS_MAX, "milliseconds")),
   vm_cache_lease_ms: v.exactOptional(whole(100, TIMEOUT_MS_MAX, "milliseconds")),
   enable_template: v.exactOptional(v.boolean("must be true or false")),
   template_path: v.exactOptional(AbsolutePath),
+  vm_cache_boots_at_once: v.exactOptional(whole(1, BOOTS_AT_ONCE_MAX, "boots")),
+  vm_cache_backoff_ms: v.exactOptional(whole(BACKOFF_MS_MIN, TIMEOUT_MS_MAX, "milliseconds")),
+  vm_cache_backoff_max_ms: v.exactOptional(whole(BACKOFF_MS_MIN, 3_600_000, "milliseconds")),
+  vm_cache_age_max_s: v.exactOptional(whole(0, SECONDS_PER_YEAR, "seconds")),
+  vm_cache_memory_max: v.exactOptional(whole(0, POOL_MEMORY_MIB_MAX, "MiB")),
+  vm_cache_check_interval_s: v.exactOptional(whole(1, 86_400, "seconds")),
+  vm_cache_queue_length: v.exactOptional(whole(0, QUEUE_LENGTH_MAX, "claims")),
 } as const;
 
 const RUNTIME_ENTRIES = {
@@ -75,6 +101,7 @@ export const KNOWN_NAMES: Readonly<Record<string, readonly string[]>> = {
   hypervisor: ["qemu"],
   "hypervisor.qemu": Object.keys(QEMU_ENTRIES),
   factory: Object.keys(FACTORY_ENTRIES),
+  "factory.vm_cache_shapes": Object.keys(SHAPE_ENTRIES),
   agent: [],
   runtime: Object.keys(RUNTIME_ENTRIES),
 };

@@ -13,7 +13,7 @@ export type SlotState =
   | { readonly kind: "checking"; readonly vm: IdleVm }
   /** Being given to a client. */
   | { readonly kind: "leasing"; readonly vm: IdleVm }
-  /** Lost or found bad; being cleaned up. */
+  /** Lost, too old or not wanted; being cleaned up. */
   | { readonly kind: "ending"; readonly vm: IdleVm };
 
 export class Slot {
@@ -22,6 +22,8 @@ export class Slot {
   /** In a row; 0 after a VM that lived. */
   failures = 0;
   lastError: HearthError | undefined;
+  /** Not wanted any more: goes as soon as its state allows. */
+  isSurplus = false;
 
   constructor(index: number) {
     this.index = index;
@@ -30,6 +32,8 @@ export class Slot {
 
 /** A slot as an operator sees it. */
 export interface SlotStatus {
+  /** Name of its shape; indexes count within it. */
+  readonly shape: string;
   readonly index: number;
   readonly state: SlotState["kind"];
   readonly vm: IdleVmFacts | undefined;
@@ -43,9 +47,10 @@ export interface SlotStatus {
   readonly retryAtMs: number | undefined;
 }
 
-export function slotStatus(slot: Slot): SlotStatus {
+export function slotStatus(slot: Slot, shape: string): SlotStatus {
   const { state } = slot;
   return {
+    shape,
     index: slot.index,
     state: state.kind,
     vm: "vm" in state ? state.vm.facts : undefined,

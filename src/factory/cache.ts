@@ -1,71 +1,50 @@
 /**
- * The cache factory: keeps a number of VMs booted, rehearsed and paused over a base factory and gives each away once.
- * Every slot refills by itself and backs off by itself: a failed boot never closes the pool.
+ * The cache factory for one shape: keeps a number of VMs booted, rehearsed and paused over a base factory and gives each
+ * away once. Every slot refills by itself and backs off by itself: a failed boot never closes the pool.
  */
-import { describeError, HearthError, toHearthError } from "../errors.ts";
-import {
-  POOL_BOOTS_AT_ONCE_DEFAULT,
-  POOL_QUEUE_LENGTH_MAX,
-  SLOT_BACKOFF_MS_MAX,
-  SLOT_BACKOFF_MS_MIN,
-  VM_CHECK_INTERVAL_MS,
-  VM_CHECK_TIMEOUT_MS,
-  VM_LEASE_TIMEOUT_MS,
-  VM_STABLE_MS,
-} from "../limits.ts";
-import { type Log, silentLog } from "../log.ts";
+import { assert, describeError, HearthError, toHearthError } from "../errors.ts";
+import { VM_CHECK_TIMEOUT_MS, VM_LEASE_TIMEOUT_MS, VM_PROVEN_MS, VM_STABLE_MS } from "../limits.ts";
+import type { Log } from "../log.ts";
 import { RemoteError } from "../rpc/status.ts";
-import type { VmConfig } from "../vm/vm-config.ts";
+import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { backoffMs } from "./backoff.ts";
 import type { BaseFactory } from "./base-factory.ts";
+import type { BootBudget, Booter } from "./boot-budget.ts";
+import type { CacheCounts, CacheEvent } from "./cache-event.ts";
 import { Slot, type SlotState, type SlotStatus, slotStatus } from "./cache-slot.ts";
 import { ClaimQueue } from "./claim-queue.ts";
 import { connectIdleVm, endSandboxProcess, type IdleVm, type IdleVmFacts, type VmLease } from "./idle-vm.ts";
 import { newToken } from "./launch.ts";
 
-/** What happened, for progress displays; the log says the same. */
-export type CacheEvent =
-  | { readonly kind: "booting"; readonly slot: number }
-  | { readonly kind: "step"; readonly slot: number; readonly step: string }
-  | { readonly kind: "ready"; readonly slot: number; readonly vmId: string; readonly bootMs: number }
-  | { readonly kind: "failed"; readonly slot: number; readonly error: HearthError; readonly retryMs: number }
-  | { readonly kind: "lost"; readonly slot: number; readonly vmId: string; readonly error: HearthError }
-  | { readonly kind: "handed-out"; readonly slot: number; readonly vmId: string };
-
 /** Reports the steps of a boot that is under way. */
 export type OnBootStep = (vmId: string, step: string) => void;
 
-export interface CacheOptions {
+/** What the operator sets and may change while the pool runs. */
+export interface CacheSettings {
   /** VMs kept ready, 1 or more. */
-  readonly slots: number;
-  readonly config: VmConfig;
+  readonly number: number;
+  /** Milliseconds in which a VM handed out must be adopted. */
+  readonly leaseMs: number;
+  readonly queueLengthMax: number;
+  readonly backoff: { readonly minMs: number; readonly maxMs: number };
+  /** Milliseconds between two checks of an idle VM. */
+  readonly checkIntervalMs: number;
+  /** Milliseconds after which an idle VM is replaced; 0: never. */
+  readonly ageMaxMs: number;
+}
+
+/** The same for every shape of a pool. */
+export interface CacheParts {
   readonly runDir: string;
   /** Makes the base factory of one boot; its VMs must come in mode "idle". */
   readonly base: (onStep: OnBootStep) => BaseFactory;
-  readonly leaseMs: number;
-  readonly bootsAtOnce?: number;
-  readonly queueLengthMax?: number;
-  readonly backoff?: { readonly minMs: number; readonly maxMs: number };
-  /** Milliseconds between two checks of an idle VM. */
-  readonly checkIntervalMs?: number;
-  readonly leaseTimeoutMs?: number;
-  readonly stableMs?: number;
-  readonly log?: Log;
-  readonly onEvent?: (event: CacheEvent) => void;
+  readonly log: Log;
+  readonly onEvent: (event: CacheEvent) => void;
+  readonly counts: CacheCounts;
+  readonly budget: BootBudget;
+  readonly leaseTimeoutMs?: number | undefined;
+  readonly stableMs?: number | undefined;
 }
-
-export interface CacheCounters {
-  readonly hits: number;
-  readonly boots: number;
-  /** Boots that failed. */
-  readonly bootFailures: number;
-  /** Idle VMs that died, failed a check, or failed when they were to be handed out. */
-  readonly losses: number;
-  readonly misses: Readonly<Record<MissReason, number>>;
-}
-
-/** "queue-full": refused at once. "gave-up": the client cancelled, or its deadline passed. "closed": the pool was ending. */
-export type MissReason = "queue-full" | "gave-up" | "closed" | "mismatch";
 
 export interface HandedOutVm {
   readonly facts: IdleVmFacts;
@@ -74,36 +53,97 @@ export interface HandedOutVm {
   revoke(): Promise<void>;
 }
 
-export class VmCache implements AsyncDisposable {
-  readonly #options: CacheOptions;
+/** "<vcpus>x<MiB>": unique among the shapes of a pool. */
+export function shapeName({ vcpus, memoryMib }: Pick<VmConfig, "vcpus" | "memoryMib">): string {
+  return `${vcpus}x${memoryMib}`;
+}
+
+/** A claim's shape was taken out of the pool: it may be made anew, for the shape that fits best now. */
+export class ShapeGoneError extends HearthError {
+  override readonly name = "ShapeGoneError";
+}
+
+export class VmCache implements Booter {
+  readonly shape: string;
+  /** Hex digest. */
+  readonly identity: string;
+  readonly #parts: CacheParts;
   readonly #log: Log;
-  readonly #slots: readonly Slot[];
+  readonly #slots: Slot[] = [];
   readonly #claims: ClaimQueue<{ readonly slot: Slot; readonly vm: IdleVm }>;
   readonly #bootAbort = new AbortController();
   /** Whatever must have ended before `close` resolves. */
   readonly #work = new Set<Promise<void>>();
-  readonly #checkTimer: ReturnType<typeof setInterval>;
-  readonly #misses: Record<MissReason, number> = { "queue-full": 0, "gave-up": 0, closed: 0, mismatch: 0 };
-  #hits = 0;
-  #boots = 0;
-  #bootFailures = 0;
-  #losses = 0;
-  #booting = 0;
-  #closed: Promise<void> | undefined;
-  #started = false;
+  #config: VmConfig;
+  #settings: CacheSettings;
+  #closed: { readonly reason: HearthError; readonly done: Promise<void> } | undefined;
 
-  constructor(options: CacheOptions) {
-    this.#options = options;
-    this.#log = options.log ?? silentLog;
-    this.#slots = Array.from({ length: options.slots }, (_, index) => new Slot(index));
-    this.#claims = new ClaimQueue(options.queueLengthMax ?? POOL_QUEUE_LENGTH_MAX);
-    this.#checkTimer = setInterval(() => this.#startChecks(), options.checkIntervalMs ?? VM_CHECK_INTERVAL_MS);
+  constructor(config: VmConfig, settings: CacheSettings, parts: CacheParts) {
+    this.shape = shapeName(config);
+    this.#config = config;
+    this.identity = identityDigest(config);
+    this.#parts = parts;
+    this.#log = parts.log.with({ shape: this.shape });
+    this.#settings = settings;
+    this.#claims = new ClaimQueue(settings.queueLengthMax);
+    this.#resize();
   }
 
-  /** Begins to boot. What `adopt` took before needs no boot. */
-  start(): void {
-    this.#started = true;
-    this.#pump();
+  get config(): VmConfig {
+    return this.#config;
+  }
+
+  get settings(): CacheSettings {
+    return this.#settings;
+  }
+
+  /**
+   * Takes effect at once; VMs over the number are ended. `config` must be of the same identity. The caller pumps the
+   * budget afterwards.
+   */
+  configure(config: VmConfig, settings: CacheSettings): void {
+    assert(identityDigest(config) === this.identity, "a vm of another identity is another shape");
+    this.#config = config;
+    this.#settings = settings;
+    this.#claims.lengthMax = settings.queueLengthMax;
+    // What they wait for may just have been mended.
+    for (const slot of [...this.#slots]) if (slot.state.kind === "backing-off") this.#stopBackingOff(slot);
+    this.#resize();
+  }
+
+  get slots(): SlotStatus[] {
+    return this.#slots.map((slot) => slotStatus(slot, this.shape));
+  }
+
+  /** Claims waiting now. */
+  get waiting(): number {
+    return this.#claims.length;
+  }
+
+  get memoryMib(): number {
+    return this.#config.memoryMib;
+  }
+
+  get held(): number {
+    return this.#slots.filter(({ state }) => state.kind !== "empty" && state.kind !== "backing-off").length;
+  }
+
+  get ending(): number {
+    return this.#slots.filter(({ state }) => state.kind === "ending").length;
+  }
+
+  /** Claims that wait count most, then the share of the slots that is empty. */
+  get need(): number | undefined {
+    const empty = this.#slots.filter(({ state }) => state.kind === "empty").length;
+    if (empty === 0 || this.#closed !== undefined) return undefined;
+    const booting = this.#slots.filter(({ state }) => state.kind === "booting").length;
+    return Math.max(0, this.#claims.length - booting) + empty / this.#slots.length;
+  }
+
+  /** For a slot that is empty; see Booter. */
+  boot(): Promise<void> {
+    const slot = this.#slots.find(({ state }) => state.kind === "empty");
+    return slot === undefined ? Promise.resolve() : this.#track(this.#boot(slot));
   }
 
   /** Takes in an idle VM that is there already. False when no slot is free; the VM is then still the caller's. */
@@ -114,87 +154,74 @@ export class VmCache implements AsyncDisposable {
     return true;
   }
 
-  get counters(): CacheCounters {
-    return {
-      hits: this.#hits,
-      boots: this.#boots,
-      bootFailures: this.#bootFailures,
-      losses: this.#losses,
-      misses: { ...this.#misses },
-    };
-  }
-
-  get slots(): SlotStatus[] {
-    return this.#slots.map(slotStatus);
-  }
-
-  /** Claims waiting now. */
-  get waiting(): number {
-    return this.#claims.length;
-  }
-
-  countMiss(reason: MissReason): void {
-    this.#misses[reason] += 1;
-  }
-
   /**
    * A leased VM for the first claim in line. Waits until one is idle; "resource-exhausted" when too many wait already,
-   * "unavailable" when the pool is ending, the signal's reason when it aborts. Each VM is given to one claim only; one
-   * that does not take its lease is destroyed and the next one tried.
+   * the reason of `close` when the shape is ending, the signal's reason when it aborts. Each VM is given to one claim
+   * only; one that does not take its lease is destroyed and the next one tried.
    */
   async take(signal: AbortSignal): Promise<HandedOutVm> {
-    try {
-      for (let attempt = 0; ; attempt++) {
-        const { slot, vm } = await this.#nextIdle(signal, attempt > 0);
-        if (signal.aborted) {
-          this.#offer(slot, vm);
-          throw signal.reason;
-        }
-        const handedOut = await this.#handOut(slot, vm);
-        if (handedOut === undefined) continue;
-        if (signal.aborted) {
-          await handedOut.revoke();
-          throw signal.reason;
-        }
-        this.#hits += 1;
-        return handedOut;
+    for (let attempt = 0; ; attempt++) {
+      const { slot, vm } = await this.#nextIdle(signal, attempt > 0);
+      if (signal.aborted) {
+        this.#offer(slot, vm);
+        throw signal.reason;
       }
-    } catch (thrown) {
-      this.countMiss(this.#missReason(thrown, signal));
-      throw toHearthError(thrown, "claim pooled vm");
+      const handedOut = await this.#handOut(slot, vm);
+      if (handedOut === undefined) continue;
+      if (signal.aborted) {
+        await handedOut.revoke();
+        throw signal.reason;
+      }
+      return handedOut;
     }
   }
 
-  /** No new hand-outs; waiting claims fail; boots are ended and idle VMs destroyed. Idempotent. */
-  close(): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
+  /** Checks the idle VMs whose last proof of life is older than the interval, and replaces the oldest that is too old. */
+  look(): void {
+    for (const slot of this.#slots) {
+      if (slot.state.kind !== "idle") continue;
+      const { vm } = slot.state;
+      if (vm.provenAgoMs < this.#settings.checkIntervalMs) continue;
+      slot.state = { kind: "checking", vm };
+      void this.#track(this.#check(slot, vm));
+    }
+    this.#retireOldest();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
+  /** From now on every VM has to prove anew that it lives, before it is handed out and at the next look. */
+  distrust(): void {
+    for (const { state } of this.#slots) if ("vm" in state) state.vm.distrust();
   }
 
-  async #close(): Promise<void> {
-    clearInterval(this.#checkTimer);
-    const error = closedError();
-    this.#claims.rejectAll(error);
-    this.#bootAbort.abort(error);
+  /** Ends one idle VM, if there is one, to make room for others. */
+  giveUpOne(): boolean {
+    const found = this.#oldestIdle();
+    if (found === undefined) return false;
+    this.#drain(found.slot, found.vm);
+    return true;
+  }
+
+  /** No new hand-outs; waiting claims fail with `reason`; boots are ended and idle VMs destroyed. Idempotent. */
+  close(reason: HearthError): Promise<void> {
+    this.#closed ??= { reason, done: Promise.resolve().then(() => this.#close(reason)) };
+    return this.#closed.done;
+  }
+
+  async #close(reason: HearthError): Promise<void> {
+    this.#claims.rejectAll(reason);
+    this.#bootAbort.abort(reason);
     for (const slot of this.#slots) {
       const { state } = slot;
-      if (state.kind === "backing-off") clearTimeout(state.timer);
-      if (state.kind === "idle" || state.kind === "checking") this.#end(slot, state.vm);
+      if (state.kind === "backing-off") this.#stopBackingOff(slot);
+      if (state.kind !== "idle" && state.kind !== "checking") continue;
+      if (reason instanceof ShapeGoneError) this.#drain(slot, state.vm);
+      else this.#end(slot, state.vm);
     }
     while (this.#work.size > 0) await Promise.all(this.#work);
   }
 
-  #missReason(thrown: unknown, signal: AbortSignal): MissReason {
-    if (signal.aborted) return "gave-up";
-    return thrown instanceof HearthError && thrown.code === "resource-exhausted" ? "queue-full" : "closed";
-  }
-
   #nextIdle(signal: AbortSignal, again: boolean): Promise<{ readonly slot: Slot; readonly vm: IdleVm }> {
-    if (this.#closed !== undefined) return Promise.reject(closedError());
+    if (this.#closed !== undefined) return Promise.reject(this.#closed.reason);
     if (again || this.#claims.length === 0) {
       const found = this.#oldestIdle();
       if (found !== undefined) {
@@ -219,15 +246,18 @@ export class VmCache implements AsyncDisposable {
   /** Undefined when the VM was no good; its slot is being cleaned up then. */
   async #handOut(slot: Slot, vm: IdleVm): Promise<HandedOutVm | undefined> {
     try {
-      const timeoutMs = this.#options.leaseTimeoutMs ?? VM_LEASE_TIMEOUT_MS;
-      const lease = await this.#track(vm.lease(newToken(), this.#options.leaseMs, timeoutMs));
-      slot.state = { kind: "empty" };
+      const timeoutMs = this.#parts.leaseTimeoutMs ?? VM_LEASE_TIMEOUT_MS;
+      const agent = vm.provenAgoMs > VM_PROVEN_MS;
+      const lease = await this.#track(
+        vm.lease({ token: newToken(), leaseMs: this.#settings.leaseMs, agent }, timeoutMs),
+      );
       slot.failures = 0;
       this.#log.info("vm handed out", { vm: vm.facts.vmId, slot: slot.index });
-      this.#options.onEvent?.({ kind: "handed-out", slot: slot.index, vmId: vm.facts.vmId });
       vm.release();
+      this.#empty(slot);
+      this.#event(slot, { kind: "handed-out", vmId: vm.facts.vmId });
       // Starting a process takes milliseconds of this thread: the answer goes first.
-      setTimeout(() => this.#pump(), REFILL_DELAY_MS);
+      setTimeout(() => this.#parts.budget.pump(), REFILL_DELAY_MS);
       return { facts: vm.facts, lease, revoke: () => this.#track(this.#revoke(vm)) };
     } catch (thrown) {
       const error = toHearthError(thrown, `lease vm ${vm.facts.vmId}`);
@@ -239,11 +269,11 @@ export class VmCache implements AsyncDisposable {
 
   /** It lives and is not idle: somebody has it, and it must not be destroyed under them. */
   #letGo(slot: Slot, vm: IdleVm, error: HearthError): void {
-    this.#losses += 1;
+    this.#parts.counts.losses += 1;
     this.#log.error("pooled vm is not ours", { vm: vm.facts.vmId, slot: slot.index, error: describeError(error) });
     vm.release();
-    slot.state = { kind: "empty" };
-    this.#pump();
+    this.#empty(slot);
+    this.#parts.budget.pump();
   }
 
   async #revoke(vm: IdleVm): Promise<void> {
@@ -258,7 +288,9 @@ export class VmCache implements AsyncDisposable {
       return;
     }
     slot.state = { kind: "leasing", vm };
-    if (!this.#claims.serve({ slot, vm })) slot.state = { kind: "idle", vm };
+    if (this.#claims.serve({ slot, vm })) return;
+    if (slot.isSurplus) this.#drain(slot, vm);
+    else slot.state = { kind: "idle", vm };
   }
 
   #becomeIdle(slot: Slot, vm: IdleVm): void {
@@ -267,49 +299,71 @@ export class VmCache implements AsyncDisposable {
     this.#offer(slot, vm);
   }
 
-  /** Starts boots while slots are empty and boots are allowed. */
-  #pump(): void {
-    if (!this.#started || this.#closed !== undefined) return;
-    const bootsAtOnce = this.#options.bootsAtOnce ?? POOL_BOOTS_AT_ONCE_DEFAULT;
-    for (const slot of this.#slots) {
-      if (this.#booting >= bootsAtOnce) return;
-      if (slot.state.kind === "empty") void this.#track(this.#boot(slot));
+  /** The slot has no VM any more; one too many goes. */
+  #empty(slot: Slot): void {
+    slot.state = { kind: "empty" };
+    if (slot.isSurplus) this.#slots.splice(this.#slots.indexOf(slot), 1);
+  }
+
+  /** As many slots as the settings say. Those with least to lose go first, and none before its VM has gone. */
+  #resize(): void {
+    const { number } = this.#settings;
+    const wanted = this.#slots.filter(({ isSurplus }) => !isSurplus);
+    for (const slot of this.#slots.filter(({ isSurplus }) => isSurplus)) {
+      if (wanted.length >= number) break;
+      slot.isSurplus = false;
+      wanted.push(slot);
     }
+    for (let index = 0; wanted.length < number; index++) {
+      if (this.#slots.some((slot) => slot.index === index)) continue;
+      const slot = new Slot(index);
+      this.#slots.push(slot);
+      wanted.push(slot);
+    }
+    const surplus = wanted.toSorted((a, b) => lossOf(a) - lossOf(b)).slice(0, wanted.length - number);
+    for (const slot of surplus) {
+      slot.isSurplus = true;
+      if (slot.state.kind === "idle") this.#drain(slot, slot.state.vm);
+      else if (slot.state.kind === "backing-off") this.#stopBackingOff(slot);
+      else if (slot.state.kind === "empty") this.#empty(slot);
+    }
+    this.#slots.sort((a, b) => a.index - b.index);
   }
 
   async #boot(slot: Slot): Promise<void> {
     const state: SlotState = { kind: "booting", startedAtMs: Date.now(), vmId: undefined, step: undefined };
     slot.state = state;
-    this.#booting += 1;
-    this.#options.onEvent?.({ kind: "booting", slot: slot.index });
+    this.#event(slot, { kind: "booting" });
     try {
       const vm = await this.#bootVm((vmId, step) => {
         state.vmId = vmId;
         state.step = step;
-        this.#options.onEvent?.({ kind: "step", slot: slot.index, step });
+        this.#event(slot, { kind: "step", step });
       });
-      this.#boots += 1;
+      this.#parts.counts.boots += 1;
       const bootMs = Date.now() - state.startedAtMs;
       this.#log.info("vm ready", { vm: vm.facts.vmId, slot: slot.index, bootMs });
       this.#becomeIdle(slot, vm);
-      this.#options.onEvent?.({ kind: "ready", slot: slot.index, vmId: vm.facts.vmId, bootMs });
+      this.#event(slot, { kind: "ready", vmId: vm.facts.vmId, bootMs });
+      this.#retireOldest();
     } catch (thrown) {
-      if (this.#closed !== undefined) slot.state = { kind: "empty" };
-      else {
-        this.#bootFailures += 1;
-        this.#backOff(slot, toHearthError(thrown, "boot vm for the pool"));
+      if (this.#closed !== undefined) {
+        this.#empty(slot);
+        return;
       }
-    } finally {
-      this.#booting -= 1;
-      this.#pump();
+      this.#parts.counts.bootFailures += 1;
+      this.#backOff(slot, toHearthError(thrown, "boot vm for the pool"));
     }
   }
 
   async #bootVm(onStep: OnBootStep): Promise<IdleVm> {
-    const { config, runDir } = this.#options;
-    const { vmId, sandbox } = await this.#options.base(onStep).getBaseVm(config, this.#bootAbort.signal);
+    const { runDir, base } = this.#parts;
+    const { vmId, sandbox } = await base(onStep).getBaseVm(this.#config, this.#bootAbort.signal);
     try {
-      return await connectIdleVm({ runDir, vmId }, this.#log);
+      const vm = await connectIdleVm({ runDir, vmId }, this.#log);
+      // It has just rehearsed.
+      vm.proven();
+      return vm;
     } catch (thrown) {
       await endSandboxProcess({ runDir, vmId }, sandbox, this.#log);
       throw thrown;
@@ -319,20 +373,25 @@ export class VmCache implements AsyncDisposable {
   #backOff(slot: Slot, error: HearthError): void {
     slot.failures += 1;
     slot.lastError = error;
-    const range = this.#options.backoff ?? { minMs: SLOT_BACKOFF_MS_MIN, maxMs: SLOT_BACKOFF_MS_MAX };
-    const retryMs = backoffMs(slot.failures, range);
+    const retryMs = backoffMs(slot.failures, this.#settings.backoff);
     this.#log.warn("slot backs off", {
       slot: slot.index,
       failures: slot.failures,
       retryMs,
       error: describeError(error),
     });
-    this.#options.onEvent?.({ kind: "failed", slot: slot.index, error, retryMs });
     const timer = setTimeout(() => {
-      slot.state = { kind: "empty" };
-      this.#pump();
+      this.#empty(slot);
+      this.#parts.budget.pump();
     }, retryMs);
     slot.state = { kind: "backing-off", retryAtMs: Date.now() + retryMs, timer };
+    this.#event(slot, { kind: "failed", error, retryMs });
+    if (slot.isSurplus) this.#stopBackingOff(slot);
+  }
+
+  #stopBackingOff(slot: Slot): void {
+    if (slot.state.kind === "backing-off") clearTimeout(slot.state.timer);
+    this.#empty(slot);
   }
 
   /** The sandbox process went away by itself. While it is being leased, the lease fails and sees to it. */
@@ -343,39 +402,54 @@ export class VmCache implements AsyncDisposable {
 
   /** A VM that is no good: cleaned up, then its slot refilled; with a pause when it did not live long. */
   #lose(slot: Slot, vm: IdleVm, error: HearthError): void {
-    this.#losses += 1;
+    this.#parts.counts.losses += 1;
     this.#log.warn("pooled vm lost", { vm: vm.facts.vmId, slot: slot.index, error: describeError(error) });
-    this.#options.onEvent?.({ kind: "lost", slot: slot.index, vmId: vm.facts.vmId, error });
+    this.#event(slot, { kind: "lost", vmId: vm.facts.vmId, error });
     const livedMs = Date.now() - vm.facts.readyAtMs;
     this.#end(slot, vm, () => {
-      if (livedMs < (this.#options.stableMs ?? VM_STABLE_MS)) this.#backOff(slot, error);
+      if (livedMs < (this.#parts.stableMs ?? VM_STABLE_MS)) this.#backOff(slot, error);
       else slot.failures = 0;
     });
+  }
+
+  #drain(slot: Slot, vm: IdleVm): void {
+    this.#parts.counts.drained += 1;
+    this.#log.info("idle vm not wanted any more", { vm: vm.facts.vmId, slot: slot.index });
+    this.#event(slot, { kind: "drained", vmId: vm.facts.vmId });
+    this.#end(slot, vm);
+  }
+
+  /** One at a time, and only while the others are ready: VMs that were booted together grow old together. */
+  #retireOldest(): void {
+    const { ageMaxMs } = this.#settings;
+    const oldest = this.#oldestIdle();
+    if (ageMaxMs === 0 || oldest === undefined || Date.now() - oldest.vm.facts.readyAtMs < ageMaxMs) return;
+    const isFilling = this.#slots.some(
+      ({ state }) => state.kind === "empty" || state.kind === "booting" || state.kind === "ending",
+    );
+    if (isFilling) return;
+    const { slot, vm } = oldest;
+    this.#parts.counts.retired += 1;
+    this.#log.info("idle vm too old", { vm: vm.facts.vmId, slot: slot.index });
+    this.#event(slot, { kind: "retired", vmId: vm.facts.vmId });
+    this.#end(slot, vm);
   }
 
   /** Destroys the VM of the slot, which is empty afterwards unless `then` decides otherwise. */
   #end(slot: Slot, vm: IdleVm, then?: () => void): void {
     slot.state = { kind: "ending", vm };
     const ended = vm.destroy().then(() => {
-      slot.state = { kind: "empty" };
+      this.#empty(slot);
       if (this.#closed !== undefined) return;
-      then?.();
-      this.#pump();
+      if (!slot.isSurplus) then?.();
+      this.#parts.budget.pump();
     });
     void this.#track(ended);
   }
 
-  #startChecks(): void {
-    for (const slot of this.#slots) {
-      if (slot.state.kind !== "idle") continue;
-      const { vm } = slot.state;
-      slot.state = { kind: "checking", vm };
-      void this.#track(this.#check(slot, vm));
-    }
-  }
-
   async #check(slot: Slot, vm: IdleVm): Promise<void> {
     let failure: HearthError | undefined;
+    const startedAt = performance.now();
     try {
       await vm.check(VM_CHECK_TIMEOUT_MS);
     } catch (thrown) {
@@ -383,8 +457,16 @@ export class VmCache implements AsyncDisposable {
     }
     // It may have been lost, or the pool closed, meanwhile.
     if (slot.state.kind !== "checking" || slot.state.vm !== vm) return;
-    if (failure === undefined) this.#offer(slot, vm);
-    else this.#lose(slot, vm, failure);
+    if (failure !== undefined) {
+      this.#lose(slot, vm, failure);
+      return;
+    }
+    this.#event(slot, { kind: "checked", vmId: vm.facts.vmId, checkMs: performance.now() - startedAt });
+    this.#offer(slot, vm);
+  }
+
+  #event(slot: Slot, event: WhatHappened): void {
+    this.#parts.onEvent({ shape: this.shape, slot: slot.index, ...event });
   }
 
   #track<T>(work: Promise<T>): Promise<T> {
@@ -401,6 +483,10 @@ export class VmCache implements AsyncDisposable {
 /** Milliseconds from a hand-out to its refill: time for the answer to leave, nothing against a boot. */
 const REFILL_DELAY_MS = 5;
 
-function closedError(): HearthError {
-  return new HearthError("unavailable", "claim pooled vm: the pool is shutting down");
+type WithoutPlace<Event> = Event extends unknown ? Omit<Event, "shape" | "slot"> : never;
+type WhatHappened = WithoutPlace<CacheEvent>;
+
+/** The less, the sooner a slot that is not wanted any more goes. */
+function lossOf({ state }: Slot): number {
+  return ["empty", "backing-off", "ending", "booting", "idle", "checking", "leasing"].indexOf(state.kind);
 }

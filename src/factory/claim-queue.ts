@@ -7,11 +7,12 @@ interface Claim<T> {
 }
 
 export class ClaimQueue<T> {
-  readonly #lengthMax: number;
+  /** Claims that may wait; those that wait already stay when it shrinks. */
+  lengthMax: number;
   readonly #claims: Claim<T>[] = [];
 
   constructor(lengthMax: number) {
-    this.#lengthMax = lengthMax;
+    this.lengthMax = lengthMax;
   }
 
   get length(): number {
@@ -24,7 +25,7 @@ export class ClaimQueue<T> {
    */
   wait(signal: AbortSignal, atFront: boolean): Promise<T> {
     if (signal.aborted) return Promise.reject(signal.reason);
-    if (!atFront && this.#claims.length >= this.#lengthMax) {
+    if (!atFront && this.#claims.length >= this.lengthMax) {
       return Promise.reject(
         new HearthError("resource-exhausted", `claim pooled vm: ${this.#claims.length} claims are waiting already`),
       );

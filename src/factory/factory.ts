@@ -6,7 +6,7 @@ import type { HearthConfig } from "../config/config.ts";
 import { DeadlineError, describeError, HearthError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { TemplateError, type TemplateProblem } from "../vm/template-store.ts";
-import type { VmConfig } from "../vm/vm-config.ts";
+import type { VmConfig, VmSize } from "../vm/vm-config.ts";
 import type { BaseFactory, BaseVm } from "./base-factory.ts";
 import { createDirectFactory } from "./direct.ts";
 import { createGrpcCacheFactory, type GrpcCacheOptions, PoolMismatchError } from "./grpc-cache.ts";
@@ -21,15 +21,15 @@ export interface FactoryOptions extends Omit<LaunchOptions, "mode" | "log" | "te
   readonly templateDir: string | undefined;
 }
 
-/** As the configuration says; the pool is asked when `vm_cache_number` is above 0. */
-export function factoryOptions({ factory, runtime }: HearthConfig, log: Log): FactoryOptions {
-  const pool = { endpoint: factory.vm_cache_endpoint, timeoutMs: factory.vm_cache_timeout_ms };
+/** As the configuration says; the pool is asked, for the size that is needed, when it has VMs by the configuration. */
+export function factoryOptions({ factory, runtime }: HearthConfig, log: Log, need?: VmSize): FactoryOptions {
+  const pool = { endpoint: factory.vm_cache_endpoint, timeoutMs: factory.vm_cache_timeout_ms, need };
   return {
     runDir: runtime.run_dir,
     leaseMs: factory.vm_cache_lease_ms,
     logLevel: runtime.log_level,
     log,
-    pool: factory.vm_cache_number > 0 ? pool : undefined,
+    pool: factory.vm_cache_number > 0 || factory.vm_cache_shapes.length > 0 ? pool : undefined,
     templateDir: factory.enable_template ? factory.template_path : undefined,
   };
 }

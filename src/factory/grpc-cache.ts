@@ -2,15 +2,17 @@
 import { DeadlineError, HearthError } from "../errors.ts";
 import { CacheService } from "../gen/cache_pb.ts";
 import { assertSocketPath } from "../sys/unix-socket.ts";
-import { identityDigest, identityOf, type VmConfig } from "../vm/vm-config.ts";
+import { baseIdentityDigest, identityOf, type VmConfig, type VmSize } from "../vm/vm-config.ts";
 import type { BaseFactory, BaseVm } from "./base-factory.ts";
-import { decodePoolConfig, decodePooledVm, IDENTITY_METADATA_KEY, identityDifference } from "./pool-wire.ts";
+import { decodePoolConfig, decodePooledVm, encodeNeed, identityDifference } from "./pool-wire.ts";
 
 export interface GrpcCacheOptions {
   /** Unix socket of the pool server. */
   readonly endpoint: string;
   /** Milliseconds for connecting, comparing and waiting for a VM together. */
   readonly timeoutMs: number;
+  /** The size that is needed, by which the pool chooses. Default: that of the VM's configuration. */
+  readonly need?: VmSize | undefined;
 }
 
 /** The pool's VMs are not what the caller needs. */
@@ -27,25 +29,25 @@ export function createGrpcCacheFactory(options: GrpcCacheOptions): BaseFactory {
 }
 
 async function askPool(options: GrpcCacheOptions, config: VmConfig, signal: AbortSignal): Promise<BaseVm> {
-  const { endpoint, timeoutMs } = options;
+  const { endpoint, timeoutMs, need = config } = options;
   const startedAt = performance.now();
   assertSocketPath(endpoint);
   const { createGrpcClient, GrpcClient } = await import("../rpc/grpc.ts");
   await using client = new GrpcClient(endpoint);
   const cache = createGrpcClient(CacheService, client);
-  const digest = identityDigest(config);
+  const metadata = encodeNeed(config, need);
   const callOptions = () => {
     const leftMs = timeoutMs - (performance.now() - startedAt);
     if (leftMs <= 0) throw new DeadlineError(`pool server on ${endpoint}`, timeoutMs);
-    return { signal, timeoutMs: leftMs, metadata: { [IDENTITY_METADATA_KEY]: digest } };
+    return { signal, timeoutMs: leftMs, metadata };
   };
   try {
     const pool = decodePoolConfig((await cache.config({}, callOptions())).Data);
-    if (pool.digest !== digest) {
+    if (pool.baseDigest !== baseIdentityDigest(config)) {
       const fields = identityDifference(identityOf(config), pool.identity).join(", ");
       throw new PoolMismatchError("failed-precondition", `use pool on ${endpoint}: its vms differ in ${fields}`);
     }
-    return decodePooledVm(await cache.getBaseVM({}, callOptions()), digest);
+    return decodePooledVm(await cache.getBaseVM({}, callOptions()), config);
   } catch (thrown) {
     // The deadline of the last call is what was left of the whole: name the whole.
     if (thrown instanceof DeadlineError) {

@@ -68,6 +68,13 @@ export async function connectIdleVm(location: VmLocation, log: Log = silentLog, 
   }
 }
 
+export interface LeaseRequest {
+  readonly token: string;
+  readonly leaseMs: number;
+  /** Resume the VM and ask the guest's agent first; else QEMU alone is asked. */
+  readonly agent: boolean;
+}
+
 export interface VmLease {
   readonly token: string;
   /** The VM's record as its sandbox process wrote it, JSON. */
@@ -86,6 +93,7 @@ export class IdleVm {
   readonly #sandbox: ClientOf<typeof SandboxService>;
   readonly #log: Log;
   #destroyed: Promise<void> | undefined;
+  #provenAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(
     runDir: string,
@@ -102,15 +110,31 @@ export class IdleVm {
     this.lost = client.closed;
   }
 
+  /** Milliseconds since its agent last answered; infinite when it is not known to have. */
+  get provenAgoMs(): number {
+    return performance.now() - this.#provenAtMs;
+  }
+
+  /** Its agent has just answered. */
+  proven(): void {
+    this.#provenAtMs = performance.now();
+  }
+
+  /** Something happened since that it may not have survived. */
+  distrust(): void {
+    this.#provenAtMs = Number.NEGATIVE_INFINITY;
+  }
+
   /** QEMU answers, and the guest's agent too. */
   async check(timeoutMs: number): Promise<void> {
     await this.#sandbox.check({ agent: true }, { timeoutMs });
+    this.proven();
   }
 
   /** Gives the VM away to whoever presents the token within `leaseMs`. After a failure the VM is fit only to be destroyed. */
-  async lease(token: string, leaseMs: number, timeoutMs: number): Promise<VmLease> {
-    const { recordJson, vcpus, memoryMib } = await this.#sandbox.lease({ token, leaseMs }, { timeoutMs });
-    return { token, recordJson, vcpus, memoryMib };
+  async lease(request: LeaseRequest, timeoutMs: number): Promise<VmLease> {
+    const { recordJson, vcpus, memoryMib } = await this.#sandbox.lease({ ...request }, { timeoutMs });
+    return { token: request.token, recordJson, vcpus, memoryMib };
   }
 
   /** Lets go of the VM without ending it: it belongs to the holder of the lease now. */

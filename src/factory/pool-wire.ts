@@ -4,21 +4,33 @@ import * as v from "valibot";
 import { HearthError, toHearthError } from "../errors.ts";
 import type { GrpcVM, GrpcVMConfigSchema, GrpcVMSchema } from "../gen/cache_pb.ts";
 import { assertSocketPath } from "../sys/unix-socket.ts";
-import { identityDigest, identityOf, type VmConfig, type VmIdentity } from "../vm/vm-config.ts";
+import {
+  baseIdentityDigest,
+  baseIdentityOf,
+  identityDigest,
+  identityOf,
+  type VmConfig,
+  type VmIdentity,
+  type VmSize,
+} from "../vm/vm-config.ts";
 import { parseVmRecord } from "../vm/vm-record.ts";
 import type { BaseVm } from "./base-factory.ts";
 import type { IdleVmFacts, VmLease } from "./idle-vm.ts";
 
-/** gRPC metadata in which a client says what it needs: the hex digest of its identity. */
-export const IDENTITY_METADATA_KEY = "hearth-identity";
+/** gRPC metadata in which a client says what it needs: the hex digest of its identity without the size, and the size. */
+const IDENTITY_KEY = "hearth-identity";
+const VCPUS_KEY = "hearth-vcpus";
+const MEMORY_KEY = "hearth-memory-mib";
 
 const UNIX_URL_PREFIX = "unix://";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
+const digest = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/));
 const PoolConfigSchema = v.object({
   identity: v.record(v.string(), v.union([v.string(), v.number(), v.boolean(), v.array(v.string())])),
-  digest: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+  digest,
+  baseDigest: digest,
 });
 const TokenSchema = v.object({ token: v.pipe(v.string(), v.regex(/^[0-9a-f]{32,}$/)) });
 
@@ -26,10 +38,44 @@ export interface PoolConfig {
   readonly identity: VmIdentity;
   /** Hex SHA-256 of the identity. */
   readonly digest: string;
+  /** The same without the size: what a client compares, since a VM of another size can be grown. */
+  readonly baseDigest: string;
+}
+
+/** What a client needs, as far as it says so. */
+export interface PoolNeed {
+  readonly baseIdentity: string | undefined;
+  readonly size: VmSize | undefined;
+}
+
+export function encodeNeed(config: VmConfig, size: VmSize): Record<string, string> {
+  return {
+    [IDENTITY_KEY]: baseIdentityDigest(config),
+    [VCPUS_KEY]: String(size.vcpus),
+    [MEMORY_KEY]: String(size.memoryMib),
+  };
+}
+
+/** Fails with invalid-argument for a size that is none. */
+export function decodeNeed(metadata: Readonly<Record<string, string>>): PoolNeed {
+  const [vcpus, memoryMib] = [VCPUS_KEY, MEMORY_KEY].map((key) => count(key, metadata[key]));
+  const size =
+    vcpus === undefined && memoryMib === undefined ? undefined : { vcpus: vcpus ?? 1, memoryMib: memoryMib ?? 1 };
+  return { baseIdentity: metadata[IDENTITY_KEY], size };
+}
+
+function count(key: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw new HearthError("invalid-argument", `read metadata ${key}: not a count: ${JSON.stringify(text.slice(0, 20))}`);
 }
 
 export function encodePoolConfig(config: VmConfig): MessageInitShape<typeof GrpcVMConfigSchema> {
-  const data: PoolConfig = { identity: identityOf(config), digest: identityDigest(config) };
+  const data: PoolConfig = {
+    identity: identityOf(config),
+    digest: identityDigest(config),
+    baseDigest: baseIdentityDigest(config),
+  };
   return { Data: encoder.encode(JSON.stringify(data)), AgentConfig: encoder.encode("{}") };
 }
 
@@ -46,8 +92,9 @@ export function decodePoolConfig(data: Uint8Array): PoolConfig {
   return result.output;
 }
 
-/** Names of the fields in which two identities differ, sorted. */
-export function identityDifference(ours: VmIdentity, theirs: VmIdentity): string[] {
+/** Names of the fields other than the size in which two identities differ, sorted. */
+export function identityDifference(our: VmIdentity, their: VmIdentity): string[] {
+  const [ours, theirs] = [baseIdentityOf(our), baseIdentityOf(their)];
   const names = new Set([...Object.keys(ours), ...Object.keys(theirs)]);
   return [...names].filter((name) => JSON.stringify(ours[name]) !== JSON.stringify(theirs[name])).sort();
 }
@@ -66,14 +113,14 @@ export function encodePooledVm(facts: IdleVmFacts, lease: VmLease): MessageInitS
   };
 }
 
-/** Fails with "internal" when the VM is not described as a server of ours does, or is of another identity than `digest`. */
-export function decodePooledVm(vm: GrpcVM, digest: string): BaseVm {
+/** Fails with "internal" when the VM is not described as a server of ours does, or differs from `config` in more than its size. */
+export function decodePooledVm(vm: GrpcVM, config: VmConfig): BaseVm {
   try {
     const text = decoder.decode(vm.hypervisor);
     const record = parseVmRecord(text, `of pooled vm ${vm.id}`);
     const { token } = v.parse(TokenSchema, JSON.parse(text));
     if (record.vmId !== vm.id || BigInt(record.sandbox.pid) !== vm.proxyPid) throw new Error("record of another vm");
-    if (record.identity !== digest) throw new Error("vm of another identity");
+    if (record.baseIdentity !== baseIdentityDigest(config)) throw new Error("vm of another identity");
     if (!vm.proxyURL.startsWith(`${UNIX_URL_PREFIX}/`)) throw new Error(`proxyURL ${JSON.stringify(vm.proxyURL)}`);
     const sandboxSocket = vm.proxyURL.slice(UNIX_URL_PREFIX.length);
     assertSocketPath(sandboxSocket);

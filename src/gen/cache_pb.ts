@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file cache.proto.
  */
 export const file_cache: GenFile = /*@__PURE__*/
-  fileDesc("CgtjYWNoZS5wcm90bxIFY2FjaGUiMQoMR3JwY1ZNQ29uZmlnEgwKBERhdGEYASABKAwSEwoLQWdlbnRDb25maWcYAiABKAwiewoGR3JwY1ZNEgoKAmlkGAEgASgJEhIKCmh5cGVydmlzb3IYAiABKAwSEAoIcHJveHlQaWQYAyABKAMSEAoIcHJveHlVUkwYBCABKAkSCwoDY3B1GAUgASgNEg4KBm1lbW9yeRgGIAEoDRIQCghjcHVEZWx0YRgHIAEoDSL+AQoKR3JwY1N0YXR1cxILCgNwaWQYASABKAMSJQoIdm1zdGF0dXMYAiADKAsyEy5jYWNoZS5HcnBjVk1TdGF0dXMSJgoJaGFuZGVkT3V0GAMgAygLMhMuY2FjaGUuR3JwY1ZNU3RhdHVzEiQKBXNsb3RzGAQgAygLMhUuY2FjaGUuR3JwY1Nsb3RTdGF0dXMSDwoHd2FpdGluZxgFIAEoDRIQCghpZGVudGl0eRgGIAEoCRITCgtzdGFydGVkQXRNcxgHIAEoAxIlCghjb3VudGVycxgIIAEoCzITLmNhY2hlLkdycGNDb3VudGVycxIPCgd2ZXJzaW9uGAkgASgJInYKDEdycGNWTVN0YXR1cxILCgNwaWQYASABKAMSCwoDY3B1GAIgASgNEg4KBm1lbW9yeRgDIAEoDRIKCgJpZBgEIAEoCRINCgVzdGF0ZRgFIAEoCRINCgVhZ2VNcxgGIAEoAxISCgpzYW5kYm94UGlkGAcgASgDIoABCg5HcnBjU2xvdFN0YXR1cxINCgVpbmRleBgBIAEoDRINCgVzdGF0ZRgCIAEoCRIKCgJpZBgDIAEoCRIMCgRzdGVwGAQgASgJEhAKCGZhaWx1cmVzGAUgASgNEhEKCWxhc3RFcnJvchgGIAEoCRIRCglyZXRyeUluTXMYByABKA0i6gEKDEdycGNDb3VudGVycxIMCgRoaXRzGAEgASgEEg4KBm1pc3NlcxgCIAEoBBI/Cg5taXNzZXNCeVJlYXNvbhgDIAMoCzInLmNhY2hlLkdycGNDb3VudGVycy5NaXNzZXNCeVJlYXNvbkVudHJ5Eg0KBWJvb3RzGAQgASgEEhQKDGJvb3RGYWlsdXJlcxgFIAEoBBIOCgZsb3NzZXMYBiABKAQSDwoHYWRvcHRlZBgHIAEoBBo1ChNNaXNzZXNCeVJlYXNvbkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEy5gEKDENhY2hlU2VydmljZRI1CgZDb25maWcSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaEy5jYWNoZS5HcnBjVk1Db25maWcSMgoJR2V0QmFzZVZNEhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5Gg0uY2FjaGUuR3JwY1ZNEjMKBlN0YXR1cxIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoRLmNhY2hlLkdycGNTdGF0dXMSNgoEUXVpdBIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eWIGcHJvdG8z", [file_google_protobuf_empty]);
+  fileDesc("CgtjYWNoZS5wcm90bxIFY2FjaGUiMQoMR3JwY1ZNQ29uZmlnEgwKBERhdGEYASABKAwSEwoLQWdlbnRDb25maWcYAiABKAwiewoGR3JwY1ZNEgoKAmlkGAEgASgJEhIKCmh5cGVydmlzb3IYAiABKAwSEAoIcHJveHlQaWQYAyABKAMSEAoIcHJveHlVUkwYBCABKAkSCwoDY3B1GAUgASgNEg4KBm1lbW9yeRgGIAEoDRIQCghjcHVEZWx0YRgHIAEoDSLkAgoKR3JwY1N0YXR1cxILCgNwaWQYASABKAMSJQoIdm1zdGF0dXMYAiADKAsyEy5jYWNoZS5HcnBjVk1TdGF0dXMSJgoJaGFuZGVkT3V0GAMgAygLMhMuY2FjaGUuR3JwY1ZNU3RhdHVzEiQKBXNsb3RzGAQgAygLMhUuY2FjaGUuR3JwY1Nsb3RTdGF0dXMSDwoHd2FpdGluZxgFIAEoDRIQCghpZGVudGl0eRgGIAEoCRITCgtzdGFydGVkQXRNcxgHIAEoAxIlCghjb3VudGVycxgIIAEoCzITLmNhY2hlLkdycGNDb3VudGVycxIPCgd2ZXJzaW9uGAkgASgJEiYKBnNoYXBlcxgKIAMoCzIWLmNhY2hlLkdycGNTaGFwZVN0YXR1cxIRCgltZW1vcnlNaWIYCyABKAQSFAoMbWVtb3J5TWF4TWliGAwgASgEEhMKC2NvbmZpZ0Vycm9yGA0gASgJIpABCg9HcnBjU2hhcGVTdGF0dXMSDAoEbmFtZRgBIAEoCRINCgV2Y3B1cxgCIAEoDRIOCgZtZW1vcnkYAyABKA0SDgoGbnVtYmVyGAQgASgNEgwKBGlkbGUYBSABKA0SDwoHYm9vdGluZxgGIAEoDRIPCgd3YWl0aW5nGAcgASgNEhAKCGlkZW50aXR5GAggASgJInYKDEdycGNWTVN0YXR1cxILCgNwaWQYASABKAMSCwoDY3B1GAIgASgNEg4KBm1lbW9yeRgDIAEoDRIKCgJpZBgEIAEoCRINCgVzdGF0ZRgFIAEoCRINCgVhZ2VNcxgGIAEoAxISCgpzYW5kYm94UGlkGAcgASgDIo8BCg5HcnBjU2xvdFN0YXR1cxINCgVpbmRleBgBIAEoDRINCgVzdGF0ZRgCIAEoCRIKCgJpZBgDIAEoCRIMCgRzdGVwGAQgASgJEhAKCGZhaWx1cmVzGAUgASgNEhEKCWxhc3RFcnJvchgGIAEoCRIRCglyZXRyeUluTXMYByABKA0SDQoFc2hhcGUYCCABKAkijAIKDEdycGNDb3VudGVycxIMCgRoaXRzGAEgASgEEg4KBm1pc3NlcxgCIAEoBBI/Cg5taXNzZXNCeVJlYXNvbhgDIAMoCzInLmNhY2hlLkdycGNDb3VudGVycy5NaXNzZXNCeVJlYXNvbkVudHJ5Eg0KBWJvb3RzGAQgASgEEhQKDGJvb3RGYWlsdXJlcxgFIAEoBBIOCgZsb3NzZXMYBiABKAQSDwoHYWRvcHRlZBgHIAEoBBIPCgdyZXRpcmVkGAggASgEEg8KB2RyYWluZWQYCSABKAQaNQoTTWlzc2VzQnlSZWFzb25FbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBMuYBCgxDYWNoZVNlcnZpY2USNQoGQ29uZmlnEhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5GhMuY2FjaGUuR3JwY1ZNQ29uZmlnEjIKCUdldEJhc2VWTRIWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRoNLmNhY2hlLkdycGNWTRIzCgZTdGF0dXMSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaES5jYWNoZS5HcnBjU3RhdHVzEjYKBFF1aXQSFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHliBnByb3RvMw", [file_google_protobuf_empty]);
 
 /**
  * @generated from message cache.GrpcVMConfig
@@ -139,7 +139,7 @@ export type GrpcStatus = Message<"cache.GrpcStatus"> & {
   waiting: number;
 
   /**
-   * Hex digest of the identity the pool's VMs have.
+   * Hex digest of the identity that the VMs of the first shape have.
    *
    * @generated from field: string identity = 6;
    */
@@ -163,6 +163,34 @@ export type GrpcStatus = Message<"cache.GrpcStatus"> & {
    * @generated from field: string version = 9;
    */
   version: string;
+
+  /**
+   * The sizes side by side, the first for clients that name none.
+   *
+   * @generated from field: repeated cache.GrpcShapeStatus shapes = 10;
+   */
+  shapes: GrpcShapeStatus[];
+
+  /**
+   * MiB that the pool's VMs have together, idle and booting.
+   *
+   * @generated from field: uint64 memoryMib = 11;
+   */
+  memoryMib: bigint;
+
+  /**
+   * 0: no bound.
+   *
+   * @generated from field: uint64 memoryMaxMib = 12;
+   */
+  memoryMaxMib: bigint;
+
+  /**
+   * Why the configuration that is there is not the one in use; empty when it is.
+   *
+   * @generated from field: string configError = 13;
+   */
+  configError: string;
 };
 
 /**
@@ -171,6 +199,68 @@ export type GrpcStatus = Message<"cache.GrpcStatus"> & {
  */
 export const GrpcStatusSchema: GenMessage<GrpcStatus> = /*@__PURE__*/
   messageDesc(file_cache, 2);
+
+/**
+ * @generated from message cache.GrpcShapeStatus
+ */
+export type GrpcShapeStatus = Message<"cache.GrpcShapeStatus"> & {
+  /**
+   * "<vcpus>x<MiB>", as slots name it.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint32 vcpus = 2;
+   */
+  vcpus: number;
+
+  /**
+   * MiB.
+   *
+   * @generated from field: uint32 memory = 3;
+   */
+  memory: number;
+
+  /**
+   * VMs wanted.
+   *
+   * @generated from field: uint32 number = 4;
+   */
+  number: number;
+
+  /**
+   * @generated from field: uint32 idle = 5;
+   */
+  idle: number;
+
+  /**
+   * @generated from field: uint32 booting = 6;
+   */
+  booting: number;
+
+  /**
+   * Claims waiting for one.
+   *
+   * @generated from field: uint32 waiting = 7;
+   */
+  waiting: number;
+
+  /**
+   * Hex digest of the identity of its VMs.
+   *
+   * @generated from field: string identity = 8;
+   */
+  identity: string;
+};
+
+/**
+ * Describes the message cache.GrpcShapeStatus.
+ * Use `create(GrpcShapeStatusSchema)` to create a new message.
+ */
+export const GrpcShapeStatusSchema: GenMessage<GrpcShapeStatus> = /*@__PURE__*/
+  messageDesc(file_cache, 3);
 
 /**
  * @generated from message cache.GrpcVMStatus
@@ -229,7 +319,7 @@ export type GrpcVMStatus = Message<"cache.GrpcVMStatus"> & {
  * Use `create(GrpcVMStatusSchema)` to create a new message.
  */
 export const GrpcVMStatusSchema: GenMessage<GrpcVMStatus> = /*@__PURE__*/
-  messageDesc(file_cache, 3);
+  messageDesc(file_cache, 4);
 
 /**
  * @generated from message cache.GrpcSlotStatus
@@ -279,6 +369,13 @@ export type GrpcSlotStatus = Message<"cache.GrpcSlotStatus"> & {
    * @generated from field: uint32 retryInMs = 7;
    */
   retryInMs: number;
+
+  /**
+   * Name of its shape; indexes count within it.
+   *
+   * @generated from field: string shape = 8;
+   */
+  shape: string;
 };
 
 /**
@@ -286,7 +383,7 @@ export type GrpcSlotStatus = Message<"cache.GrpcSlotStatus"> & {
  * Use `create(GrpcSlotStatusSchema)` to create a new message.
  */
 export const GrpcSlotStatusSchema: GenMessage<GrpcSlotStatus> = /*@__PURE__*/
-  messageDesc(file_cache, 4);
+  messageDesc(file_cache, 5);
 
 /**
  * @generated from message cache.GrpcCounters
@@ -330,6 +427,20 @@ export type GrpcCounters = Message<"cache.GrpcCounters"> & {
    * @generated from field: uint64 adopted = 7;
    */
   adopted: bigint;
+
+  /**
+   * Idle VMs replaced because of their age.
+   *
+   * @generated from field: uint64 retired = 8;
+   */
+  retired: bigint;
+
+  /**
+   * Idle VMs ended because the configuration, or what is on disk, no longer wants them.
+   *
+   * @generated from field: uint64 drained = 9;
+   */
+  drained: bigint;
 };
 
 /**
@@ -337,7 +448,7 @@ export type GrpcCounters = Message<"cache.GrpcCounters"> & {
  * Use `create(GrpcCountersSchema)` to create a new message.
  */
 export const GrpcCountersSchema: GenMessage<GrpcCounters> = /*@__PURE__*/
-  messageDesc(file_cache, 5);
+  messageDesc(file_cache, 6);
 
 /**
  * Served by `hearth vmcache serve` over gRPC on a unix socket.

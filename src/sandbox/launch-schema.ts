@@ -14,6 +14,7 @@ const VmConfigSchema = v.strictObject({
   initrd: path,
   image: path,
   guestDigest: v.string(),
+  programsDigest: v.string(),
   hearthVersion: v.string(),
   kernelParams: v.array(v.string()),
   vcpus: count,

@@ -3,7 +3,7 @@
 import type { VmPaths } from "../paths.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
-import { identityDigest } from "../vm/vm-config.ts";
+import { baseIdentityDigest, identityDigest } from "../vm/vm-config.ts";
 import { VM_RECORD_VERSION, type VmRecord } from "../vm/vm-record.ts";
 import type { Sandbox } from "./sandbox.ts";
 
@@ -21,6 +21,7 @@ export function bootingRecord(vm: BootingVm, processes: readonly ProcessIdentity
     vmId: vm.vmId,
     state: "booting",
     identity: identityDigest(vm.config),
+    baseIdentity: baseIdentityDigest(vm.config),
     guestDigest: vm.config.guestDigest,
     hypervisor: "qemu",
     sandbox: { ...vm.owner },

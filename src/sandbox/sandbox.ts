@@ -12,6 +12,7 @@ import {
   LEASE_MS_MAX,
   QMP_CALL_TIMEOUT_MS,
   SANDBOX_END_AGENT_TIMEOUT_MS,
+  VM_LEASE_AGENT_TIMEOUT_MS,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { Spec } from "../oci/spec.ts";
@@ -118,22 +119,33 @@ export class Sandbox {
     }
   }
 
-  /** idle → leased. The VM is destroyed unless `adopt` comes with the token within `leaseMs` (1 to 600000). */
-  async lease(token: string, leaseMs: number): Promise<void> {
+  /**
+   * idle → leased. The VM is destroyed unless `adopt` comes with the token within `leaseMs` (1 to 600000). QEMU must answer;
+   * `withAgent` the guest too, and then the VM is left running: its adopter would resume it as its first step.
+   */
+  async lease(token: string, leaseMs: number, withAgent: boolean): Promise<void> {
     if (token.length < 16 || leaseMs < 1 || leaseMs > LEASE_MS_MAX) {
       throw new HearthError("invalid-argument", "lease VM: token is too short or lease time out of range");
     }
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
     // Asked first: the record is written while QEMU answers.
-    const answer = this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    const answer = withAgent ? this.#wake() : this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
     this.#setState(this.#leased(token, leaseMs));
     try {
       await answer;
     } catch (error) {
-      void this.end("qemu does not answer");
+      void this.end(withAgent ? "qemu or the agent does not answer" : "qemu does not answer");
       throw error;
     }
+  }
+
+  /** Both are asked at once: the agent's answer comes when QEMU has resumed the guest. */
+  async #wake(): Promise<void> {
+    await Promise.all([
+      this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS)),
+      this.vm.agent.health.check({}, { timeoutMs: VM_LEASE_AGENT_TIMEOUT_MS }),
+    ]);
   }
 
   #leased(token: string, leaseMs: number): SandboxState {

@@ -41,7 +41,7 @@ function vmHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       return {};
     },
     lease: async (request) => {
-      await sandbox.lease(request.token, request.leaseMs);
+      await sandbox.lease(request.token, request.leaseMs, request.agent);
       return {
         recordJson: new TextEncoder().encode(JSON.stringify(vmRecordOf(sandbox))),
         vcpus: sandbox.vm.hypervisor.vcpus,

@@ -10,6 +10,7 @@ const host: HostFacts = {
   memoryMib: 8_100,
   virtiofsd: "/usr/libexec/virtiofsd",
   isExecutable: () => true,
+  stampOf: (path) => `stamp of ${path}`,
 };
 const guest = { kernel: "/k", initrd: "/i", image: "/m", digest: "d" };
 type Hypervisor = (typeof DEFAULT_CONFIG)["hypervisor"];

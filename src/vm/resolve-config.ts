@@ -16,6 +16,8 @@ export interface HostFacts {
   readonly memoryMib: number;
   readonly virtiofsd: string | undefined;
   readonly isExecutable: (path: string) => boolean;
+  /** Tells a file from the one that takes its place, without reading it. Fails with not-found. */
+  readonly stampOf: (path: string) => string;
 }
 
 export function readHostFacts(): HostFacts {
@@ -25,6 +27,7 @@ export function readHostFacts(): HostFacts {
     memoryMib: hostMemoryMib(),
     virtiofsd: findVirtiofsd(),
     isExecutable,
+    stampOf: fileStamp,
   };
 }
 
@@ -40,10 +43,15 @@ export type GuestFiles = Pick<GuestAssets, "kernel" | "initrd" | "image" | "dige
 
 /** Pure but for the log: one warning when software emulation was not chosen but is all there is. */
 export function toVmConfig(config: HearthConfig, guest: GuestFiles, host: HostFacts, log: Log): VmConfig {
-  const { hypervisor } = config;
+  const { hypervisor, factory } = config;
   const maxVcpus = hypervisor.default_maxvcpus || Math.min(host.cpus, VCPUS_MAX);
   const maxMemoryMib = hypervisor.default_maxmemory || host.memoryMib;
+  // The bounds are the same for VMs of every size: any of them may be asked to stand in for a larger one.
+  const vcpus = [hypervisor.default_vcpus, ...factory.vm_cache_shapes.map((shape) => shape.vcpus)];
+  const memoryMib = [hypervisor.default_memory, ...factory.vm_cache_shapes.map((shape) => shape.memory)];
   const usesVirtioFs = hypervisor.shared_fs === "virtio-fs";
+  const virtiofsdPath = usesVirtioFs ? hypervisor.virtio_fs_daemon || (host.virtiofsd ?? "") : "";
+  const programs = [hypervisor.path, virtiofsdPath].filter((path) => path !== "");
   return {
     hypervisor: "qemu",
     qemuPath: hypervisor.path,
@@ -53,14 +61,15 @@ export function toVmConfig(config: HearthConfig, guest: GuestFiles, host: HostFa
     initrd: guest.initrd,
     image: guest.image,
     guestDigest: guest.digest,
+    programsDigest: digestOf(programs.map(host.stampOf)),
     hearthVersion: `${VERSION} ${COMMIT}`,
     kernelParams: hypervisor.kernel_params.split(/\s+/).filter((param) => param !== ""),
     vcpus: hypervisor.default_vcpus,
-    maxVcpus: Math.max(maxVcpus, hypervisor.default_vcpus),
+    maxVcpus: Math.max(maxVcpus, ...vcpus),
     memoryMib: hypervisor.default_memory,
-    maxMemoryMib: Math.max(wholeBlocks(maxMemoryMib), hypervisor.default_memory),
+    maxMemoryMib: Math.max(wholeBlocks(maxMemoryMib), ...memoryMib),
     sharedFs: hypervisor.shared_fs,
-    virtiofsdPath: usesVirtioFs ? hypervisor.virtio_fs_daemon || (host.virtiofsd ?? "") : "",
+    virtiofsdPath,
     transport: transport(hypervisor.transport),
     seccomp: hypervisor.seccomp_sandbox,
     bootTimeoutMs: hypervisor.boot_timeout_ms,
@@ -120,7 +129,7 @@ export function checkSharedFs({ hypervisor }: Pick<HearthConfig, "hypervisor">, 
 async function guestFiles({ hypervisor, runtime }: HearthConfig, log: Log): Promise<GuestFiles> {
   const own = { kernel: hypervisor.kernel, initrd: hypervisor.initrd, image: hypervisor.image };
   const replaced = Object.entries(own).filter(([, path]) => path !== "");
-  const stamps = replaced.map(([key, path]) => fileStamp(key, path));
+  const stamps = replaced.map(([key, path]) => `${key} ${fileStamp(path)}`);
   if (replaced.length === Object.keys(own).length) return { ...own, digest: digestOf(stamps) };
   const carried = await ensureGuestAssets(runtime.data_dir, log);
   if (replaced.length === 0) return carried;
@@ -132,13 +141,13 @@ async function guestFiles({ hypervisor, runtime }: HearthConfig, log: Log): Prom
   };
 }
 
-/** Identifies a file of the operator's without reading its hundred megabytes at every start. */
-function fileStamp(key: string, path: string): string {
+/** Identifies a file without reading its hundred megabytes at every start. */
+export function fileStamp(path: string): string {
   try {
     const { dev, ino, size, mtimeNs } = statSync(path, { bigint: true });
-    return `${key} ${dev}:${ino} ${size} ${mtimeNs}`;
+    return `${dev}:${ino} ${size} ${mtimeNs}`;
   } catch (thrown) {
-    throw toHearthError(thrown, `find ${key} of [hypervisor.qemu] ${path}`);
+    throw toHearthError(thrown, `find ${path}`);
   }
 }
 

@@ -45,6 +45,7 @@ beforeEach(() => {
     initrd: "/guest/initrd.cpio",
     image: "/guest/rootfs.erofs",
     guestDigest: "00",
+    programsDigest: "00",
     hearthVersion: "0.1.0",
     kernelParams: [],
     vcpus: 1,

@@ -12,6 +12,8 @@ export interface VmConfig {
   readonly image: string;
   /** Digest of kernel, initrd and image together. */
   readonly guestDigest: string;
+  /** Digest of QEMU and virtiofsd as they are on disk. */
+  readonly programsDigest: string;
   /** Version and commit of the hearth that boots it: agent and sandbox process must fit each other. */
   readonly hearthVersion: string;
   readonly kernelParams: readonly string[];
@@ -37,6 +39,7 @@ export const IDENTITY_FIELDS: { readonly [Field in keyof VmConfig]: boolean } = 
   initrd: false,
   image: false,
   guestDigest: true,
+  programsDigest: true,
   hearthVersion: true,
   kernelParams: true,
   // A VM with less can be grown, but two sizes are two shapes of the pool.
@@ -52,6 +55,12 @@ export const IDENTITY_FIELDS: { readonly [Field in keyof VmConfig]: boolean } = 
   bootTimeoutMs: false,
 };
 
+/** The part of the identity that a VM can be grown in: of the rest, nothing may differ. */
+const SIZE_FIELDS: ReadonlySet<string> = new Set<keyof VmConfig>(["vcpus", "memoryMib"]);
+
+/** MiB. */
+export type VmSize = Pick<VmConfig, "vcpus" | "memoryMib">;
+
 export type VmIdentity = { readonly [field: string]: string | number | boolean | readonly string[] };
 
 /** The fields that make up the identity, sorted by name. */
@@ -60,9 +69,21 @@ export function identityOf(config: VmConfig): VmIdentity {
   return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
+/** The identity without the size. */
+export function baseIdentityOf(identity: VmIdentity): VmIdentity {
+  return Object.fromEntries(Object.entries(identity).filter(([field]) => !SIZE_FIELDS.has(field)));
+}
+
 /** Hex SHA-256 over the identity. */
 export function identityDigest(config: VmConfig): string {
-  return createHash("sha256")
-    .update(JSON.stringify(identityOf(config)))
-    .digest("hex");
+  return digestOf(identityOf(config));
+}
+
+/** Hex SHA-256 over everything but the size: VMs that agree in it can stand in for each other, grown if need be. */
+export function baseIdentityDigest(config: VmConfig): string {
+  return digestOf(baseIdentityOf(identityOf(config)));
+}
+
+function digestOf(identity: VmIdentity): string {
+  return createHash("sha256").update(JSON.stringify(identity)).digest("hex");
 }

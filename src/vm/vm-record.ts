@@ -17,6 +17,8 @@ const VmRecordSchema = v.looseObject({
   state: v.picklist(["booting", "idle", "leased", "adopted", "ending"]),
   /** Hex digest; VMs of equal identity are interchangeable. */
   identity: v.string(),
+  /** Hex digest over all but the size; empty in a record of before there was one. */
+  baseIdentity: v.optional(v.string(), ""),
   guestDigest: v.string(),
   hypervisor: v.literal("qemu"),
   sandbox: ProcessIdentitySchema,

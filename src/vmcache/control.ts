@@ -27,6 +27,29 @@ export interface PoolStatus {
   readonly bootFailures: number;
   readonly losses: number;
   readonly adopted: number;
+  /** Replaced because of their age. */
+  readonly retired: number;
+  /** Ended because the configuration, or what is on disk, no longer wants them. */
+  readonly drained: number;
+  readonly shapes: readonly PoolShapeStatus[];
+  /** Of all VMs of the pool, idle and booting. */
+  readonly memoryMib: number;
+  /** 0: no bound. */
+  readonly memoryMaxMib: number;
+  /** Why the configuration that is there is not the one in use; empty when it is. */
+  readonly configError: string;
+}
+
+export interface PoolShapeStatus {
+  readonly name: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly number: number;
+  readonly idle: number;
+  readonly booting: number;
+  readonly waiting: number;
+  /** Hex digest. */
+  readonly identity: string;
 }
 
 export interface PoolVmStatus {
@@ -40,6 +63,8 @@ export interface PoolVmStatus {
 }
 
 export interface PoolSlotStatus {
+  /** Name of its shape; indexes count within it. */
+  readonly shape: string;
   readonly index: number;
   readonly state: string;
   readonly id: string;
@@ -107,7 +132,8 @@ function plainStatus(status: GrpcStatus): PoolStatus {
     startedAtMs: Number(status.startedAtMs),
     idle: status.vmstatus.map(plainVm),
     handedOut: status.handedOut.map(plainVm),
-    slots: status.slots.map(({ index, state, id, step, failures, lastError, retryInMs }) => ({
+    slots: status.slots.map(({ shape, index, state, id, step, failures, lastError, retryInMs }) => ({
+      shape,
       index,
       state,
       id,
@@ -126,6 +152,21 @@ function plainStatus(status: GrpcStatus): PoolStatus {
     bootFailures: Number(counters?.bootFailures ?? 0n),
     losses: Number(counters?.losses ?? 0n),
     adopted: Number(counters?.adopted ?? 0n),
+    retired: Number(counters?.retired ?? 0n),
+    drained: Number(counters?.drained ?? 0n),
+    shapes: status.shapes.map(({ name, vcpus, memory, number, idle, booting, waiting, identity }) => ({
+      name,
+      vcpus,
+      memoryMib: memory,
+      number,
+      idle,
+      booting,
+      waiting,
+      identity,
+    })),
+    memoryMib: Number(status.memoryMib),
+    memoryMaxMib: Number(status.memoryMaxMib),
+    configError: status.configError,
   };
 }
 

@@ -43,11 +43,17 @@ export function assignmentsFor(event: PoolEvent, slots: readonly SlotStatus[]): 
     case "lost":
     case "handed-out":
     case "adopted":
+    case "retired":
+    case "drained":
+    case "configured":
       return [status];
+    case "config-refused":
+      return [`${status}; ${event.error.message.replaceAll("\n", " ")}`];
     case "failed":
-      return [`${status}; slot ${event.slot}: ${event.error.message.replaceAll("\n", " ")}`];
+      return [`${status}; slot ${event.slot} of ${event.shape}: ${event.error.message.replaceAll("\n", " ")}`];
     case "booting":
     case "step":
+    case "checked":
       return [];
   }
 }

@@ -10,15 +10,13 @@ import { readVmRecord, type VmRecord } from "../vm/vm-record.ts";
 
 export interface ReadoptOptions {
   readonly runDir: string;
-  /** Hex digest of the VMs this server keeps. */
-  readonly identity: string;
-  /** At most so many are wanted. */
-  readonly slots: number;
+  /** How many are wanted at most, by the hex digest of their identity. */
+  readonly wanted: ReadonlyMap<string, number>;
   readonly log: Log;
 }
 
 export interface FoundVms {
-  /** Idle, of our identity, the newest first; the caller owns them. */
+  /** Idle, of an identity that is wanted, the newest first; the caller owns them. */
   readonly wanted: readonly IdleVm[];
   /** Resolves when the idle VMs that are not wanted have been ended; never rejects. */
   readonly ended: Promise<void>;
@@ -26,22 +24,26 @@ export interface FoundVms {
 
 /** Leaves alone what is booting, leased or adopted, and what is dead: the first three have owners, the last is an orphan. */
 export async function findIdleVms(options: ReadoptOptions): Promise<FoundVms> {
-  const { runDir, identity, slots, log } = options;
+  const { runDir, log } = options;
   const records = vmIds(runDir).flatMap((vmId) => idleRecord(runDir, vmId, log));
   const found = await Promise.all(records.map((record) => connectOrEnd(runDir, record, log)));
   const vms = found.flatMap((vm) => (vm === undefined ? [] : [vm]));
   vms.sort((a, b) => b.facts.readyAtMs - a.facts.readyAtMs);
-  const ours = vms.filter((vm) => vm.facts.identity === identity);
-  const wanted = ours.slice(0, slots);
-  const unwanted = vms.filter((vm) => !wanted.includes(vm));
-  const ended = Promise.all(
-    unwanted.map((vm) => {
-      const why = vm.facts.identity === identity ? "surplus" : "other identity";
-      log.info("idle vm ended", { vm: vm.facts.vmId, why });
-      return vm.destroy();
-    }),
-  );
-  return { wanted, ended: ended.then(() => {}) };
+  const left = new Map(options.wanted);
+  const wanted: IdleVm[] = [];
+  const unwanted: Promise<void>[] = [];
+  for (const vm of vms) {
+    const { vmId, identity } = vm.facts;
+    const count = left.get(identity);
+    if (count !== undefined && count > 0) {
+      left.set(identity, count - 1);
+      wanted.push(vm);
+      continue;
+    }
+    log.info("idle vm ended", { vm: vmId, why: count === undefined ? "other identity" : "surplus" });
+    unwanted.push(vm.destroy());
+  }
+  return { wanted, ended: Promise.all(unwanted).then(() => {}) };
 }
 
 function idleRecord(runDir: string, vmId: string, log: Log): VmRecord[] {

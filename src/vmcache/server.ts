@@ -1,15 +1,15 @@
 /** The pool server: claims its endpoint, takes over idle VMs, keeps the pool full and hands VMs out until it is told to end. */
 import type { HearthConfig } from "../config/config.ts";
 import { assert, describeError, HearthError } from "../errors.ts";
-import { type CacheOptions, VmCache } from "../factory/cache.ts";
 import { createPoolBase, TemplateMaker } from "../factory/pool-base.ts";
+import { type PoolSettings, VmPool, type VmPoolOptions } from "../factory/vm-pool.ts";
 import { POOL_SHUTDOWN_GRACE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { createGrpcServer } from "../rpc/grpc.ts";
 import type { InheritedSocket } from "../sys/inherited-socket.ts";
 import { listenInherited, listenUnix, type UnixListener } from "../sys/unix-socket.ts";
 import { collectOrphans } from "../vm/collect.ts";
-import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
+import { identityDigest } from "../vm/vm-config.ts";
 import { vmCacheStatus } from "./control.ts";
 import { claimEndpoint, describeOccupant } from "./endpoint.ts";
 import { createNotifier, type Notifier } from "./notify.ts";
@@ -18,17 +18,22 @@ import { findIdleVms } from "./readopt.ts";
 import { cacheService } from "./service.ts";
 import { startWatchdog } from "./watchdog.ts";
 
+/** Hears of settings that are to take the place of those before. */
+export interface SettingsListener {
+  changed(settings: PoolSettings): void;
+  /** There are others, and they cannot be used. */
+  refused(error: HearthError): void;
+  /** This program was replaced on disk: the server is to end, so that the new one can take its place. */
+  replaced(): void;
+}
+
 export interface PoolServerOptions {
-  /** VMs kept ready, 1 or more. */
-  readonly number: number;
   readonly endpoint: string;
   readonly runDir: string;
-  readonly leaseMs: number;
   readonly logLevel: HearthConfig["runtime"]["log_level"];
-  /** Where saved VMs are that the pool's are clones of, made by the server when needed; undefined: they are booted. */
-  readonly templateDir?: string | undefined;
-  /** What the pool's VMs are made from. */
-  readonly vmConfig: VmConfig;
+  readonly settings: PoolSettings;
+  /** Tells of other settings until it is disposed of. */
+  readonly follow?: ((listener: SettingsListener) => AsyncDisposable) | undefined;
   readonly log: Log;
   /** Ends the server as Quit does: idle VMs are destroyed, those in use go on. */
   readonly signal: AbortSignal;
@@ -41,42 +46,24 @@ export interface PoolServerOptions {
   readonly inherited?: InheritedSocket | undefined;
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
-  /** Bounds and times other than those of limits.ts. */
-  readonly cache?: Pick<
-    CacheOptions,
-    "backoff" | "bootsAtOnce" | "checkIntervalMs" | "leaseTimeoutMs" | "queueLengthMax" | "stableMs"
-  >;
+  /** Times other than those of limits.ts. */
+  readonly times?: Pick<VmPoolOptions, "leaseTimeoutMs" | "stableMs" | "lookIntervalMs">;
 }
 
-/** The options that come from the configuration. */
-export function poolServerOptions(
-  config: HearthConfig,
-): Pick<PoolServerOptions, "number" | "endpoint" | "runDir" | "leaseMs" | "logLevel" | "templateDir"> {
-  return {
-    number: config.factory.vm_cache_number,
-    endpoint: config.factory.vm_cache_endpoint,
-    runDir: config.runtime.run_dir,
-    leaseMs: config.factory.vm_cache_lease_ms,
-    logLevel: config.runtime.log_level,
-    templateDir: config.factory.enable_template ? config.factory.template_path : undefined,
-  };
-}
+/** Why a server ended. */
+export type PoolEnd = "signal" | "quit" | "replaced";
 
 /**
- * Serves until `signal` aborts or a client calls Quit; resolves when the idle VMs are destroyed. Fails, with nothing made
- * or lost, when the endpoint cannot be had: "invalid-argument" for a path over 107 bytes, "already-exists" for one in use.
+ * Serves until `signal` aborts, a client calls Quit, or the program was replaced; resolves with which, when the idle VMs
+ * are destroyed. Fails, with nothing made or lost, when the endpoint cannot be had: "invalid-argument" for a path over
+ * 107 bytes, "already-exists" for one in use.
  */
-export async function serveVmCache(options: PoolServerOptions): Promise<void> {
-  const { endpoint, runDir, vmConfig, log, signal } = options;
-  if (options.number < 1) {
-    throw new HearthError("invalid-argument", "serve pool: vm_cache_number is 0, so there is nothing to keep", {
-      hint: "set [factory] vm_cache_number, or pass --number",
-    });
-  }
+export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd> {
+  const { endpoint, runDir, settings, log, signal } = options;
   const startedAtMs = Date.now();
   assertEndpoint(endpoint, options.inherited);
   await using _claim = claimEndpoint(endpoint, runDir);
-  const { promise: stopped, resolve: stop } = Promise.withResolvers<string>();
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<PoolEnd>();
   const onAbort = (): void => stop("signal");
   if (signal.aborted) onAbort();
   else signal.addEventListener("abort", onAbort, { once: true });
@@ -84,35 +71,82 @@ export async function serveVmCache(options: PoolServerOptions): Promise<void> {
   await using listener = await listenOrExplain(options, entrance);
   const onEvent = (event: PoolEvent): void => {
     options.onEvent?.(event);
-    notifier?.onEvent(event, cache.slots);
+    notifier?.onEvent(event, pool.slots);
   };
   const notifier = createNotifier(options.notifySocket, log);
-  const cache = createCache(options, onEvent);
-  await using _cache = cache;
+  const pool = createPool(options, onEvent);
+  await using _pool = pool;
   const background: Promise<unknown>[] = [];
-  const found = await findIdleVms({ runDir, identity: identityDigest(vmConfig), slots: options.number, log });
+  const wanted = new Map(settings.shapes.map(({ config, number }) => [identityDigest(config), number]));
+  const found = await findIdleVms({ runDir, wanted, log });
   background.push(found.ended);
   for (const vm of found.wanted) {
-    assert(cache.adopt(vm), "an empty slot for every vm that was found");
+    assert(pool.adopt(vm), "an empty slot for every vm that was found");
     log.info("idle vm adopted", { vm: vm.facts.vmId });
     onEvent({ kind: "adopted", vmId: vm.facts.vmId });
   }
   const adopted = found.wanted.length;
   const quit = (): void => stop("quit");
-  await using grpc = createGrpcServer([cacheService({ cache, vmConfig, runDir, startedAtMs, adopted, quit })], { log });
+  const following = followSettings(options, pool, onEvent, () => stop("replaced"));
+  await using _following = following;
+  const service = cacheService({ pool, runDir, startedAtMs, adopted, quit, configError: following.error });
+  await using grpc = createGrpcServer([service], { log });
   entrance.open((stream) => grpc.accept(stream));
-  log.info("pool serves", { endpoint, number: options.number, adopted });
+  log.info("pool serves", {
+    endpoint,
+    shapes: pool.shapes.map(({ name, number }) => `${number} of ${name}`).join(", "),
+    adopted,
+  });
   onEvent({ kind: "listening", endpoint });
   using watchdog = watch(options, notifier);
   background.push(collectOrphans(runDir, log).catch((thrown: unknown) => logFailure(log, "collect orphans", thrown)));
-  cache.start();
+  pool.start();
   const reason = await stopped;
   watchdog?.[Symbol.dispose]();
   signal.removeEventListener("abort", onAbort);
-  log.info("pool ends", { reason, idle: cache.slots.length });
+  log.info("pool ends", { reason, slots: pool.slots.length });
   onEvent({ kind: "stopping", reason });
   listener.close();
-  await Promise.all([cache.close(), grpc.shutdown(POOL_SHUTDOWN_GRACE_MS), ...background]);
+  await Promise.all([pool.close(), grpc.shutdown(POOL_SHUTDOWN_GRACE_MS), ...background]);
+  return reason;
+}
+
+interface Following extends AsyncDisposable {
+  /** Why the settings that are there are not those in use. */
+  readonly error: () => string | undefined;
+}
+
+function followSettings(
+  { follow, log }: PoolServerOptions,
+  pool: VmPool,
+  onEvent: (event: PoolEvent) => void,
+  end: () => void,
+): Following {
+  let refusal: HearthError | undefined;
+  const following = follow?.({
+    changed: (settings) => {
+      refusal = undefined;
+      pool.apply(settings);
+      const shapes = pool.shapes.map(({ name, number }) => `${number} of ${name}`).join(", ");
+      log.info("settings changed", { shapes });
+      onEvent({ kind: "configured" });
+    },
+    refused: (error) => {
+      refusal = error;
+      log.error("settings refused, those before still hold", { error: describeError(error) });
+      onEvent({ kind: "config-refused", error });
+    },
+    replaced: () => {
+      log.warn("this program was replaced, the new one takes over");
+      end();
+    },
+  });
+  return {
+    error: () => (refusal === undefined ? undefined : describeError(refusal)),
+    [Symbol.asyncDispose]: async () => {
+      await following?.[Symbol.asyncDispose]();
+    },
+  };
 }
 
 type Connections = Parameters<typeof listenUnix>[1];
@@ -164,21 +198,28 @@ function watch(
   });
 }
 
-function createCache(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmCache {
-  const { runDir, leaseMs, logLevel, log, sandboxArgv, templateDir } = options;
+function createPool(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmPool {
+  const { runDir, settings, logLevel, log, sandboxArgv } = options;
   const argv = sandboxArgv === undefined ? {} : { argv: sandboxArgv };
-  const maker =
-    templateDir === undefined ? undefined : new TemplateMaker({ templateDir, runDir, logLevel, log, ...argv });
-  return new VmCache({
-    slots: options.number,
-    config: options.vmConfig,
+  const makers = new Map<string, TemplateMaker>();
+  const makerOf = (templateDir: string): TemplateMaker => {
+    const maker = makers.get(templateDir) ?? new TemplateMaker({ templateDir, runDir, logLevel, log, ...argv });
+    makers.set(templateDir, maker);
+    return maker;
+  };
+  const pool: VmPool = new VmPool({
+    settings,
     runDir,
-    leaseMs,
     log,
-    base: (onStep) => createPoolBase(maker, { runDir, leaseMs, logLevel, log, onStep, ...argv }),
+    base: (onStep) => {
+      const { templateDir, leaseMs } = pool.settings;
+      const maker = templateDir === undefined ? undefined : makerOf(templateDir);
+      return createPoolBase(maker, { runDir, leaseMs, logLevel, log, onStep, ...argv });
+    },
     onEvent,
-    ...options.cache,
+    ...options.times,
   });
+  return pool;
 }
 
 function logFailure(log: Log, what: string, thrown: unknown): void {

@@ -1,15 +1,16 @@
 /** CacheService on the wire: what clients of the pool are answered. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError } from "../errors.ts";
-import type { VmCache } from "../factory/cache.ts";
 import type { SlotStatus } from "../factory/cache-slot.ts";
 import type { IdleVmFacts } from "../factory/idle-vm.ts";
-import { encodePoolConfig, encodePooledVm, IDENTITY_METADATA_KEY } from "../factory/pool-wire.ts";
+import { decodeNeed, encodePoolConfig, encodePooledVm } from "../factory/pool-wire.ts";
+import type { VmPool } from "../factory/vm-pool.ts";
 import {
   CacheService,
   type GrpcCountersSchema,
   type GrpcSlotStatusSchema,
   type GrpcStatusSchema,
+  type GrpcVMSchema,
   type GrpcVMStatusSchema,
 } from "../gen/cache_pb.ts";
 import { vmPaths } from "../paths.ts";
@@ -18,45 +19,31 @@ import type { RegisteredService } from "../rpc/service.ts";
 import { isAlive } from "../sys/process-identity.ts";
 import { COMMIT, VERSION } from "../version.ts";
 import { vmIds } from "../vm/collect.ts";
-import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
+import { baseIdentityDigest, identityDigest } from "../vm/vm-config.ts";
 import { readVmRecord, type VmRecord } from "../vm/vm-record.ts";
 
 export interface CacheServiceParts {
-  readonly cache: VmCache;
-  readonly vmConfig: VmConfig;
+  readonly pool: VmPool;
   readonly runDir: string;
   readonly startedAtMs: number;
   /** Idle VMs taken over at the start. */
   readonly adopted: number;
+  /** Why the configuration that is there is not the one in use. */
+  readonly configError: () => string | undefined;
   /** Begins the end of the server; returns at once. */
   readonly quit: () => void;
 }
 
 export function cacheService(parts: CacheServiceParts): RegisteredService<GrpcCallContext> {
-  const digest = identityDigest(parts.vmConfig);
-  const isMismatch = (context: GrpcCallContext): boolean => {
-    const wanted = context.metadata[IDENTITY_METADATA_KEY];
-    return wanted !== undefined && wanted !== digest;
-  };
+  const { pool } = parts;
   return registerGrpcService(CacheService, {
     config: (_request, context) => {
-      if (isMismatch(context)) parts.cache.countMiss("mismatch");
-      return encodePoolConfig(parts.vmConfig);
+      const { baseIdentity, size } = decodeNeed(context.metadata);
+      if (isMismatch(pool, baseIdentity)) pool.countMiss("mismatch");
+      return encodePoolConfig(pool.configFor(size));
     },
-    getBaseVM: async (_request, context) => {
-      if (isMismatch(context)) {
-        parts.cache.countMiss("mismatch");
-        throw new HearthError("failed-precondition", "claim pooled vm: the pool's vms are of another identity");
-      }
-      const vm = await parts.cache.take(context.signal);
-      try {
-        return encodePooledVm(vm.facts, vm.lease);
-      } catch (thrown) {
-        await vm.revoke();
-        throw thrown;
-      }
-    },
-    status: () => poolStatus(parts, digest),
+    getBaseVM: (_request, context) => claim(pool, context),
+    status: () => poolStatus(parts),
     quit: () => {
       parts.quit();
       return {};
@@ -64,9 +51,29 @@ export function cacheService(parts: CacheServiceParts): RegisteredService<GrpcCa
   });
 }
 
-function poolStatus(parts: CacheServiceParts, digest: string): MessageInitShape<typeof GrpcStatusSchema> {
+/** A client that says nothing of what it needs takes what there is, as Kata's does. */
+function isMismatch(pool: VmPool, wanted: string | undefined): boolean {
+  return wanted !== undefined && wanted !== baseIdentityDigest(pool.configFor());
+}
+
+async function claim(pool: VmPool, context: GrpcCallContext): Promise<MessageInitShape<typeof GrpcVMSchema>> {
+  const { baseIdentity, size } = decodeNeed(context.metadata);
+  if (isMismatch(pool, baseIdentity)) {
+    pool.countMiss("mismatch");
+    throw new HearthError("failed-precondition", "claim pooled vm: the pool's vms are of another identity");
+  }
+  const vm = await pool.take(context.signal, size);
+  try {
+    return encodePooledVm(vm.facts, vm.lease);
+  } catch (thrown) {
+    await vm.revoke();
+    throw thrown;
+  }
+}
+
+function poolStatus(parts: CacheServiceParts): MessageInitShape<typeof GrpcStatusSchema> {
   const now = Date.now();
-  const { slots, waiting } = parts.cache;
+  const { slots, waiting, shapes, memoryMib, settings } = parts.pool;
   const idle = slots.flatMap(({ state, vm }) => (vm !== undefined && isReady(state) ? [idleStatus(vm, now)] : []));
   return {
     pid: BigInt(process.pid),
@@ -74,10 +81,14 @@ function poolStatus(parts: CacheServiceParts, digest: string): MessageInitShape<
     handedOut: vmIds(parts.runDir).flatMap((vmId) => handedOutStatus(parts.runDir, vmId, now)),
     slots: slots.map((slot) => slotMessage(slot, now)),
     waiting,
-    identity: digest,
+    identity: identityDigest(parts.pool.configFor()),
     startedAtMs: BigInt(parts.startedAtMs),
     counters: countersMessage(parts),
     version: `${VERSION} ${COMMIT}`,
+    shapes: shapes.map(({ memoryMib: memory, ...shape }) => ({ ...shape, memory })),
+    memoryMib: BigInt(memoryMib),
+    memoryMaxMib: BigInt(settings.memoryMaxMib),
+    configError: parts.configError() ?? "",
   };
 }
 
@@ -122,6 +133,7 @@ function handedOutStatus(runDir: string, vmId: string, now: number): MessageInit
 
 function slotMessage(slot: SlotStatus, now: number): MessageInitShape<typeof GrpcSlotStatusSchema> {
   return {
+    shape: slot.shape,
     index: slot.index,
     state: slot.state,
     id: slot.vm?.vmId ?? slot.bootingVmId ?? "",
@@ -132,8 +144,8 @@ function slotMessage(slot: SlotStatus, now: number): MessageInitShape<typeof Grp
   };
 }
 
-function countersMessage({ cache, adopted }: CacheServiceParts): MessageInitShape<typeof GrpcCountersSchema> {
-  const { hits, misses, boots, bootFailures, losses } = cache.counters;
+function countersMessage({ pool, adopted }: CacheServiceParts): MessageInitShape<typeof GrpcCountersSchema> {
+  const { hits, misses, boots, bootFailures, losses, retired, drained } = pool.counters;
   const total = Object.values(misses).reduce((sum, count) => sum + count, 0);
   return {
     hits: BigInt(hits),
@@ -143,5 +155,7 @@ function countersMessage({ cache, adopted }: CacheServiceParts): MessageInitShap
     bootFailures: BigInt(bootFailures),
     losses: BigInt(losses),
     adopted: BigInt(adopted),
+    retired: BigInt(retired),
+    drained: BigInt(drained),
   };
 }

@@ -1,46 +1,55 @@
 import { describe, expect, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { HearthError } from "../../src/errors.ts";
-import { type CacheEvent, type CacheOptions, VmCache } from "../../src/factory/cache.ts";
+import type { CacheEvent } from "../../src/factory/cache-event.ts";
 import { createDirectFactory } from "../../src/factory/direct.ts";
 import { connectIdleVm } from "../../src/factory/idle-vm.ts";
+import { type PoolSettings, VmPool, type VmPoolOptions } from "../../src/factory/vm-pool.ts";
 import { SandboxService } from "../../src/gen/sandbox_pb.ts";
 import { createTtrpcClient, TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { isAlive, processExit } from "../../src/sys/process-identity.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
+import { testSettings } from "../harness/pool-fixture.ts";
 import { rejection } from "../harness/rejection.ts";
 import { processesMentioning, type SandboxFixture, sandboxFixture, VM_CONFIG } from "../harness/sandbox-fixture.ts";
 
 const never = new AbortController().signal;
 
-/** A cache whose events can be waited for. */
+interface TestOptions extends Partial<Omit<VmPoolOptions, "settings">>, Partial<PoolSettings> {
+  /** VMs of the one shape. */
+  readonly slots?: number;
+}
+
+/** A pool of one shape, unless told otherwise, whose events can be waited for. */
 class TestCache {
-  readonly cache: VmCache;
+  readonly cache: VmPool;
   readonly events: CacheEvent[] = [];
   readonly #waiters = new Set<() => void>();
 
-  constructor(fixture: SandboxFixture, options: Partial<CacheOptions> = {}) {
-    this.cache = new VmCache({
-      slots: 2,
-      config: VM_CONFIG,
+  constructor(fixture: SandboxFixture, options: TestOptions = {}) {
+    const {
+      slots = 2,
+      base,
+      onEvent,
+      stableMs = 0,
+      leaseTimeoutMs,
+      lookIntervalMs,
+      suspendedMs,
+      ...settings
+    } = options;
+    this.cache = new VmPool({
       runDir: fixture.runDir,
-      leaseMs: 20_000,
-      stableMs: 0,
-      backoff: { minMs: 5, maxMs: 40 },
-      base: (onStep) =>
-        createDirectFactory({
-          runDir: fixture.runDir,
-          mode: "idle",
-          leaseMs: 20_000,
-          logLevel: "info",
-          argv: fixture.argv,
-          onStep,
-        }),
+      settings: testSettings({ number: slots, settings }),
+      stableMs,
+      leaseTimeoutMs,
+      lookIntervalMs,
+      suspendedMs,
+      base: base ?? ((onStep) => baseOf(fixture, fixture.argv, onStep)),
       onEvent: (event) => {
+        onEvent?.(event);
         this.events.push(event);
         for (const waiter of this.#waiters) waiter();
       },
-      ...options,
     });
     this.cache.start();
   }
@@ -65,6 +74,10 @@ class TestCache {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.cache.close();
   }
+}
+
+function baseOf(fixture: SandboxFixture, argv: [string, ...string[]], onStep: (vmId: string, step: string) => void) {
+  return createDirectFactory({ runDir: fixture.runDir, mode: "idle", leaseMs: 20_000, logLevel: "info", argv, onStep });
 }
 
 async function adopt(socket: string, token: string) {
@@ -290,12 +303,10 @@ describe("boots that fail", () => {
   test("one bad slot does not hold up the others", async () => {
     using fixture = sandboxFixture();
     let boots = 0;
-    const direct = (argv: [string, ...string[]], onStep: (vmId: string, step: string) => void) =>
-      createDirectFactory({ runDir: fixture.runDir, mode: "idle", leaseMs: 1000, logLevel: "info", argv, onStep });
     await using it = new TestCache(fixture, {
       slots: 2,
       backoff: { minMs: 60_000, maxMs: 60_000 },
-      base: (onStep) => direct(boots++ === 0 ? ["/bin/false"] : fixture.argv, onStep),
+      base: (onStep) => baseOf(fixture, boots++ === 0 ? ["/bin/false"] : fixture.argv, onStep),
     });
     await it.seen("failed", 1);
     const vm = await it.cache.take(never);
@@ -329,17 +340,7 @@ describe("closing", () => {
     const hanging: [string, ...string[]] = [bun, program, `${fixture.dir}/hang.json`];
     writeFileSync(`${fixture.dir}/hang.json`, JSON.stringify({ launch: { "wait-for-agent": "hang" } }));
     let boots = 0;
-    const base: CacheOptions["base"] = (onStep) => {
-      const argv = boots++ < 2 ? fixture.argv : hanging;
-      return createDirectFactory({
-        runDir: fixture.runDir,
-        mode: "idle",
-        leaseMs: 1000,
-        logLevel: "info",
-        argv,
-        onStep,
-      });
-    };
+    const base: VmPoolOptions["base"] = (onStep) => baseOf(fixture, boots++ < 2 ? fixture.argv : hanging, onStep);
     await using it = new TestCache(fixture, { slots: 3, base });
     await it.seen("ready", 2);
     await it.seen("booting", 3);
@@ -374,13 +375,7 @@ test("an idle VM is taken in without a boot", async () => {
     argv: fixture.argv,
   });
   const base = await direct.getBaseVm(VM_CONFIG, never);
-  const cache = new VmCache({
-    slots: 1,
-    config: VM_CONFIG,
-    runDir: fixture.runDir,
-    leaseMs: 1000,
-    base: () => direct,
-  });
+  const cache = new VmPool({ settings: testSettings({ number: 1 }), runDir: fixture.runDir, base: () => direct });
   const vm = await connectIdleVm({ runDir: fixture.runDir, vmId: base.vmId });
   expect(cache.adopt(vm)).toBe(true);
   cache.start();

@@ -142,10 +142,18 @@ export function configToml(config: ConfigOverrides): string {
     const entries = Object.entries(Object.entries(config).find(([name]) => name === section)?.[1] ?? {});
     if (entries.length === 0) continue;
     lines.push(`[${section === "hypervisor" ? "hypervisor.qemu" : section}]`);
-    // A JSON string, number or boolean is the same in TOML.
-    for (const [key, value] of entries) lines.push(`${key} = ${JSON.stringify(value)}`);
+    for (const [key, value] of entries) lines.push(`${key} = ${toml(value)}`);
   }
   return `${lines.join("\n")}\n`;
+}
+
+/** A JSON string, number or boolean is the same in TOML; a table is written inline. */
+function toml(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(toml).join(", ")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  return `{ ${Object.entries(value)
+    .map(([key, entry]) => `${key} = ${toml(entry)}`)
+    .join(", ")} }`;
 }
 
 /** The ends of the logs of every VM there is. */

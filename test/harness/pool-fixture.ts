@@ -1,26 +1,50 @@
 /** A pool server over scripted sandbox processes, in this process or in one of its own, whose events can be waited for. */
 import { join } from "node:path";
 import { createGrpcCacheFactory } from "../../src/factory/grpc-cache.ts";
+import type { PoolSettings } from "../../src/factory/vm-pool.ts";
 import { silentLog } from "../../src/log.ts";
 import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { type ChildProcess, spawnProcess } from "../../src/sys/process.ts";
+import type { VmConfig, VmSize } from "../../src/vm/vm-config.ts";
 import { type PoolStatus, vmCacheStatus } from "../../src/vmcache/control.ts";
 import type { PoolEvent } from "../../src/vmcache/pool-event.ts";
-import { type PoolServerOptions, serveVmCache } from "../../src/vmcache/server.ts";
+import { type PoolEnd, type PoolServerOptions, serveVmCache } from "../../src/vmcache/server.ts";
 import type { PoolServerArguments } from "../fixtures/pool-server.ts";
 import { type SandboxFixture, VM_CONFIG } from "./sandbox-fixture.ts";
 
-export function poolOptions(fixture: SandboxFixture, options: Partial<PoolServerArguments> = {}): PoolServerArguments {
+/** What a test may want otherwise. */
+export interface PoolChanges extends Partial<Omit<PoolServerOptions, "settings">> {
+  /** VMs of `vmConfig` kept ready; without meaning when `settings` has shapes. */
+  readonly number?: number;
+  readonly vmConfig?: VmConfig;
+  readonly settings?: Partial<PoolSettings>;
+}
+
+/** One shape of two VMs, and back-offs that a test can wait for. */
+export function testSettings({ number = 2, vmConfig = VM_CONFIG, settings = {} }: PoolChanges = {}): PoolSettings {
   return {
-    number: 2,
+    shapes: [{ config: vmConfig, number }],
+    leaseMs: 20_000,
+    bootsAtOnce: 2,
+    memoryMaxMib: 0,
+    backoff: { minMs: 5, maxMs: 40 },
+    ageMaxMs: 0,
+    checkIntervalMs: 120_000,
+    queueLengthMax: 256,
+    ...settings,
+  };
+}
+
+export function poolOptions(fixture: SandboxFixture, changes: PoolChanges = {}): PoolServerArguments {
+  const { number: _number, vmConfig: _vmConfig, settings: _settings, ...options } = changes;
+  return {
     endpoint: `${fixture.runDir}/cache.sock`,
     runDir: fixture.runDir,
-    leaseMs: 20_000,
     logLevel: "info",
-    vmConfig: VM_CONFIG,
+    settings: testSettings(changes),
     sandboxArgv: fixture.argv,
-    cache: { backoff: { minMs: 5, maxMs: 40 }, stableMs: 0 },
+    times: { stableMs: 0 },
     ...options,
   };
 }
@@ -55,10 +79,10 @@ export class EventLog {
 
 export class PoolInProcess extends EventLog {
   readonly options: PoolServerOptions;
-  readonly served: Promise<void>;
+  readonly served: Promise<PoolEnd>;
   readonly #stop = new AbortController();
 
-  constructor(fixture: SandboxFixture, options: Partial<PoolServerArguments> = {}) {
+  constructor(fixture: SandboxFixture, options: PoolChanges = {}) {
     super();
     this.options = {
       ...poolOptions(fixture, options),
@@ -71,7 +95,7 @@ export class PoolInProcess extends EventLog {
     this.served.catch(() => {});
   }
 
-  stop(): Promise<void> {
+  stop(): Promise<PoolEnd> {
     this.#stop.abort();
     return this.served;
   }
@@ -87,8 +111,8 @@ export class PoolInProcess extends EventLog {
 }
 
 /** A client with a generous deadline. */
-export function poolClient(endpoint: string, timeoutMs = 10_000) {
-  return createGrpcCacheFactory({ endpoint, timeoutMs });
+export function poolClient(endpoint: string, timeoutMs = 10_000, need?: VmSize) {
+  return createGrpcCacheFactory({ endpoint, timeoutMs, need });
 }
 
 /** The server as a child process; its events come over its standard output. */
@@ -97,7 +121,7 @@ export class PoolProcess extends EventLog {
   readonly endpoint: string;
   readonly #reader: FdReader;
 
-  constructor(fixture: SandboxFixture, options: Partial<PoolServerArguments> = {}) {
+  constructor(fixture: SandboxFixture, options: PoolChanges = {}) {
     super();
     const all = poolOptions(fixture, options);
     this.endpoint = all.endpoint;

@@ -15,6 +15,7 @@ export const VM_CONFIG: VmConfig = {
   initrd: "/guest/initrd.cpio",
   image: "/guest/rootfs.erofs",
   guestDigest: "00",
+  programsDigest: "00",
   hearthVersion: "0.1.0",
   kernelParams: ["quiet"],
   vcpus: 1,

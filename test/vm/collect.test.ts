@@ -17,6 +17,7 @@ function record(processes: VmRecord["processes"]): VmRecord {
     version: VM_RECORD_VERSION,
     vmId: "v1",
     state: "idle",
+    baseIdentity: "",
     identity: "0",
     guestDigest: "0",
     hypervisor: "qemu",

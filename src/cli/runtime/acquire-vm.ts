@@ -9,8 +9,8 @@ const FAULT_VARIABLE = "HEARTH_FAIL_AT";
 
 /** See RuntimeDependencies. A pooled VM or clone that cannot be adopted is replaced by one booted for the container. */
 export async function acquireVm<T>(request: VmRequest, adopt: (vm: BaseVm) => Promise<T>): Promise<T> {
-  const { config, log, signal } = request;
-  const factory = createFactory({ ...factoryOptions(config, log), failAt: process.env[FAULT_VARIABLE] });
+  const { config, log, signal, need } = request;
+  const factory = createFactory({ ...factoryOptions(config, log, need), failAt: process.env[FAULT_VARIABLE] });
   const { adopted } = await factory.getAdopted(await resolveVmConfig(config, log), signal, adopt);
   return adopted;
 }

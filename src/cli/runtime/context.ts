@@ -5,6 +5,7 @@ import { HearthError, toHearthError } from "../../errors.ts";
 import type { BaseVm } from "../../factory/base-factory.ts";
 import { createLog, type Log, type LogFormat } from "../../log.ts";
 import { defaultContainerRoot } from "../../paths.ts";
+import type { VmSize } from "../../vm/vm-config.ts";
 import type { FlagValues } from "../flags.ts";
 import type { GLOBAL_FLAGS } from "./globals.ts";
 
@@ -12,6 +13,8 @@ export interface VmRequest {
   readonly config: HearthConfig;
   readonly log: Log;
   readonly signal: AbortSignal;
+  /** The size that the container needs; a VM of another is grown, or accepted when it has more. */
+  readonly need: VmSize;
 }
 
 /**

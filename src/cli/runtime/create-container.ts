@@ -2,6 +2,7 @@
 
 import { accessSync, constants, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import type { HearthConfig } from "../../config/config.ts";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import type { BaseVm } from "../../factory/base-factory.ts";
 import { CONSOLE_SOCKET_TIMEOUT_MS } from "../../limits.ts";
@@ -20,6 +21,7 @@ import { signalProcess } from "../../sys/process-identity.ts";
 import { getWindowSize, isTerminal, openPty, type Pty, setWindowSize, type WindowSize } from "../../sys/pty.ts";
 import { sendFdTo } from "../../sys/scm.ts";
 import { SIGKILL, SIGTERM } from "../../sys/signals.ts";
+import type { VmSize } from "../../vm/vm-config.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
 import type { RuntimeContext } from "./context.ts";
 import { runPoststopHooks } from "./delete.ts";
@@ -171,8 +173,9 @@ async function enterVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDispo
 
 async function adoptVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDisposableStack): Promise<ContainerVm> {
   const config = await context.config();
-  const request = { config, log: context.log, signal: enter.signal };
-  const { possession, ...entered } = await context.acquireVm(request, (base) => possessVm(context, enter, base));
+  const need = neededSize(enter.bundle.spec, config);
+  const request = { config, log: context.log, signal: enter.signal, need };
+  const { possession, ...entered } = await context.acquireVm(request, (base) => possessVm(context, enter, base, need));
   undo.use(possession);
   return entered;
 }
@@ -182,7 +185,13 @@ interface PossessedVm extends ContainerVm {
   readonly possession: AsyncDisposableStack;
 }
 
-async function possessVm(context: RuntimeContext, enter: EnterVm, base: BaseVm): Promise<PossessedVm> {
+/** What the limits ask for, else the default: a pooled VM may be smaller than that. */
+function neededSize(spec: Bundle["spec"], { hypervisor }: HearthConfig): VmSize {
+  const { vcpus, memoryMib } = wantedSize(spec);
+  return { vcpus: vcpus || hypervisor.default_vcpus, memoryMib: memoryMib || hypervisor.default_memory };
+}
+
+async function possessVm(context: RuntimeContext, enter: EnterVm, base: BaseVm, need: VmSize): Promise<PossessedVm> {
   const { bundle, id, cgroupDirs, timeoutMs, signal } = enter;
   const vm = {
     id: base.vmId,
@@ -200,15 +209,14 @@ async function possessVm(context: RuntimeContext, enter: EnterVm, base: BaseVm):
     await endVm(vm, context.log);
   });
   connection = await connectSandbox(base.sandboxSocket, { timeoutMs, signal });
-  const size = wantedSize(bundle.spec);
   const { hostname = "" } = bundle.spec;
   await connection.sandbox.adopt(
     {
       token: base.token,
       sandboxId: id,
       hostname,
-      vcpus: size.vcpus,
-      memoryMib: size.memoryMib,
+      vcpus: need.vcpus,
+      memoryMib: need.memoryMib,
       cgroupDirs: [...cgroupDirs],
     },
     { timeoutMs, signal },
