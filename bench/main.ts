@@ -12,6 +12,7 @@ import { type Hearth, openHearth } from "../test/harness/hearth.ts";
 import { startPool, vmRecords } from "../test/harness/pool.ts";
 import { PATH } from "../test/harness/program.ts";
 import { firstOutput, type Launch, type Samples, sample, summarize, wholeProcess } from "./measure.ts";
+import { measureThroughput } from "./throughput.ts";
 
 const STARTS = 7;
 const QUICK = 30;
@@ -23,7 +24,7 @@ const MIB = 1024 * 1024;
 interface Row {
   readonly name: string;
   readonly value: number;
-  readonly unit: "ms" | "MiB";
+  readonly unit: "ms" | "MiB" | "MiB/s";
   /** What it is a ratio to, and the ratio. */
   readonly ratios: Readonly<Record<string, number>>;
   readonly samples?: Samples;
@@ -75,6 +76,9 @@ async function measure(hearth: Hearth, hold: HeldQemu): Promise<void> {
   const coldMs = add("cold: run to first output", cold, { runc: cold.median / runc });
   await measureRunning(hearth);
   await measurePool(hearth, hold, bundle, coldMs, runc);
+  for (const { name, value, ofQemu } of await measureThroughput(hearth)) {
+    record({ name, value, unit: "MiB/s", ratios: ofQemu === undefined ? {} : { "bare QEMU": ofQemu } });
+  }
   const executable = statSync(hearth.executable).size / MIB;
   record({ name: "executable", value: executable, unit: "MiB", ratios: {} });
   record({ name: "unpacked guest", value: guestMib(hearth.dataDir), unit: "MiB", ratios: {} });
