@@ -26,6 +26,10 @@ export const GRPC_STREAMS_PER_CONNECTION_MAX = 64;
 export const GRPC_CONNECTIONS_MAX = 512;
 /** Milliseconds after which a gRPC connection without a call is closed, so that forgotten ones do not fill the server. */
 export const GRPC_CONNECTION_IDLE_MS = 60_000;
+/** Milliseconds after which a connection takes no new calls: whoever sends half a request and then nothing is not idle. */
+export const GRPC_CONNECTION_AGE_MS = 300_000;
+/** Milliseconds that calls of such a connection then still have: the longest that a claim may wait (vm_cache_timeout_ms). */
+export const GRPC_CONNECTION_AGE_GRACE_MS = 600_000;
 /** Attempts to remove a cgroup whose last process has just died; the kernel needs a few milliseconds. 2 s in all. */
 export const CGROUP_REMOVE_ATTEMPTS_MAX = 200;
 export const CGROUP_REMOVE_RETRY_MS = 10;

@@ -8,6 +8,8 @@ import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2
 import * as grpc from "@grpc/grpc-js";
 import { DeadlineError, describeError, HearthError } from "../errors.ts";
 import {
+  GRPC_CONNECTION_AGE_GRACE_MS,
+  GRPC_CONNECTION_AGE_MS,
   GRPC_CONNECTION_IDLE_MS,
   GRPC_CONNECTIONS_MAX,
   GRPC_MESSAGE_BYTES_MAX,
@@ -31,6 +33,8 @@ export interface GrpcCallContext {
 export interface GrpcServerOptions {
   /** Default: silent. */
   readonly log?: Log;
+  /** Milliseconds until a connection takes no new calls, and from then until it is cut. Default: those of limits.ts. */
+  readonly connectionAgeMs?: { readonly max: number; readonly grace: number };
 }
 
 /** Serves connections that somebody else accepted. */
@@ -76,6 +80,8 @@ export function createGrpcServer(
     "grpc.max_send_message_length": GRPC_MESSAGE_BYTES_MAX,
     "grpc.max_concurrent_streams": GRPC_STREAMS_PER_CONNECTION_MAX,
     "grpc.max_connection_idle_ms": GRPC_CONNECTION_IDLE_MS,
+    "grpc.max_connection_age_ms": options.connectionAgeMs?.max ?? GRPC_CONNECTION_AGE_MS,
+    "grpc.max_connection_age_grace_ms": options.connectionAgeMs?.grace ?? GRPC_CONNECTION_AGE_GRACE_MS,
   });
   const calls = new CallsInFlight();
   for (const service of services) addService(server, service, calls, log);

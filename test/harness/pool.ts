@@ -18,6 +18,8 @@ export interface Pool extends AsyncDisposable {
   idle(count: number): Promise<void>;
   /** What the server wrote to its standard error. */
   log(): string;
+  /** Its exit status, once it ends by itself. */
+  ended(): Promise<number>;
   /** Sends it a signal and returns its exit status. */
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
@@ -56,6 +58,7 @@ export function startPool(hearth: Hearth, number: number, args: readonly string[
     pid: child.pid,
     log: () => log,
     stop,
+    ended: () => child.exited,
     idle: async (count) => {
       const deadline = performance.now() + READY_TIMEOUT_MS;
       while (vmRecords(hearth.runDir).filter(({ state }) => state === "idle").length < count) {

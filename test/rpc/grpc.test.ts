@@ -10,22 +10,24 @@ import {
   type GrpcCallContext,
   GrpcClient,
   type GrpcServer,
+  type GrpcServerOptions,
   registerGrpcService,
 } from "../../src/rpc/grpc.ts";
 import type { ServiceHandlers } from "../../src/rpc/service.ts";
 import type { ByteStream } from "../../src/sys/byte-stream.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
+import { callHeaders, END_HEADERS, frame, HEADERS, PREFACE, SETTINGS } from "../harness/http2-frames.ts";
 import { rejection } from "../harness/rejection.ts";
 import { scratch } from "../harness/scratch.ts";
 
 type Handlers =
   typeof CacheService extends GenService<infer Methods> ? ServiceHandlers<Methods, GrpcCallContext> : never;
 
-async function serve(handlers: Handlers) {
+async function serve(handlers: Handlers, options: GrpcServerOptions = {}) {
   const stack = new AsyncDisposableStack();
   const dir = stack.use(scratch());
   const path = dir.path("cache.sock");
-  const server: GrpcServer = stack.use(createGrpcServer([registerGrpcService(CacheService, handlers)]));
+  const server: GrpcServer = stack.use(createGrpcServer([registerGrpcService(CacheService, handlers)], options));
   stack.use(await listenUnix(path, (stream) => server.accept(stream)));
   const connect = () => {
     const client = stack.use(new GrpcClient(path));
@@ -254,6 +256,17 @@ describe("clients that misbehave", () => {
     expect(await call("/cache.CacheService/Status", Buffer.from([0xc0, 0x3e, 0x01]))).toBe(0);
     expect(await call("/cache.CacheService/Status", Buffer.from([0xff]))).toBe(3);
     raw.close();
+  });
+
+  test.each([
+    ["headers and no message", frame(HEADERS, END_HEADERS, 1, callHeaders("/cache.CacheService/Status"))],
+    ["half a block of headers", frame(HEADERS, 0, 1, callHeaders("/cache.CacheService/Status").subarray(0, 20))],
+  ])("a client that sends %s, and then nothing more, is cut off: it is not idle", async (_name, half) => {
+    await using it = await serve({ status: () => ({ pid: 7n }) }, { connectionAgeMs: { max: 50, grace: 50 } });
+    await using stream = await connectUnix(it.path);
+    await stream.write(Buffer.concat([PREFACE, frame(SETTINGS, 0, 0), half]));
+    // Until the server closes it: without such an end the test would run into its own.
+    expect(await readAll(stream)).toBeGreaterThan(0);
   });
 
   test("connections over the limit are closed, those under it and later ones served", async () => {
