@@ -26,7 +26,7 @@ let fixture: SandboxFixture;
 let pool: PoolProcess;
 beforeAll(() => {
   fixture = sandboxFixture();
-  pool = new PoolProcess(fixture, { number: 1, leaseMs: 100 });
+  pool = new PoolProcess(fixture, { number: 1, settings: { leaseMs: 100 } });
 });
 afterAll(async () => {
   await pool[Symbol.asyncDispose]();
