@@ -31,3 +31,18 @@ test("docs/RUNDIR.md names every file of src/paths.ts", () => {
     .map(([, path]) => path.slice(path.lastIndexOf("/") + 1));
   expect(names.filter((name) => !page.includes(name))).toEqual([]);
 });
+
+test.each(["README.md", "CHANGELOG.md", "docs/DESIGN.md", "docs/RUNDIR.md"])(
+  "tables of %s: a row has its header's cells",
+  (name) => {
+    const cells = (line: string): number => line.split(/(?<!\\)\|/).length;
+    const wrong: string[] = [];
+    let header: string | undefined;
+    for (const line of read(name).split("\n")) {
+      if (!line.startsWith("|")) header = undefined;
+      else header ??= line;
+      if (header !== undefined && cells(line) !== cells(header)) wrong.push(line);
+    }
+    expect(wrong).toEqual([]);
+  },
+);
