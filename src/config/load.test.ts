@@ -77,6 +77,12 @@ describe("where the configuration comes from", () => {
     expect(loadConfig({ flag: memory, environment: undefined })).rejects.toThrow("default_maxmemory 512 is less than");
     const vcpus = write("c.toml", "[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n");
     expect(loadConfig({ flag: vcpus, environment: undefined })).rejects.toThrow("default_maxvcpus 2 is less than");
+    const kernel = write("k.toml", "[hypervisor.qemu]\nkernel = '/k'\n");
+    expect(loadConfig({ flag: kernel, environment: undefined })).rejects.toThrow("kernel set without initrd and image");
+    const image = write("i.toml", "[hypervisor.qemu]\nkernel = '/k'\nimage = '/x'\n");
+    expect(loadConfig({ flag: image, environment: undefined })).rejects.toThrow("kernel and image set without initrd");
+    const all = write("a.toml", "[hypervisor.qemu]\nkernel = '/k'\ninitrd = '/i'\nimage = '/x'\n");
+    expect((await loadConfig({ flag: all, environment: undefined })).hypervisor).toMatchObject({ initrd: "/i" });
   });
 
   test.each([

@@ -122,6 +122,19 @@ function checkShapes(factory: HearthConfig["factory"], hypervisor: HearthConfig[
   if (sizes.size === 0 && factory.vm_cache_number > 0) {
     notLess("factory.vm_cache_memory_max", factory.vm_cache_memory_max, "default_memory", hypervisor.default_memory);
   }
+  checkGuestFiles(hypervisor);
+}
+
+/** The modules in initrd and image are those of one kernel: a guest that mixes builds does not boot, and cannot say why. */
+function checkGuestFiles({ kernel, initrd, image }: HearthConfig["hypervisor"]): void {
+  const names = (given: boolean): string[] =>
+    Object.entries({ kernel, initrd, image }).flatMap(([key, path]) => ((path !== "") === given ? [key] : []));
+  if (names(true).length === 0 || names(false).length === 0) return;
+  throw new HearthError(
+    "invalid-argument",
+    `check configuration: hypervisor.qemu.${names(true).join(" and ")} set without ${names(false).join(" and ")}: they belong together`,
+    { hint: "those of the guest carried in the executable are below guest/ of [runtime] data_dir" },
+  );
 }
 
 /** A `bound` of 0 is none. */

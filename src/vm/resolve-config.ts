@@ -125,29 +125,25 @@ export function checkSharedFs({ hypervisor }: Pick<HearthConfig, "hypervisor">, 
   }
 }
 
-/** The carried guest, with what the configuration puts in the place of its parts. */
+/** The carried guest, or what the configuration puts in its place: all three files, which loading it has checked. */
 async function guestFiles({ hypervisor, runtime }: HearthConfig, log: Log): Promise<GuestFiles> {
   const own = { kernel: hypervisor.kernel, initrd: hypervisor.initrd, image: hypervisor.image };
-  const replaced = Object.entries(own).filter(([, path]) => path !== "");
-  const stamps = replaced.map(([key, path]) => `${key} ${fileStamp(path)}`);
-  if (replaced.length === Object.keys(own).length) return { ...own, digest: digestOf(stamps) };
-  const carried = await ensureGuestAssets(runtime.data_dir, log);
-  if (replaced.length === 0) return carried;
+  if (own.kernel === "") return await ensureGuestAssets(runtime.data_dir, log);
   return {
-    kernel: own.kernel || carried.kernel,
-    initrd: own.initrd || carried.initrd,
-    image: own.image || carried.image,
-    digest: digestOf([carried.digest, ...stamps]),
+    ...own,
+    digest: digestOf(
+      Object.entries(own).map(([key, path]) => `${key} ${fileStamp(path, `${key} of [hypervisor.qemu] ${path}`)}`),
+    ),
   };
 }
 
-/** Identifies a file without reading its hundred megabytes at every start. */
-export function fileStamp(path: string): string {
+/** Identifies a file without reading its hundred megabytes at every start. `name` is for the message when it is not there. */
+export function fileStamp(path: string, name: string = path): string {
   try {
     const { dev, ino, size, mtimeNs } = statSync(path, { bigint: true });
     return `${dev}:${ino} ${size} ${mtimeNs}`;
   } catch (thrown) {
-    throw toHearthError(thrown, `find ${path}`);
+    throw toHearthError(thrown, `find ${name}`);
   }
 }
 

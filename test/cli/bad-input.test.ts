@@ -112,7 +112,12 @@ describe("bundles", () => {
     };
     await withConfig('path = "/nowhere/qemu"\n', "find QEMU /nowhere/qemu: no such program (hint: install QEMU");
     await withConfig('virtio_fs_daemon = "/nowhere/v"\n', "find virtiofsd /nowhere/v: no such program (hint: ");
-    await withConfig('kernel = "/nowhere/k"\n', "find kernel of [hypervisor.qemu] /nowhere/k: ENOENT");
+    const other = fixture.path("config.toml");
+    await withConfig(
+      `kernel = "/nowhere/k"\ninitrd = "${other}"\nimage = "${other}"\n`,
+      "find kernel of [hypervisor.qemu] /nowhere/k: ENOENT",
+    );
+    await withConfig('kernel = "/nowhere/k"\n', "kernel set without initrd and image: they belong together (hint: ");
     await withConfig('accel = "kvm"\n', "use KVM: /dev/kvm");
   });
 });
