@@ -6,8 +6,7 @@ import { dirname, join, normalize } from "node:path";
 const ROWS: readonly (readonly string[])[] = [
   ["errors.ts", "limits.ts", "paths.ts", "log.ts", "version.ts", "util"],
   ["sys", "gen"],
-  // What the agent's client and the guest's agent have in common stands below both.
-  ["rpc", "oci", "config", "agent/exec-failure.ts"],
+  ["rpc", "oci", "config"],
   ["hypervisor", "network", "storage", "agent/client", "agent/guest"],
   ["vm"],
   ["factory"],

@@ -8,7 +8,7 @@ import type { GuestBundlePaths } from "../../paths.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { type ChildProcess, describeExit, spawnProcess, terminate } from "../../sys/process.ts";
 import { withDeadline } from "../../util/wait.ts";
-import { execFailure } from "../exec-failure.ts";
+import { programNotExecutable, programNotFound } from "./exec-failure.ts";
 
 export type CgroupManager = "cgroupfs" | "disabled";
 
@@ -177,9 +177,9 @@ export function logMessages(log: string): string[] {
 /** What crun said, as an error with a code. The messages are those of crun 1.8. */
 export function crunError(command: string, call: Pick<CrunCall, "id" | "program">, said: string): HearthError {
   const missing = /executable file `([^`]*)` not found/.exec(said);
-  if (missing !== null) return execFailure("not-found", call.program ?? missing[1] ?? "", said);
+  if (missing !== null) return programNotFound(call.program ?? missing[1] ?? "", said);
   const denied = /open executable: (.*)/.exec(said);
-  if (denied !== null) return execFailure("not-executable", call.program ?? "", denied[1] ?? said);
+  if (denied !== null) return programNotExecutable(call.program ?? "", denied[1] ?? said);
   return new HearthError(codeOfMessage(said), `${command} container ${call.id}: ${said}`);
 }
 
