@@ -420,7 +420,8 @@ describe("life of a container", () => {
     await readAll(agent.client, c.id, c.id);
     while ((await agent.lookInside()).sleeping === 0);
     await agent.runInside(["busybox", "killall", "sleep"]);
-    expect((await allCollected()).sleeping).toBe(0);
+    // A zombie counts too.
+    while ((await agent.lookInside()).sleeping > 0);
   });
 
   test("processes are listed as pids and as a table", async () => {

@@ -32,7 +32,7 @@ export interface Inside {
   readonly crun: readonly string[];
   /** Command names of zombies. */
   readonly zombies: readonly string[];
-  /** Number of processes named sleep. */
+  /** Number of processes named sleep, zombies among them. */
   readonly sleeping: number;
 }
 

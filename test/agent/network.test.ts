@@ -132,12 +132,16 @@ describe("routes", () => {
     expect(shown).toContain("default via fd00::1 dev eth0");
     expect(shown).toContain("fd00::/64 dev eth0 proto static");
     expect(shown).toContain("fe80::/64 dev eth0 proto kernel");
-    const described = answer.Routes.map(({ dest, gateway, device }) => `${dest} ${gateway} ${device}`);
-    expect(described).toContain(" 10.1.2.1 eth0");
-    expect(described).toContain("192.168.0.0/16 10.1.2.2 eth0");
+    // The kernel adds its own to the link-local network in its own time.
+    const described = ({ Routes }: typeof answer): string[] =>
+      Routes.filter(({ dest }) => !dest.startsWith("fe80:")).map(
+        ({ dest, gateway, device }) => `${dest} ${gateway} ${device}`,
+      );
+    expect(described(answer)).toContain(" 10.1.2.1 eth0");
+    expect(described(answer)).toContain("192.168.0.0/16 10.1.2.2 eth0");
     // And once more: the same again is no error.
     await agent.client.agent.updateRoutes({ routes: { Routes: routes } });
-    expect((await agent.client.agent.listRoutes({})).Routes.length).toBe(answer.Routes.length);
+    expect(described(await agent.client.agent.listRoutes({}))).toEqual(described(answer));
   });
 
   test.each([
