@@ -159,6 +159,10 @@ export const POOL_SHUTDOWN_GRACE_MS = 2_000;
 export const POOL_PROBE_TIMEOUT_MS = 2_000;
 /** Milliseconds a pool server that was asked to quit has to be gone. */
 export const POOL_QUIT_TIMEOUT_MS = 15_000;
+/** Seconds after which an HTTP connection on which nothing happens is closed; a scrape takes milliseconds. */
+export const HTTP_IDLE_SECONDS = 30;
+/** Milliseconds for which a measure of the VMs' memory stands: one takes about 5 ms of the kernel's time a process. */
+export const MEMORY_SAMPLE_MS = 60_000;
 /** QMP commands without an answer yet: QEMU runs them one after another, and we rarely have two. */
 export const QMP_CALLS_PENDING_MAX = 64;
 /** Bytes of a child's newest output kept in memory: a kernel panic with its trace is about 6 KiB. */

@@ -72,6 +72,10 @@ export function defaultCacheSocket(runDir: string): string {
   return join(runDir, "cache.sock");
 }
 
+export function defaultMetricsSocket(runDir: string): string {
+  return join(runDir, "metrics.sock");
+}
+
 /** Held for life by the server of this endpoint; its content is the server's pid. */
 export function cacheEndpointLock(endpoint: string): string {
   return `${endpoint}.lock`;

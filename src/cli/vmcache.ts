@@ -100,6 +100,7 @@ async function serve(config: HearthConfig): Promise<number> {
     notifySocket: process.env["NOTIFY_SOCKET"],
     watchdogMs: watchdogTimeoutMs(process.env, process.pid),
     inherited,
+    metrics: { endpoint: config.factory.vm_cache_metrics_endpoint, port: config.factory.vm_cache_metrics_port },
   });
   return 0;
 }

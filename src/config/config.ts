@@ -67,6 +67,10 @@ export interface HearthConfig {
     readonly vm_cache_check_interval_s: number;
     /** Claims that wait for VMs of one shape, 0 to 100000; more are refused at once. */
     readonly vm_cache_queue_length: number;
+    /** Unix socket on which the pool server's metrics are read; empty: none. */
+    readonly vm_cache_metrics_endpoint: string;
+    /** Port on 127.0.0.1 for them, 1 to 65535; 0: none. Whoever is on this host may read them there. */
+    readonly vm_cache_metrics_port: number;
   };
   readonly runtime: {
     /** Sockets, locks and records; on tmpfs, owned by root. */

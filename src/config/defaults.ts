@@ -1,5 +1,11 @@
 /** The configuration where no file says otherwise. Imports nothing heavy: `state` uses it without reading TOML. */
-import { DEFAULT_DATA_DIR, DEFAULT_RUN_DIR, defaultCacheSocket, defaultTemplateDir } from "../paths.ts";
+import {
+  DEFAULT_DATA_DIR,
+  DEFAULT_RUN_DIR,
+  defaultCacheSocket,
+  defaultMetricsSocket,
+  defaultTemplateDir,
+} from "../paths.ts";
 import type { HearthConfig } from "./config.ts";
 
 export const DEFAULT_CONFIG: HearthConfig = {
@@ -36,6 +42,8 @@ export const DEFAULT_CONFIG: HearthConfig = {
     vm_cache_memory_max: 0,
     vm_cache_check_interval_s: 120,
     vm_cache_queue_length: 256,
+    vm_cache_metrics_endpoint: defaultMetricsSocket(DEFAULT_RUN_DIR),
+    vm_cache_metrics_port: 0,
   },
   runtime: {
     run_dir: DEFAULT_RUN_DIR,

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { HearthError, isErrnoException, toHearthError } from "../errors.ts";
 import { POOL_VMS_MAX } from "../limits.ts";
-import { DEFAULT_CONFIG_PATH, defaultCacheSocket, defaultTemplateDir } from "../paths.ts";
+import { DEFAULT_CONFIG_PATH, defaultCacheSocket, defaultMetricsSocket, defaultTemplateDir } from "../paths.ts";
 import type { HearthConfig } from "./config.ts";
 import { DEFAULT_CONFIG } from "./defaults.ts";
 import type { ConfigFile } from "./schema.ts";
@@ -73,7 +73,7 @@ export function mergeFiles(base: ConfigFile, over: ConfigFile): ConfigFile {
   };
 }
 
-/** Fills in what the files leave out; the pool's socket and the templates follow `run_dir`. Fails when keys contradict each other. */
+/** Fills in what the files leave out; the pool's sockets and the templates follow `run_dir`. Fails when keys contradict each other. */
 export function withDefaults(file: ConfigFile): HearthConfig {
   const runtime = { ...DEFAULT_CONFIG.runtime, ...file.runtime };
   const config: HearthConfig = {
@@ -81,6 +81,7 @@ export function withDefaults(file: ConfigFile): HearthConfig {
     factory: {
       ...DEFAULT_CONFIG.factory,
       vm_cache_endpoint: defaultCacheSocket(runtime.run_dir),
+      vm_cache_metrics_endpoint: defaultMetricsSocket(runtime.run_dir),
       template_path: defaultTemplateDir(runtime.run_dir),
       ...file.factory,
     },

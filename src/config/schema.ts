@@ -77,6 +77,8 @@ const FACTORY_ENTRIES = {
   vm_cache_memory_max: v.exactOptional(whole(0, POOL_MEMORY_MIB_MAX, "MiB")),
   vm_cache_check_interval_s: v.exactOptional(whole(1, 86_400, "seconds")),
   vm_cache_queue_length: v.exactOptional(whole(0, QUEUE_LENGTH_MAX, "claims")),
+  vm_cache_metrics_endpoint: v.exactOptional(AbsolutePathOrEmpty),
+  vm_cache_metrics_port: v.exactOptional(whole(0, 65_535, "ports")),
 } as const;
 
 const RUNTIME_ENTRIES = {

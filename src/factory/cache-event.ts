@@ -13,7 +13,8 @@ export type CacheEvent = { readonly shape: string; readonly slot: number } & (
   | { readonly kind: "retired"; readonly vmId: string }
   /** Not wanted any more by the configuration, or for what is on disk now. */
   | { readonly kind: "drained"; readonly vmId: string }
-  | { readonly kind: "handed-out"; readonly vmId: string }
+  /** `waitMs`: since the claim came; `ageMs`: since the VM was ready. */
+  | { readonly kind: "handed-out"; readonly vmId: string; readonly waitMs: number; readonly ageMs: number }
 );
 
 /** "queue-full": refused at once. "gave-up": the client cancelled, or its deadline passed. "closed": the pool was ending. */

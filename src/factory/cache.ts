@@ -160,13 +160,14 @@ export class VmCache implements Booter {
    * only; one that does not take its lease is destroyed and the next one tried.
    */
   async take(signal: AbortSignal): Promise<HandedOutVm> {
+    const startedAt = performance.now();
     for (let attempt = 0; ; attempt++) {
       const { slot, vm } = await this.#nextIdle(signal, attempt > 0);
       if (signal.aborted) {
         this.#offer(slot, vm);
         throw signal.reason;
       }
-      const handedOut = await this.#handOut(slot, vm);
+      const handedOut = await this.#handOut(slot, vm, startedAt);
       if (handedOut === undefined) continue;
       if (signal.aborted) {
         await handedOut.revoke();
@@ -244,7 +245,7 @@ export class VmCache implements Booter {
   }
 
   /** Undefined when the VM was no good; its slot is being cleaned up then. */
-  async #handOut(slot: Slot, vm: IdleVm): Promise<HandedOutVm | undefined> {
+  async #handOut(slot: Slot, vm: IdleVm, startedAt: number): Promise<HandedOutVm | undefined> {
     try {
       const timeoutMs = this.#parts.leaseTimeoutMs ?? VM_LEASE_TIMEOUT_MS;
       const agent = vm.provenAgoMs > VM_PROVEN_MS;
@@ -255,7 +256,9 @@ export class VmCache implements Booter {
       this.#log.info("vm handed out", { vm: vm.facts.vmId, slot: slot.index });
       vm.release();
       this.#empty(slot);
-      this.#event(slot, { kind: "handed-out", vmId: vm.facts.vmId });
+      const waitMs = performance.now() - startedAt;
+      const ageMs = Date.now() - vm.facts.readyAtMs;
+      this.#event(slot, { kind: "handed-out", vmId: vm.facts.vmId, waitMs, ageMs });
       // Starting a process takes milliseconds of this thread: the answer goes first.
       setTimeout(() => this.#parts.budget.pump(), REFILL_DELAY_MS);
       return { facts: vm.facts, lease, revoke: () => this.#track(this.#revoke(vm)) };
@@ -271,6 +274,7 @@ export class VmCache implements Booter {
   #letGo(slot: Slot, vm: IdleVm, error: HearthError): void {
     this.#parts.counts.losses += 1;
     this.#log.error("pooled vm is not ours", { vm: vm.facts.vmId, slot: slot.index, error: describeError(error) });
+    this.#event(slot, { kind: "lost", vmId: vm.facts.vmId, error });
     vm.release();
     this.#empty(slot);
     this.#parts.budget.pump();

@@ -1,6 +1,7 @@
-/** Memory of other processes: giving back what the page cache holds anyway. */
+/** Memory of other processes: how much it is, and giving back what the page cache holds anyway. */
 import { readFileSync } from "node:fs";
-import { toHearthError } from "../errors.ts";
+import { readFile } from "node:fs/promises";
+import { isErrnoException, isNotFound, toHearthError } from "../errors.ts";
 import { check, lazyLibc } from "./libc.ts";
 import { openPidfd, type ProcessIdentity } from "./process-identity.ts";
 
@@ -45,5 +46,19 @@ export function pageOutFiles(identity: ProcessIdentity): void {
     const iovec = BigUint64Array.of(start, length);
     const result = Number(libc().syscall(SYS_PROCESS_MADVISE, BigInt(pidfd.fd), iovec, 1n, MADV_PAGEOUT, 0n));
     check(result, `page out files of process ${identity.pid}`);
+  }
+}
+
+/**
+ * Proportional set size of a process in bytes: what it shares counts by the number of those who share it. 0 when it is
+ * gone. The kernel walks its page tables for that: milliseconds for a large one, off the event loop.
+ */
+export async function proportionalSetBytes(pid: number): Promise<number> {
+  try {
+    const rollup = await readFile(`/proc/${pid}/smaps_rollup`, "utf8");
+    return Number(/^Pss:\s+(\d+) kB$/m.exec(rollup)?.[1] ?? 0) * 1024;
+  } catch (thrown) {
+    if (isNotFound(thrown) || (isErrnoException(thrown) && thrown.code === "ESRCH")) return 0;
+    throw toHearthError(thrown, `read memory of process ${pid}`);
   }
 }

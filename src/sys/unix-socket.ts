@@ -52,12 +52,21 @@ export interface UnixListener extends AsyncDisposable {
  * Listens on `path` with mode 0600 and calls `onConnection` with each new stream, which it then owns. A socket file
  * that nobody answers on is replaced; one that somebody answers on, or a file that is no socket, is "already-exists".
  */
-export async function listenUnix(path: string, onConnection: (stream: ByteStream) => void): Promise<UnixListener> {
+export function listenUnix(path: string, onConnection: (stream: ByteStream) => void): Promise<UnixListener> {
+  return bindUnix(path, (unix) => Bun.listen<SocketStream>({ unix, ...acceptOptions(path, onConnection) }));
+}
+
+interface SocketServer {
+  stop(closeActiveConnections: boolean): unknown;
+}
+
+/** As listenUnix, for a server of any kind: `bind` makes it listen on the path it is given, which is not `path` yet. */
+export async function bindUnix(path: string, bind: (path: string) => SocketServer): Promise<UnixListener> {
   assertSocketPath(path);
   // Two servers that both find the stale file must not both replace it.
   using _turn = await lockDirectory(dirname(path), { timeoutMs: SOCKET_LISTEN_LOCK_MS });
   await assertNobodyAnswers(path);
-  const server = bindPrivately(path, onConnection);
+  const server = bindPrivately(path, bind);
   const own = fileIdentity(path);
   let open = true;
   const close = (): void => {
@@ -118,17 +127,14 @@ async function assertNobodyAnswers(path: string): Promise<void> {
  * stale file is replaced in the same step, and Bun, which unlinks the name it bound whoever owns it by then, finds
  * nothing to unlink. The name goes through a descriptor of the directory, so it is short however long the path is.
  */
-function bindPrivately(path: string, onConnection: (stream: ByteStream) => void): { stop(closeAll: boolean): void } {
+function bindPrivately(path: string, bind: (path: string) => SocketServer): SocketServer {
   const dir = dirname(path);
   using dirFd = openFd(dir, O_RDONLY | O_DIRECTORY);
   const name = `.${crypto.randomUUID()}.tmp`;
   const umask = process.umask(0o177);
-  let server: { stop(closeAll: boolean): void };
+  let server: SocketServer;
   try {
-    server = Bun.listen<SocketStream>({
-      unix: `/proc/self/fd/${dirFd.fd}/${name}`,
-      ...acceptOptions(path, onConnection),
-    });
+    server = bind(`/proc/self/fd/${dirFd.fd}/${name}`);
   } catch (thrown) {
     throw toHearthError(thrown, `listen on ${path}`);
   } finally {

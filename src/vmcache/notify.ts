@@ -11,17 +11,19 @@ export interface Notifier {
   alive(): void;
 }
 
-/** Undefined when there is no systemd to tell. A socket that cannot be written costs one warning. */
+/** Undefined when there is no systemd to tell. A socket that cannot be written costs one warning, until it can be again. */
 export function createNotifier(socketPath: string | undefined, log: Log): Notifier | undefined {
   if (socketPath === undefined || socketPath === "") return undefined;
-  let isSilent = false;
+  let isFailing = false;
   const notify = (assignments: readonly string[]): void => {
-    if (isSilent || assignments.length === 0) return;
+    if (assignments.length === 0) return;
     try {
       sdNotify(socketPath, assignments);
+      isFailing = false;
     } catch (thrown) {
-      isSilent = true;
-      log.warn("systemd not notified", { error: describeError(thrown) });
+      // A queue that is full now may not be so at the next ping, without which systemd would end the service.
+      if (!isFailing) log.warn("systemd not notified", { error: describeError(thrown) });
+      isFailing = true;
     }
   };
   return {

@@ -6,12 +6,15 @@ import { type PoolSettings, VmPool, type VmPoolOptions } from "../factory/vm-poo
 import { POOL_SHUTDOWN_GRACE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { createGrpcServer } from "../rpc/grpc.ts";
+import { servePageLoopback, servePageUnix } from "../rpc/http-page.ts";
 import type { InheritedSocket } from "../sys/inherited-socket.ts";
 import { listenInherited, listenUnix, type UnixListener } from "../sys/unix-socket.ts";
+import { PROMETHEUS_CONTENT_TYPE } from "../util/prometheus.ts";
 import { collectOrphans } from "../vm/collect.ts";
 import { identityDigest } from "../vm/vm-config.ts";
 import { vmCacheStatus } from "./control.ts";
 import { claimEndpoint, describeOccupant } from "./endpoint.ts";
+import { PoolObserver, poolMetrics } from "./metrics.ts";
 import { createNotifier, type Notifier } from "./notify.ts";
 import type { PoolEvent } from "./pool-event.ts";
 import { findIdleVms } from "./readopt.ts";
@@ -44,10 +47,19 @@ export interface PoolServerOptions {
   readonly watchdogMs?: number | undefined;
   /** A socket that systemd listens on for us, bound to the endpoint; the server owns it. Default: one of our own. */
   readonly inherited?: InheritedSocket | undefined;
+  /** Where metrics can be read. Default: nowhere. */
+  readonly metrics?: MetricsPlaces | undefined;
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
   /** Times other than those of limits.ts. */
   readonly times?: Pick<VmPoolOptions, "leaseTimeoutMs" | "stableMs" | "lookIntervalMs">;
+}
+
+export interface MetricsPlaces {
+  /** Unix socket; empty: none. */
+  readonly endpoint: string;
+  /** On 127.0.0.1; 0: none. */
+  readonly port: number;
 }
 
 /** Why a server ended. */
@@ -71,8 +83,10 @@ export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd>
   await using listener = await listenOrExplain(options, entrance);
   const onEvent = (event: PoolEvent): void => {
     options.onEvent?.(event);
+    observer.onEvent(event);
     notifier?.onEvent(event, pool.slots);
   };
+  const observer = new PoolObserver();
   const notifier = createNotifier(options.notifySocket, log);
   const pool = createPool(options, onEvent);
   await using _pool = pool;
@@ -91,6 +105,8 @@ export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd>
   await using _following = following;
   const service = cacheService({ pool, runDir, startedAtMs, adopted, quit, configError: following.error });
   await using grpc = createGrpcServer([service], { log });
+  const metrics = poolMetrics({ pool, observer, runDir, startedAtMs, configError: following.error });
+  await using _metrics = await serveMetrics(options, metrics);
   entrance.open((stream) => grpc.accept(stream));
   log.info("pool serves", {
     endpoint,
@@ -196,6 +212,22 @@ function watch(
     ping: () => notifier.alive(),
     log,
   });
+}
+
+/** A place that cannot be had is an error in the log and no reason not to serve VMs. */
+async function serveMetrics(
+  { metrics = { endpoint: "", port: 0 }, log }: PoolServerOptions,
+  text: () => Promise<string>,
+): Promise<AsyncDisposable> {
+  const stack = new AsyncDisposableStack();
+  const page = { path: "/metrics", contentType: PROMETHEUS_CONTENT_TYPE, text };
+  try {
+    if (metrics.endpoint !== "") stack.use(await servePageUnix(metrics.endpoint, page));
+    if (metrics.port !== 0) stack.use(servePageLoopback(metrics.port, page));
+  } catch (thrown) {
+    logFailure(log, "serve metrics", thrown);
+  }
+  return stack;
 }
 
 function createPool(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmPool {

@@ -13,14 +13,12 @@ import {
   type GrpcVMSchema,
   type GrpcVMStatusSchema,
 } from "../gen/cache_pb.ts";
-import { vmPaths } from "../paths.ts";
 import { type GrpcCallContext, registerGrpcService } from "../rpc/grpc.ts";
 import type { RegisteredService } from "../rpc/service.ts";
-import { isAlive } from "../sys/process-identity.ts";
 import { COMMIT, VERSION } from "../version.ts";
-import { vmIds } from "../vm/collect.ts";
 import { baseIdentityDigest, identityDigest } from "../vm/vm-config.ts";
-import { readVmRecord, type VmRecord } from "../vm/vm-record.ts";
+import type { VmRecord } from "../vm/vm-record.ts";
+import { livingVms } from "./living-vms.ts";
 
 export interface CacheServiceParts {
   readonly pool: VmPool;
@@ -78,7 +76,7 @@ function poolStatus(parts: CacheServiceParts): MessageInitShape<typeof GrpcStatu
   return {
     pid: BigInt(process.pid),
     vmstatus: idle,
-    handedOut: vmIds(parts.runDir).flatMap((vmId) => handedOutStatus(parts.runDir, vmId, now)),
+    handedOut: livingVms(parts.runDir, ["leased", "adopted"]).map((record) => handedOutStatus(record, now)),
     slots: slots.map((slot) => slotMessage(slot, now)),
     waiting,
     identity: identityDigest(parts.pool.configFor()),
@@ -108,27 +106,16 @@ function idleStatus(vm: IdleVmFacts, now: number): MessageInitShape<typeof GrpcV
   };
 }
 
-/** None, or one for a VM that is leased or adopted. A record that cannot be read is somebody else's trouble. */
-function handedOutStatus(runDir: string, vmId: string, now: number): MessageInitShape<typeof GrpcVMStatusSchema>[] {
-  let record: VmRecord | undefined;
-  try {
-    record = readVmRecord(vmPaths(runDir, vmId).record);
-  } catch {
-    return [];
-  }
-  if (record === undefined || (record.state !== "leased" && record.state !== "adopted")) return [];
-  if (!isAlive(record.sandbox)) return [];
-  return [
-    {
-      pid: BigInt(record.processes[0]?.pid ?? 0),
-      cpu: record.vcpus,
-      memory: record.memoryMib,
-      id: vmId,
-      state: record.state,
-      ageMs: BigInt(Math.max(0, now - record.readyAtMs)),
-      sandboxPid: BigInt(record.sandbox.pid),
-    },
-  ];
+function handedOutStatus(record: VmRecord, now: number): MessageInitShape<typeof GrpcVMStatusSchema> {
+  return {
+    pid: BigInt(record.processes[0]?.pid ?? 0),
+    cpu: record.vcpus,
+    memory: record.memoryMib,
+    id: record.vmId,
+    state: record.state,
+    ageMs: BigInt(Math.max(0, now - record.readyAtMs)),
+    sandboxPid: BigInt(record.sandbox.pid),
+  };
 }
 
 function slotMessage(slot: SlotStatus, now: number): MessageInitShape<typeof GrpcSlotStatusSchema> {

@@ -4,10 +4,12 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync }
 import { join } from "node:path";
 import { REPOSITORY } from "../../scripts/step.ts";
 import { DEFAULT_CONFIG } from "../../src/config/defaults.ts";
+import { defaultMetricsSocket } from "../../src/paths.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
 import { vmCacheStatus } from "../../src/vmcache/control.ts";
-import { datagramReceiver } from "../harness/datagram.ts";
+import { DatagramLog } from "../harness/datagram.ts";
 import { type Hearth, withHearth } from "../harness/hearth.ts";
+import { parseMetrics, sampleValue } from "../harness/metrics-page.ts";
 import { vmRecords } from "../harness/pool.ts";
 import { mustRunProgram, PATH, runProgram } from "../harness/program.ts";
 import { scratch } from "../harness/scratch.ts";
@@ -81,10 +83,8 @@ test(
   async () => {
     await withHearth({}, async (hearth) => {
       const notifySocket = join(hearth.dir, "notify");
-      using notified = datagramReceiver(notifySocket);
-      const next = async (wanted: string): Promise<void> => {
-        while (!new TextDecoder().decode((await notified.read()) ?? undefined).includes(wanted));
-      };
+      using notified = new DatagramLog(notifySocket);
+      const next = (wanted: string): Promise<void> => notified.next(wanted);
       const first = activate(hearth, notifySocket);
       await listening(hearth.endpoint, first);
       // The first connection starts it; its client waits.
@@ -92,6 +92,11 @@ test(
       await next("READY=1");
       for (let ping = 0; ping < 3; ping++) await next("WATCHDOG=1");
       await next("STATUS=1 of 1 vms ready");
+
+      const metrics = await fetch("http://localhost/metrics", { unix: defaultMetricsSocket(hearth.runDir) });
+      const families = await parseMetrics(await metrics.text());
+      const qemu = sampleValue(families, "hearth_pool_vm_memory_bytes", { state: "idle", process: "qemu" });
+      expect(qemu).toBeGreaterThan(32 * 1024 * 1024);
 
       const pooled = hearth.configWith({ factory: { vm_cache_number: 1, vm_cache_timeout_ms: 10_000 } });
       const bundle = await hearth.bundle({ args: ["sleep", "100000"] });
@@ -140,7 +145,7 @@ test(
 test("a socket that is not the configured endpoint is refused", async () => {
   await withHearth({}, async (hearth) => {
     const notifySocket = join(hearth.dir, "notify");
-    using _notified = datagramReceiver(notifySocket);
+    using _notified = new DatagramLog(notifySocket);
     const child = activate({ ...hearth, endpoint: join(hearth.dir, "other.sock") }, notifySocket);
     await listening(join(hearth.dir, "other.sock"), child);
     await using _client = await connectUnix(join(hearth.dir, "other.sock"));

@@ -18,3 +18,37 @@ export function datagramReceiver(name: string): FdReader {
   check(libc().bind(fd.fd, bytes, 2 + name.length + (name.startsWith("@") ? 0 : 1)), "bind socket");
   return new FdReader(fd);
 }
+
+/** Takes datagrams as they come, since few fit the socket's queue, and keeps them for those who wait. */
+export class DatagramLog implements Disposable {
+  readonly #reader: FdReader;
+  readonly #unread: string[] = [];
+  #arrived = Promise.withResolvers<void>();
+
+  constructor(name: string) {
+    this.#reader = datagramReceiver(name);
+    void this.#follow().catch(() => {});
+  }
+
+  /** Resolves at the next datagram that has this in it; those before it are dropped. */
+  async next(wanted: string): Promise<void> {
+    for (;;) {
+      for (let text = this.#unread.shift(); text !== undefined; text = this.#unread.shift()) {
+        if (text.includes(wanted)) return;
+      }
+      await this.#arrived.promise;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#reader.close();
+  }
+
+  async #follow(): Promise<void> {
+    for (let datagram = await this.#reader.read(); datagram !== null; datagram = await this.#reader.read()) {
+      this.#unread.push(new TextDecoder().decode(datagram));
+      this.#arrived.resolve();
+      this.#arrived = Promise.withResolvers<void>();
+    }
+  }
+}
