@@ -59,6 +59,10 @@ export const SANDBOX_END_AGENT_TIMEOUT_MS = 2_000;
 export const CONTAINERS_PER_SANDBOX_MAX = 256;
 /** Bytes of entropy credited after a pause: the size of the kernel's ChaCha20 key twice over. */
 export const RESEED_BYTES = 64;
+/** Milliseconds that a guest's clock may be behind the host's when its first container starts. */
+export const CLOCK_ERROR_MS_MAX = 40;
+/** Times a guest's clock is set until a call was quick enough: on a host that is that slow nothing better can be had. */
+export const CLOCK_ATTEMPTS_MAX = 10;
 /** MiB in which Linux on x86-64 adds memory. Source: Documentation/admin-guide/mm/memory-hotplug.rst. */
 export const MEMORY_BLOCK_MIB = 128;
 /** Milliseconds for a step that touches only local files. */

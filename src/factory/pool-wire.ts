@@ -109,6 +109,7 @@ export function encodePooledVm(facts: IdleVmFacts, lease: VmLease): MessageInitS
     proxyURL: `${UNIX_URL_PREFIX}${facts.socket}`,
     cpu: lease.vcpus,
     memory: lease.memoryMib,
+    // vCPUs that were added to what the VM began with: an idle one has had nothing added.
     cpuDelta: 0,
   };
 }

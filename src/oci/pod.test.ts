@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { podRole, wantedSize } from "./pod.ts";
+import { limitsOf, NO_LIMITS, podRole, sizeFor, wantedSize } from "./pod.ts";
 
 const MIB = 1024 * 1024;
 
@@ -55,5 +55,20 @@ describe("size of the VM", () => {
     expect(
       wantedSize({ annotations: { "io.kubernetes.cri.sandbox-memory": "0" }, linux: { resources } }).memoryMib,
     ).toBe(192);
+  });
+
+  test("several containers together: fractions of CPUs are added up before they are rounded", () => {
+    const tenth = { quota: 10_000n, period: 100_000n, memory: BigInt(100 * MIB) };
+    expect(sizeFor([tenth, tenth, tenth])).toEqual({ vcpus: 1, memoryMib: 300 + 128 });
+    expect(sizeFor(new Array(10).fill(tenth))).toEqual({ vcpus: 1, memoryMib: 1000 + 128 });
+    expect(sizeFor(new Array(11).fill(tenth)).vcpus).toBe(2);
+    expect(sizeFor([])).toEqual({ vcpus: 0, memoryMib: 0 });
+  });
+
+  test("an update leaves alone what it does not name", () => {
+    const before = limitsOf({ cpu: { quota: 1, period: 2 }, memory: { limit: 3 } });
+    expect(before).toEqual({ quota: 1n, period: 2n, memory: 3n });
+    expect(limitsOf({ cpu: { quota: 4 } }, before)).toEqual({ quota: 4n, period: 2n, memory: 3n });
+    expect(limitsOf(undefined)).toEqual(NO_LIMITS);
   });
 });

@@ -42,35 +42,66 @@ const MIB = 1024n * 1024n;
 /** MiB the guest's kernel and agent use beside the containers. */
 const GUEST_OVERHEAD_MIB = 128n;
 
+/** Limits that make a VM grow. 0 or less: none. */
+export interface SizeLimits {
+  /** CPU time in microseconds in each `period` of them. */
+  readonly quota: bigint;
+  readonly period: bigint;
+  /** Bytes. */
+  readonly memory: bigint;
+}
+
+export const NO_LIMITS: SizeLimits = { quota: 0n, period: 0n, memory: 0n };
+
+interface LimitedResources {
+  readonly memory?: { readonly limit?: number | bigint | undefined } | undefined;
+  readonly cpu?:
+    | { readonly quota?: number | bigint | undefined; readonly period?: number | bigint | undefined }
+    | undefined;
+}
+
+/** Those of a container; what the resources leave out stays as it was `before`. */
+export function limitsOf(resources: LimitedResources | undefined, before: SizeLimits = NO_LIMITS): SizeLimits {
+  return {
+    quota: whole(resources?.cpu?.quota) ?? before.quota,
+    period: whole(resources?.cpu?.period) ?? before.period,
+    memory: whole(resources?.memory?.limit) ?? before.memory,
+  };
+}
+
 interface SizedSpec {
   readonly annotations?: Readonly<Record<string, string>> | undefined;
-  readonly linux?:
-    | {
-        readonly resources?:
-          | {
-              readonly memory?: { readonly limit?: number | bigint | undefined } | undefined;
-              readonly cpu?:
-                | { readonly quota?: number | bigint | undefined; readonly period?: number | bigint | undefined }
-                | undefined;
-            }
-          | undefined;
-      }
-    | undefined;
+  readonly linux?: { readonly resources?: LimitedResources | undefined } | undefined;
 }
 
 /** The pod's limits when the engine gives them in annotations, else the container's own. */
 export function wantedSize({ annotations, linux }: SizedSpec): WantedSize {
-  const memory = numberOf(annotations?.["io.kubernetes.cri.sandbox-memory"]) ?? whole(linux?.resources?.memory?.limit);
-  const quota = numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-quota"]) ?? whole(linux?.resources?.cpu?.quota);
-  const period =
-    numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-period"]) ?? whole(linux?.resources?.cpu?.period);
+  const own = limitsOf(linux?.resources);
+  return sizeFor([
+    {
+      quota: numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-quota"]) ?? own.quota,
+      period: numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-period"]) ?? own.period,
+      memory: numberOf(annotations?.["io.kubernetes.cri.sandbox-memory"]) ?? own.memory,
+    },
+  ]);
+}
+
+/** The size of a VM for several containers with these limits: fractions of CPUs are added up, then rounded up. */
+export function sizeFor(containers: readonly SizeLimits[]): WantedSize {
+  const cpus = containers.reduce((sum, { quota, period }) => {
+    return quota > 0n && period > 0n ? sum + Number(quota) / Number(period) : sum;
+  }, 0);
   // Engines write the largest multiple of a page for "no limit"; no VM is that large either.
-  const limited = memory > 0n && memory < 1n << 60n;
+  const limited = containers.map(({ memory }) => memory).filter((memory) => memory > 0n && memory < 1n << 60n);
+  const bytes = limited.reduce((sum, memory) => sum + memory, 0n);
   return {
-    vcpus: quota > 0n && period > 0n ? Number((quota + period - 1n) / period) : 0,
-    memoryMib: limited ? Number((memory + MIB - 1n) / MIB + GUEST_OVERHEAD_MIB) : 0,
+    vcpus: Math.ceil(Number(cpus.toFixed(CPU_DIGITS))),
+    memoryMib: bytes > 0n ? Number((bytes + MIB - 1n) / MIB + GUEST_OVERHEAD_MIB) : 0,
   };
 }
+
+/** Decimals of a CPU that count: three tenths are not a little more than 0.3. */
+const CPU_DIGITS = 6;
 
 /** Undefined for a missing or empty annotation and for "0", which containerd writes for "not set". */
 function numberOf(text: string | undefined): bigint | undefined {
@@ -79,6 +110,6 @@ function numberOf(text: string | undefined): bigint | undefined {
   return value > 0n ? value : undefined;
 }
 
-function whole(value: number | bigint | undefined): bigint {
-  return value === undefined ? 0n : BigInt(value);
+function whole(value: number | bigint | undefined): bigint | undefined {
+  return value === undefined ? undefined : BigInt(value);
 }

@@ -58,6 +58,20 @@ describe("paths", () => {
   });
 });
 
+test("a clone shows its own boot id, wherever and however often /proc is mounted; without /proc nothing is made", () => {
+  const mounts = ["/proc", "/other/proc"].map((destination) => ({ destination, type: "proc", source: "proc" }));
+  const data = { destination: "/data", type: "bind", source: "data" };
+  const guest = toGuestSpec(spec({ mounts: [...mounts, data] }), { ...context, ownBootId: true });
+  expect(guest.config.mounts?.map(({ destination, source }) => [destination, source])).toEqual([
+    ["/proc", "proc"],
+    ["/proc/sys/kernel/random/boot_id", "/run/hearth/shared/,boot-id"],
+    ["/other/proc", "proc"],
+    ["/other/proc/sys/kernel/random/boot_id", "/run/hearth/shared/,boot-id"],
+    ["/data", "/run/hearth/shared/c1/mounts/2"],
+  ]);
+  expect(toGuestSpec(spec({ mounts: [data] }), { ...context, ownBootId: true }).config.mounts).toHaveLength(1);
+});
+
 test("crun, which knows 1.0 only, is given 1.0 whatever 1.x the bundle says", () => {
   expect(toGuestSpec(spec({ ociVersion: "1.3.0" }), context).config.ociVersion).toBe("1.0.2");
 });

@@ -1,18 +1,85 @@
-/** Grows a VM to the size a sandbox asks for; a VM that has more is accepted as it is. */
+/** Grows a VM to the size that its containers ask for together; a VM that has more is accepted as it is. */
 import { MEMORY_BLOCK_MIB } from "../limits.ts";
+import type { Log } from "../log.ts";
+import { limitsOf, type SizeLimits, sizeFor, type WantedSize } from "../oci/pod.ts";
+import type { Resources } from "../oci/spec.ts";
 import type { Vm } from "../vm/vm.ts";
 
-/** `vcpus` and `memoryMib` are the wanted totals; 0 means as it is. Plugs what is missing and brings it online. */
-export async function growVm(
-  vm: Vm,
-  wanted: { readonly vcpus: number; readonly memoryMib: number },
+/** What is asked of the VM: by its adopter for the pod as a whole, and by the limits of each container. */
+export class VmResources {
+  readonly #vm: Vm;
+  readonly #log: Log;
+  readonly #containers = new Map<string, SizeLimits>();
+  #whole: WantedSize = { vcpus: 0, memoryMib: 0 };
+  /** One at a time: what is missing is looked up and then added. */
+  #growing: Promise<void> = Promise.resolve();
+
+  constructor(vm: Vm, log: Log) {
+    this.#vm = vm;
+    this.#log = log;
+  }
+
+  /** Totals; 0 means as the VM is. Plugs what is missing and brings it online, as far as the configuration allows. */
+  async growTo(size: WantedSize, signal: AbortSignal): Promise<void> {
+    this.#whole = size;
+    await this.#grow(signal);
+  }
+
+  /** For a container that is there or about to be; limits that `resources` leaves out stay as they were. */
+  async growFor(containerId: string, resources: Resources | undefined, signal: AbortSignal): Promise<void> {
+    this.#containers.set(containerId, limitsOf(resources, this.#containers.get(containerId)));
+    await this.#grow(signal);
+  }
+
+  /** The container has gone. The VM stays as large as it is. */
+  forget(containerId: string): void {
+    this.#containers.delete(containerId);
+  }
+
+  #grow(signal: AbortSignal): Promise<void> {
+    const growing = this.#growing.then(async () => {
+      const together = sizeFor([...this.#containers.values()]);
+      await growVm(this.#vm, this.#log, largest(this.#whole, together), signal);
+    });
+    this.#growing = growing.catch(() => undefined);
+    return growing;
+  }
+}
+
+function largest(a: WantedSize, b: WantedSize): WantedSize {
+  return { vcpus: Math.max(a.vcpus, b.vcpus), memoryMib: Math.max(a.memoryMib, b.memoryMib) };
+}
+
+/** A limit above what a VM may have is a limit all the same, as it is on a host: the VM becomes as large as it may. */
+async function growVm(
+  { hypervisor, agent, config }: Vm,
+  log: Log,
+  wanted: WantedSize,
   signal: AbortSignal,
 ): Promise<void> {
-  const vcpus = Math.max(0, wanted.vcpus - vm.hypervisor.vcpus);
-  const missingMib = Math.max(0, wanted.memoryMib - vm.hypervisor.memoryMib);
-  const memoryMib = Math.ceil(missingMib / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
+  const missing = missingSize(hypervisor, config, wanted);
+  const { vcpus, memoryMib } = missing;
+  if (missing.isShort) {
+    const { maxVcpus, maxMemoryMib } = config;
+    log.warn("vm stays smaller than its limits", { ...wanted, maxVcpus, maxMemoryMib });
+  }
   if (vcpus === 0 && memoryMib === 0) return;
-  if (vcpus > 0) await vm.hypervisor.addVcpus(vcpus, signal);
-  if (memoryMib > 0) await vm.hypervisor.addMemory(memoryMib, signal);
-  await vm.agent.agent.onlineCPUMem({ wait: true, nbCpus: vcpus, cpuOnly: memoryMib === 0 }, { signal });
+  if (vcpus > 0) await hypervisor.addVcpus(vcpus, signal);
+  if (memoryMib > 0) await hypervisor.addMemory(memoryMib, signal);
+  await agent.agent.onlineCPUMem({ wait: true, nbCpus: vcpus, cpuOnly: memoryMib === 0 }, { signal });
+}
+
+/** What to add, memory in whole blocks; `isShort` when more is wanted than may be had. */
+export function missingSize(
+  has: WantedSize,
+  max: { readonly maxVcpus: number; readonly maxMemoryMib: number },
+  wanted: WantedSize,
+): WantedSize & { readonly isShort: boolean } {
+  const blocks = Math.ceil(Math.max(0, wanted.memoryMib - has.memoryMib) / MEMORY_BLOCK_MIB);
+  const blocksFree = Math.floor(Math.max(0, max.maxMemoryMib - has.memoryMib) / MEMORY_BLOCK_MIB);
+  return {
+    vcpus: Math.max(0, Math.min(wanted.vcpus, max.maxVcpus) - has.vcpus),
+    memoryMib: Math.min(blocks, blocksFree) * MEMORY_BLOCK_MIB,
+    isShort: wanted.vcpus > max.maxVcpus || blocks > blocksFree,
+  };
 }

@@ -15,13 +15,13 @@ import {
   VM_LEASE_AGENT_TIMEOUT_MS,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
-import type { Spec } from "../oci/spec.ts";
+import { parseResources, type Resources, type Spec } from "../oci/spec.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type Owner } from "./container.ts";
 import { SandboxNetwork } from "./network.ts";
 import { repairGuest } from "./repair.ts";
-import { growVm } from "./resources.ts";
+import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
 
 export type SandboxState =
@@ -60,6 +60,7 @@ export class Sandbox {
   readonly #creating = new Set<string>();
   readonly #dependencies: SandboxDependencies;
   readonly #network: SandboxNetwork;
+  readonly #resources: VmResources;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
 
@@ -67,6 +68,7 @@ export class Sandbox {
     this.#dependencies = dependencies;
     this.vm = dependencies.vm;
     this.#network = new SandboxNetwork(this.vm.hypervisor, this.vm.agent, dependencies.log);
+    this.#resources = new VmResources(this.vm, dependencies.log);
     void this.vm.hypervisor.ended.then((end) => {
       if (this.#state.kind === "ending") return;
       dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
@@ -170,7 +172,7 @@ export class Sandbox {
         await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => this.vm.hypervisor.resume(signal));
       }
       await steps.run("repair", AGENT_CALL_TIMEOUT_MS, (signal) => repairGuest(this.vm.agent, signal));
-      await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) => growVm(this.vm, options, signal));
+      await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) => this.#resources.growTo(options, signal));
     } catch (error) {
       void this.end("adoption failed");
       throw error;
@@ -202,6 +204,7 @@ export class Sandbox {
     }
     this.#creating.add(request.id);
     try {
+      await this.#growFor(request.id, request.spec.linux?.resources);
       const container = await Container.create(request, size, {
         agent: this.vm.agent,
         shared: this.vm.shared,
@@ -212,9 +215,26 @@ export class Sandbox {
       this.#containers.set(request.id, container);
       this.#changed();
       return container;
+    } catch (error) {
+      this.#resources.forget(request.id);
+      throw error;
     } finally {
       this.#creating.delete(request.id);
     }
+  }
+
+  /** Changes the limits of a container; the VM grows first when they ask for more than it has. */
+  async updateContainer(id: string, resourcesJson: Uint8Array): Promise<void> {
+    this.container(id);
+    await this.#growFor(id, parseResources(new TextDecoder().decode(resourcesJson), `resources of container ${id}`));
+    this.#changed();
+    await this.vm.agent.agent.updateContainer({ containerId: id, resourcesJson }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+  }
+
+  async #growFor(id: string, resources: Resources | undefined): Promise<void> {
+    await this.#dependencies.steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) =>
+      this.#resources.growFor(id, resources, signal),
+    );
   }
 
   container(id: string): Container {
@@ -245,6 +265,7 @@ export class Sandbox {
     }
     await container.remove();
     this.#containers.delete(id);
+    this.#resources.forget(id);
     this.#changed();
     return false;
   }

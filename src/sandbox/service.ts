@@ -95,11 +95,7 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       return {};
     },
     updateContainer: async (request) => {
-      sandbox.container(request.containerId);
-      await sandbox.vm.agent.agent.updateContainer(
-        { containerId: request.containerId, resourcesJson: request.resourcesJson },
-        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
-      );
+      await sandbox.updateContainer(request.containerId, request.resourcesJson);
       return {};
     },
     containerStats: async (request) => {
