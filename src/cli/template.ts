@@ -75,9 +75,11 @@ async function init(config: HearthConfig, force: boolean): Promise<number> {
   return 0;
 }
 
-async function destroy({ factory }: HearthConfig): Promise<number> {
+async function destroy({ factory, runtime }: HearthConfig): Promise<number> {
   const { destroyTemplates } = await import("../factory/build-template.ts");
-  const removed = await destroyTemplates(factory.template_path, stopSignal());
+  const log = createLog({ level: runtime.log_level, format: "text" });
+  const options = { templateDir: factory.template_path, runDir: runtime.run_dir, log };
+  const removed = await destroyTemplates(options, stopSignal());
   await writeOut(
     removed.length === 0 ? "no template\n" : removed.map((id) => `template ${shortened(id)} removed\n`).join(""),
   );

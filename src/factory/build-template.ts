@@ -1,4 +1,6 @@
 /** Makes a template: boots a VM, has it rehearsed and saved, and publishes the files. One at a time on a host. */
+
+import { existsSync } from "node:fs";
 import { toHearthError } from "../errors.ts";
 import { formatVersion, probeQemuVersion } from "../hypervisor/qemu/version.ts";
 import { TEMPLATE_LOCK_TIMEOUT_MS } from "../limits.ts";
@@ -7,6 +9,7 @@ import { templateLock } from "../paths.ts";
 import { type FileLock, lock } from "../sys/lock.ts";
 import { makePrivateDirectory } from "../sys/private-directory.ts";
 import { processExit } from "../sys/process-identity.ts";
+import { collectOrphans } from "../vm/collect.ts";
 import {
   findTemplate,
   listTemplates,
@@ -21,9 +24,11 @@ import {
 import type { VmConfig } from "../vm/vm-config.ts";
 import { type LaunchOptions, launchSandbox } from "./launch.ts";
 
-export interface BuildOptions
-  extends Pick<LaunchOptions, "runDir" | "logLevel" | "log" | "onStep" | "argv" | "failAt"> {
+export interface StoreOptions extends Pick<LaunchOptions, "runDir" | "log"> {
   readonly templateDir: string;
+}
+
+export interface BuildOptions extends StoreOptions, Pick<LaunchOptions, "logLevel" | "onStep" | "argv" | "failAt"> {
   /** Make it anew though there is a good one. Default false. */
   readonly force?: boolean;
 }
@@ -40,8 +45,7 @@ export async function ensureTemplate(
   const { templateDir, force = false } = options;
   const found = force ? undefined : tryFind(templateDir, config);
   if (found !== undefined) return { files: found, built: false };
-  using _lock = await lockTemplates(templateDir, signal);
-  removeHalves(templateDir);
+  using _lock = await lockTemplates(options, signal);
   // Somebody else may have made it while we waited.
   const madeMeanwhile = force ? undefined : tryFind(templateDir, config);
   if (madeMeanwhile !== undefined) return { files: madeMeanwhile, built: false };
@@ -50,20 +54,34 @@ export async function ensureTemplate(
   return { files: findTemplate(templateDir, config), built: true };
 }
 
-/** Removes every template and whatever an interrupted init left; clones go on. Returns the names of those removed. */
-export async function destroyTemplates(templateDir: string, signal: AbortSignal): Promise<string[]> {
-  if (listTemplates(templateDir).length === 0) return [];
-  using _lock = await lockTemplates(templateDir, signal);
-  removeHalves(templateDir);
+/** Removes every template and whatever an interrupted init left; clones go on. Returns the identities of those removed. */
+export async function destroyTemplates(options: StoreOptions, signal: AbortSignal): Promise<string[]> {
+  const { templateDir } = options;
+  if (!existsSync(templateDir)) return [];
+  using _lock = await lockTemplates(options, signal);
   const identities = listTemplates(templateDir).map(({ identity }) => identity);
   for (const identity of identities) removeTemplate(templateDir, identity);
   return identities;
 }
 
-/** Waits for whoever makes or removes templates. The lock ends with its process, whatever kills it. */
-async function lockTemplates(templateDir: string, signal: AbortSignal): Promise<FileLock> {
+/**
+ * Waits for whoever makes or removes templates, then clears away what those who were killed at it have left, files and
+ * VMs. The lock ends with its process, whatever kills it.
+ */
+async function lockTemplates(
+  { templateDir, runDir, log = silentLog }: StoreOptions,
+  signal: AbortSignal,
+): Promise<FileLock> {
   makePrivateDirectory(templateDir);
-  return await lock(templateLock(templateDir), { signal, timeoutMs: TEMPLATE_LOCK_TIMEOUT_MS });
+  const held = await lock(templateLock(templateDir), { signal, timeoutMs: TEMPLATE_LOCK_TIMEOUT_MS });
+  try {
+    removeHalves(templateDir);
+    await collectOrphans(runDir, log);
+    return held;
+  } catch (thrown) {
+    held.release();
+    throw thrown;
+  }
 }
 
 function tryFind(templateDir: string, config: VmConfig): TemplateFiles | undefined {

@@ -38,6 +38,8 @@ export interface SandboxFixture extends Disposable {
   script(script: SandboxScript): void;
   /** Ids of the VMs launched so far, in order. */
   launches(): string[];
+  /** What each of them was to be: "leased", "idle", "capture", "leased clone", "idle clone". */
+  modes(): string[];
   /** Everything in the run directory and every process that mentions it; a VM that was cleaned up leaves neither. */
   leftovers(): string[];
 }
@@ -48,13 +50,14 @@ export function sandboxFixture(): SandboxFixture {
   const scriptPath = dir.path("script.json");
   writeFileSync(scriptPath, "{}");
   const program = join(import.meta.dir, "..", "fixtures", "sandbox-process.ts");
-  const launchesPath = `${scriptPath}.launches`;
+  const lines = (path: string): string[] => (existsSync(path) ? readFileSync(path, "utf8").trim().split("\n") : []);
   return {
     dir: dir.dir,
     runDir,
     argv: [process.execPath, program, scriptPath],
     script: (script) => writeFileSync(scriptPath, JSON.stringify(script)),
-    launches: () => (existsSync(launchesPath) ? readFileSync(launchesPath, "utf8").trim().split("\n") : []),
+    launches: () => lines(`${scriptPath}.launches`),
+    modes: () => lines(`${scriptPath}.modes`),
     leftovers: () => [
       ...vmIds(runDir).map((id) => `directory ${id}`),
       ...(existsSync(runDir) ? readdirSync(runDir).filter((name) => name.startsWith(".")) : []),
