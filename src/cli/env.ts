@@ -7,6 +7,10 @@ import { readHostFacts } from "../vm/resolve-config.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
 
+const TEMPLATES_ENABLED =
+  "enabled: VMs cloned of one template share memory pages and address layout, a side channel between tenants (CVE-2015-2877)";
+const TEMPLATES_OFF = "off: no two VMs share memory that either can write to";
+
 export const command = defineHostCommand({
   flags: { json: { type: "boolean", help: "print JSON" } },
   positionals: "",
@@ -19,6 +23,7 @@ export const command = defineHostCommand({
     const environment = {
       hearth: { version: VERSION, commit: COMMIT, ociVersion: OCI_VERSION, guestKernel: GUEST_KERNEL },
       host: { kvm: kvm.usable ? "usable" : kvm.reason, cpus, memoryMib, virtiofsd: virtiofsd ?? "" },
+      security: { templates: config.factory.enable_template ? TEMPLATES_ENABLED : TEMPLATES_OFF },
       config,
     };
     await writeOut(flags.json ? `${JSON.stringify(environment, null, 2)}\n` : formatTable(rowsOf(environment, "")));

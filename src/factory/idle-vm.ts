@@ -1,10 +1,11 @@
 /** An idle VM as the pool holds it: a connection to its sandbox process, by which its death is noticed at once. */
 import { describeError, HearthError, toHearthError } from "../errors.ts";
-import { SandboxService, VmState } from "../gen/sandbox_pb.ts";
+import { VmState } from "../gen/sandbox_table.ts";
 import { KILL_GRACE_MS, ORPHAN_EXIT_TIMEOUT_MS, SANDBOX_CONNECT_TIMEOUT_MS, VM_DESTROY_TIMEOUT_MS } from "../limits.ts";
 import { type Log, silentLog } from "../log.ts";
 import { vmPaths } from "../paths.ts";
-import { type ClientOf, createTtrpcClient, TtrpcClient } from "../rpc/ttrpc/client.ts";
+import { type SandboxCalls, sandboxCalls } from "../rpc/protocols.ts";
+import { TtrpcClient } from "../rpc/ttrpc/client.ts";
 import { isAlive, type ProcessIdentity, processExit, signalProcess } from "../sys/process-identity.ts";
 import { SIGKILL, SIGTERM } from "../sys/signals.ts";
 import { connectUnix } from "../sys/unix-socket.ts";
@@ -41,14 +42,14 @@ export async function connectIdleVm(location: VmLocation, log: Log = silentLog, 
   const timeoutMs = SANDBOX_CONNECT_TIMEOUT_MS;
   const client = new TtrpcClient(await connectUnix(paths.sandboxSocket, { timeoutMs, signal }));
   try {
-    const sandbox = createTtrpcClient(SandboxService, client);
+    const sandbox = sandboxCalls(client);
     const info = await sandbox.info({}, { timeoutMs, signal });
     if (info.vmId !== vmId || Number(info.sandboxPid) !== record.sandbox.pid) {
       throw new HearthError("internal", `connect VM ${vmId}: its socket is served by somebody else`);
     }
     if (info.state !== VmState.IDLE) {
       throw new HearthError("failed-precondition", `connect VM ${vmId}: it is not idle`, {
-        facts: { state: VmState[info.state] },
+        facts: { state: info.state },
       });
     }
     const facts: IdleVmFacts = {
@@ -90,18 +91,12 @@ export class IdleVm {
   readonly lost: Promise<HearthError>;
   readonly #runDir: string;
   readonly #client: TtrpcClient;
-  readonly #sandbox: ClientOf<typeof SandboxService>;
+  readonly #sandbox: SandboxCalls;
   readonly #log: Log;
   #destroyed: Promise<void> | undefined;
   #provenAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(
-    runDir: string,
-    facts: IdleVmFacts,
-    client: TtrpcClient,
-    sandbox: ClientOf<typeof SandboxService>,
-    log: Log,
-  ) {
+  constructor(runDir: string, facts: IdleVmFacts, client: TtrpcClient, sandbox: SandboxCalls, log: Log) {
     this.facts = facts;
     this.#runDir = runDir;
     this.#client = client;

@@ -36,7 +36,7 @@ async function launchClone(
   } catch (thrown) {
     const isItsFault = thrown instanceof HearthError && STEPS_OF_TEMPLATE.has(thrown.facts["step"]);
     if (isItsFault && !signal.aborted) {
-      log?.warn("template is broken", { state: template.state });
+      log?.info("template marked as broken", { state: template.state });
       markBroken(template, thrown.message);
     }
     throw thrown;

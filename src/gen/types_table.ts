@@ -6,3 +6,7 @@ export const typesMessages = {
   "types.Route": "dest:1:s;gateway:2:s;device:3:s;source:4:s;scope:5:u;family:6:i;flags:7:u;mtu:8:u",
   "types.ARPNeighbor": "toIPAddress:1:m:types.IPAddress;device:2:s;lladdr:3:s;state:4:i;flags:5:i",
 };
+
+export const IPFamily = { v4: 0, v6: 1 } as const;
+
+export const FSGroupChangePolicy = { Always: 0, OnRootMismatch: 1 } as const;

@@ -1,34 +1,8 @@
 /** The calling side of RPC, whatever the transport: typed functions of a service over something that makes one call. */
-import {
-  create,
-  type DescMethod,
-  type DescService,
-  fromBinary,
-  type Message,
-  type MessageInitShape,
-  type MessageShape,
-  toBinary,
-} from "@bufbuild/protobuf";
+import { create, type DescMethod, type DescService, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { toHearthError } from "../errors.ts";
-
-/** One function per unary method, by its local name. */
-export type ServiceClient<Methods extends GenServiceMethods, Options> = {
-  readonly [Name in keyof Methods]: (
-    request: MessageInitShape<Methods[Name]["input"]>,
-    options?: Options,
-  ) => Promise<MessageShape<Methods[Name]["output"]>>;
-};
-
-/** Makes one call: serialized request in, serialized answer out. */
-export interface UnaryTransport<Options> {
-  call(method: DescMethod, payload: Uint8Array, options: Options | undefined): Promise<Uint8Array>;
-}
-
-/** `package.Service/Method`, as gRPC spells it and as error messages name a call. */
-export function methodName(method: DescMethod): string {
-  return `${method.parent.typeName}/${method.name}`;
-}
+import { methodName, type ServiceClient, type UnaryTransport } from "./call.ts";
 
 export function createServiceClient<Methods extends GenServiceMethods, Options>(
   service: GenService<Methods>,

@@ -17,7 +17,8 @@ import {
 } from "../limits.ts";
 import { type Log, silentLog } from "../log.ts";
 import type { ByteStream } from "../sys/byte-stream.ts";
-import { createServiceClient, methodName, type ServiceClient, type UnaryTransport } from "./client.ts";
+import { methodName, type ServiceClient, type UnaryTransport } from "./call.ts";
+import { createServiceClient } from "./client.ts";
 import { type RegisteredMethod, type RegisteredService, registerHandlers, type ServiceHandlers } from "./service.ts";
 import { cancellationError, RemoteError, statusOfError } from "./status.ts";
 

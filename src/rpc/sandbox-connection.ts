@@ -1,11 +1,11 @@
 /** A connection to the process that owns a VM: what runtime commands, shims and the pool server speak through. */
 import { HearthError } from "../errors.ts";
-import { SandboxService } from "../gen/sandbox_pb.ts";
 import { connectUnix } from "../sys/unix-socket.ts";
-import { type ClientOf, createTtrpcClient, TtrpcClient } from "./ttrpc/client.ts";
+import { type SandboxCalls, sandboxCalls } from "./protocols.ts";
+import { TtrpcClient } from "./ttrpc/client.ts";
 
 export interface SandboxConnection extends AsyncDisposable {
-  readonly sandbox: ClientOf<typeof SandboxService>;
+  readonly sandbox: SandboxCalls;
   /** Resolves with the cause when the connection has ended, whoever ended it. */
   readonly closed: Promise<HearthError>;
   close(): void;
@@ -18,7 +18,7 @@ export async function connectSandbox(
 ): Promise<SandboxConnection> {
   const client = new TtrpcClient(await connectUnix(socket, options));
   return {
-    sandbox: createTtrpcClient(SandboxService, client),
+    sandbox: sandboxCalls(client),
     closed: client.closed,
     close: () => client.close(),
     [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),

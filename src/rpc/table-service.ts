@@ -1,5 +1,6 @@
-/** Serving a service by its table: the handlers and types of the generated code without its descriptors. */
+/** Serving and calling a service by its table: the handlers and types of the generated code without its descriptors. */
 import { toHearthError } from "../errors.ts";
+import { type CalledMethod, methodName, type UnaryTransport } from "./call.ts";
 import type { ServedService } from "./service.ts";
 import type { TableCodec } from "./table-codec.ts";
 
@@ -42,5 +43,32 @@ function decode(codec: TableCodec, typeName: string, payload: Uint8Array): unkno
     return codec.decode(typeName, payload);
   } catch (thrown) {
     throw toHearthError(thrown, `decode ${typeName}`, "invalid-argument");
+  }
+}
+
+/** `Client` is what ClientOf<…> describes for the service of the table; `codec` knows its messages. */
+export function createTableClient<Client extends object, Options>(
+  table: ServiceTable,
+  codec: TableCodec,
+  transport: UnaryTransport<Options>,
+): Client {
+  const functions: Record<string, (request: object, options?: Options) => Promise<unknown>> = {};
+  for (const [name, text] of Object.entries(table.methods)) {
+    const [localName = "", input = "", output = ""] = text.split(":");
+    const method: CalledMethod = { name, parent: table };
+    functions[localName] = async (request, options) => {
+      const answer = await transport.call(method, codec.encode(input, request), options);
+      return decodeAnswer(codec, output, answer, method);
+    };
+  }
+  // The table was generated from the same definition as the type, and names its methods.
+  return functions as unknown as Client;
+}
+
+function decodeAnswer(codec: TableCodec, typeName: string, payload: Uint8Array, method: CalledMethod): unknown {
+  try {
+    return codec.decode(typeName, payload);
+  } catch (thrown) {
+    throw toHearthError(thrown, `decode answer of ${methodName(method)}`);
   }
 }

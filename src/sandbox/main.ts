@@ -3,12 +3,11 @@ import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import * as v from "valibot";
 import { describeError, HearthError, isErrnoException, toHearthError } from "../errors.ts";
 import type { SandboxLaunch, SandboxReady } from "../factory/base-factory.ts";
-import { SandboxService } from "../gen/sandbox_pb.ts";
 import { FILE_STEP_TIMEOUT_MS, QMP_CALL_TIMEOUT_MS } from "../limits.ts";
 import { createLog, type Log, silentLog } from "../log.ts";
 import { vmPaths } from "../paths.ts";
+import { registerSandbox } from "../rpc/protocols.ts";
 import { serveTtrpc } from "../rpc/ttrpc/server.ts";
-import { registerService } from "../rpc/ttrpc/service.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import { pageOutFiles } from "../sys/memory.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
@@ -156,6 +155,7 @@ function openSandboxLog(launch: SandboxLaunch, path: string, foundations: AsyncD
 /** An idle VM needs neither the kernel it was loaded from nor most of the image; what it needs is in the page cache. */
 function trim(vm: Vm, log: Log): void {
   try {
+    Bun.gc(true);
     for (const process of [...vm.processes, vm.owner]) pageOutFiles(process);
   } catch (error) {
     log.debug("memory not trimmed", { error: describeError(error) });
@@ -164,7 +164,7 @@ function trim(vm: Vm, log: Log): void {
 
 async function listen(sandbox: Sandbox, path: string, times: StepTime[], log: Log): Promise<UnixListener> {
   const handlers = sandboxService(sandbox, () => times.splice(0).map(({ step, durationUs }) => ({ step, durationUs })));
-  const services = [registerService(SandboxService, handlers)];
+  const services = [registerSandbox(handlers)];
   return await listenUnix(path, (stream) => {
     const connection = serveTtrpc(stream, services, { log });
     void connection.closed

@@ -2,7 +2,8 @@
 import { randomBytes } from "node:crypto";
 import type { AgentClient } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
-import { IPFamily } from "../gen/types_pb.ts";
+import type { IPFamily as WireFamily } from "../gen/types_pb.ts";
+import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
@@ -104,7 +105,7 @@ export class SandboxNetwork implements AsyncDisposable {
 /** Source: rtnetlink(7), ndm_state. */
 const NUD_PERMANENT = 0x80;
 
-function wireFamily(family: "v4" | "v6"): IPFamily {
+function wireFamily(family: "v4" | "v6"): WireFamily {
   return family === "v4" ? IPFamily.v4 : IPFamily.v6;
 }
 

@@ -1,10 +1,11 @@
 /** SandboxService on the wire: parses requests, asks the sandbox, answers. No decisions of its own. */
-import { type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError } from "../errors.ts";
-import { StatsContainerResponseSchema } from "../gen/agent_pb.ts";
-import { OutputStream, type SandboxService, type StepTimeSchema, VmState } from "../gen/sandbox_pb.ts";
+import type { SandboxService, StepTimeSchema, VmState as WireState } from "../gen/sandbox_pb.ts";
+import { OutputStream, VmState } from "../gen/sandbox_table.ts";
 import { AGENT_CALL_TIMEOUT_MS, STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import { parseSpec } from "../oci/spec.ts";
+import { encodeStats } from "../rpc/protocols.ts";
 import type { HandlersOf } from "../rpc/ttrpc/service.ts";
 import { vmRecordOf } from "./record.ts";
 import type { Sandbox, SandboxState } from "./sandbox.ts";
@@ -104,7 +105,7 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
         { containerId: request.containerId },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       );
-      return { stats: toBinary(StatsContainerResponseSchema, stats) };
+      return { stats: encodeStats(stats) };
     },
     listProcesses: async (request) => {
       sandbox.container(request.containerId);
@@ -172,7 +173,7 @@ function streamHandlers(sandbox: Sandbox): Handlers {
   };
 }
 
-function wireState(state: SandboxState): VmState {
+function wireState(state: SandboxState): WireState {
   switch (state.kind) {
     case "idle":
       return VmState.IDLE;

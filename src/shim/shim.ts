@@ -1,6 +1,6 @@
 /** Stands on the host for one process in the guest: carries its stdio, signals and window size, and ends as it ends. */
 import { describeError } from "../errors.ts";
-import { OutputStream } from "../gen/sandbox_pb.ts";
+import { OutputStream } from "../gen/sandbox_table.ts";
 import type { Log } from "../log.ts";
 import type { Fd, OwnedFd } from "../sys/fd.ts";
 import { FdReader } from "../sys/fd-reader.ts";

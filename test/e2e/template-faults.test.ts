@@ -148,9 +148,9 @@ templateTest(
     await init(hearth);
     const { record, state } = onlyTemplate(hearth);
     const bytes = readFileSync(state);
-    writeFileSync(state, bytes.subarray(0, bytes.length - 1000));
+    writeFileSync(state, bytes.subarray(0, bytes.length / 2));
     disguise(record, { state });
-    expect(await run(hearth, "first")).toEqual({ source: "direct", reasons: ["failing", "broken"].slice(0, 1) });
+    expect(await run(hearth, "first")).toEqual({ source: "direct", reasons: ["failing"] });
     expect(await run(hearth, "second")).toEqual({ source: "direct", reasons: ["broken"] });
     expect((await shownTemplates(hearth)).templates).toMatchObject([
       { state: "broken", reason: expect.stringMatching(/restore/) },

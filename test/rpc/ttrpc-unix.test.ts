@@ -1,8 +1,9 @@
 import { expect, test } from "bun:test";
 import { SandboxService } from "../../src/gen/sandbox_pb.ts";
-import { createTtrpcClient, TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
+import { TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
+import { createTtrpcClient, registerService } from "../../src/rpc/ttrpc/descriptors.ts";
 import { serveTtrpc } from "../../src/rpc/ttrpc/server.ts";
-import { registerService, type TtrpcConnection } from "../../src/rpc/ttrpc/service.ts";
+import type { TtrpcConnection } from "../../src/rpc/ttrpc/service.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
 import { rejection } from "../harness/rejection.ts";
 import { scratch } from "../harness/scratch.ts";

@@ -1,17 +1,19 @@
 /** The host's side of the agent channel: typed calls over QEMU's end of the virtio-serial port. */
 import { HearthError, toHearthError } from "../../errors.ts";
-import { AgentService } from "../../gen/agent_pb.ts";
-import { Health, HealthCheckResponse_ServingStatus } from "../../gen/health_pb.ts";
 import { AGENT_CONNECT_ATTEMPTS_MAX, AGENT_GREETING_TIMEOUT_MS, AGENT_RECONNECT_PAUSE_MS } from "../../limits.ts";
-import { type ClientOf, createTtrpcClient, TtrpcClient } from "../../rpc/ttrpc/client.ts";
+import { type AgentCalls, agentCalls, type HealthCalls, healthCalls } from "../../rpc/protocols.ts";
+import { TtrpcClient } from "../../rpc/ttrpc/client.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import { connectUnix } from "../../sys/unix-socket.ts";
 import { type DeadlineOptions, sleep } from "../../util/wait.ts";
 
+/** Source: HealthCheckResponse.ServingStatus in proto/health.proto. */
+const SERVING = 1;
+
 /** One connection: QEMU's socket takes a single client, and ttRPC carries every call on it. */
 export interface AgentClient extends AsyncDisposable {
-  readonly agent: ClientOf<typeof AgentService>;
-  readonly health: ClientOf<typeof Health>;
+  readonly agent: AgentCalls;
+  readonly health: HealthCalls;
   /** Resolves with the cause when no further call is possible; never rejects. */
   readonly closed: Promise<HearthError>;
   /** Idempotent. Pending calls fail. */
@@ -32,7 +34,7 @@ export async function connectAgent(socketPath: string, options: DeadlineOptions 
     try {
       const greetingMs = Math.min(AGENT_GREETING_TIMEOUT_MS * attempt, deadline - performance.now());
       const { status } = await client.health.check({}, { signal, timeoutMs: Math.max(greetingMs, 1) });
-      if (status === HealthCheckResponse_ServingStatus.SERVING) return client;
+      if (status === SERVING) return client;
       throw new HearthError("unavailable", "the agent does not serve");
     } catch (thrown) {
       await client[Symbol.asyncDispose]();
@@ -49,8 +51,8 @@ export async function connectAgent(socketPath: string, options: DeadlineOptions 
 export function agentClient(stream: ByteStream): AgentClient {
   const client = new TtrpcClient(stream);
   return {
-    agent: createTtrpcClient(AgentService, client),
-    health: createTtrpcClient(Health, client),
+    agent: agentCalls(client),
+    health: healthCalls(client),
     closed: client.closed,
     close: () => client.close(),
     [Symbol.asyncDispose]: () => client[Symbol.asyncDispose](),

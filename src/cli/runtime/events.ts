@@ -1,15 +1,10 @@
 /** `events --stats`: one line of resource usage of a container, in runc's form. A stream of events is not supported. */
-import { fromBinary } from "@bufbuild/protobuf";
 import { HearthError } from "../../errors.ts";
-import {
-  type BlkioStatsEntry,
-  type MemoryData,
-  type StatsContainerResponse,
-  StatsContainerResponseSchema,
-} from "../../gen/agent_pb.ts";
+import type { BlkioStatsEntry, MemoryData, StatsContainerResponse } from "../../gen/agent_pb.ts";
 import { canSignal, statusOf } from "../../oci/container-record.ts";
 import { readContainer } from "../../oci/container-store.ts";
 import { stringifyOciJson } from "../../oci/json.ts";
+import { decodeStats } from "../../rpc/protocols.ts";
 import { writeOut } from "../output.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import { withSandbox } from "./with-sandbox.ts";
@@ -32,7 +27,7 @@ export const command = defineRuntimeCommand({
     const { stats } = await withSandbox(context, record, (sandbox, timeoutMs) =>
       sandbox.containerStats({ containerId: id }, { timeoutMs }),
     );
-    const data = statsData(fromBinary(StatsContainerResponseSchema, stats));
+    const data = statsData(decodeStats(stats));
     await writeOut(`${stringifyOciJson({ type: "stats", id, data })}\n`);
   },
 });

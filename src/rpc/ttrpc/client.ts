@@ -1,10 +1,9 @@
 /** The calling side of ttRPC: many calls at once over one byte stream, each with a deadline and a way to give it up. */
-import type { DescMethod } from "@bufbuild/protobuf";
-import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import type { GenService } from "@bufbuild/protobuf/codegenv2";
 import { DeadlineError, HearthError, toHearthError } from "../../errors.ts";
 import { TTRPC_CALLS_IN_FLIGHT_MAX } from "../../limits.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
-import { createServiceClient, methodName, type ServiceClient, type UnaryTransport } from "../client.ts";
+import { type CalledMethod, methodName, type ServiceClient, type UnaryTransport } from "../call.ts";
 import { cancellationError, RemoteError, STATUS_OK } from "../status.ts";
 import { decodeResponseEnvelope, encodeRequestEnvelope } from "./envelope.ts";
 import { encodeFrame, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
@@ -62,7 +61,7 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
   }
 
   /** One call, serialized; for generated clients. */
-  call(method: DescMethod, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> {
+  call(method: CalledMethod, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> {
     const name = methodName(method);
     const { signal, timeoutMs } = options;
     if (signal?.aborted === true) return Promise.reject(cancellationError(name, signal.reason));
@@ -148,7 +147,7 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
   }
 }
 
-function encodeRequest(method: DescMethod, payload: Uint8Array, timeoutMs: number | undefined): Uint8Array {
+function encodeRequest(method: CalledMethod, payload: Uint8Array, timeoutMs: number | undefined): Uint8Array {
   const timeoutNano =
     timeoutMs === undefined || timeoutMs > TIMER_MS_MAX ? 0n : BigInt(Math.ceil(timeoutMs * NANOSECONDS_PER_MS));
   return encodeRequestEnvelope({ service: method.parent.typeName, method: method.name, payload, timeoutNano });
@@ -171,12 +170,4 @@ function readAnswer(method: string, payload: Uint8Array | undefined): { payload:
 /** Whatever broke it, the system or a peer that speaks something else, the server is "unavailable". */
 function brokenConnection(what: string, thrown: unknown): HearthError {
   return new HearthError("unavailable", `${what} ttrpc connection`, { cause: thrown });
-}
-
-/** Typed functions for the service's methods. The client keeps the ownership of the stream. */
-export function createTtrpcClient<Methods extends GenServiceMethods>(
-  service: GenService<Methods>,
-  client: TtrpcClient,
-): ServiceClient<Methods, CallOptions> {
-  return createServiceClient(service, client);
 }

@@ -1,6 +1,6 @@
 /** What handlers of a ttRPC service are given: the call, its end, and the connection it came over. */
-import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
-import { type RegisteredService, registerHandlers, type ServiceHandlers } from "../service.ts";
+import type { GenService } from "@bufbuild/protobuf/codegenv2";
+import type { ServiceHandlers } from "../service.ts";
 
 /** One client's connection, as handlers see it. Usable as the key of a WeakMap for what belongs to this connection. */
 export interface TtrpcConnection {
@@ -25,11 +25,3 @@ export interface CallContext {
 /** `HandlersOf<typeof SandboxService>`: the handlers of a generated service, none missing with Required<…>. */
 export type HandlersOf<Service> =
   Service extends GenService<infer Methods> ? ServiceHandlers<Methods, CallContext> : never;
-
-/** Handlers as serveTtrpc takes them; `this` is kept, so an instance of a class will do. */
-export function registerService<Methods extends GenServiceMethods>(
-  service: GenService<Methods>,
-  handlers: ServiceHandlers<Methods, CallContext>,
-): RegisteredService<CallContext> {
-  return registerHandlers(service, handlers);
-}

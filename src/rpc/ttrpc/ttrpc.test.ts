@@ -9,10 +9,11 @@ import { RequestSchema, type Response, ResponseSchema } from "../../gen/ttrpc_pb
 import { TTRPC_CALLS_IN_FLIGHT_MAX, TTRPC_MESSAGE_BYTES_MAX, TTRPC_UNWRITTEN_BYTES_MAX } from "../../limits.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import { RemoteError } from "../status.ts";
-import { createTtrpcClient, TtrpcClient } from "./client.ts";
+import { TtrpcClient } from "./client.ts";
+import { createTtrpcClient, registerService } from "./descriptors.ts";
 import { encodeFrame, FrameDecoder } from "./frame.ts";
 import { serveTtrpc } from "./server.ts";
-import { type CallContext, type HandlersOf, registerService } from "./service.ts";
+import type { CallContext, HandlersOf } from "./service.ts";
 
 function connect(handlers: HandlersOf<typeof SandboxService>, chunkBytes?: number) {
   const [left, right] = streamPair(chunkBytes);
