@@ -98,8 +98,9 @@ interface ShownTemplate extends Omit<TemplateStatus, "record"> {
 
 async function printStatus(config: HearthConfig, json: boolean): Promise<number> {
   const { enable_template: enabled, template_path: path } = config.factory;
-  const current = identityDigest(await resolveVmConfig(config, silentLog));
-  const templates = listTemplates(path).map((template) => shown(template, current));
+  const vmConfig = await resolveVmConfig(config, silentLog);
+  const current = identityDigest(vmConfig);
+  const templates = listTemplates(path, vmConfig).map((template) => shown(template, current));
   const found = templates.some((template) => template.current && template.state === "ready");
   const status = { enabled, path, onTmpfs: isOnTmpfs(path), current, usable: found, templates };
   await writeOut(json ? `${JSON.stringify(status, null, 2)}\n` : statusText(status));

@@ -94,9 +94,8 @@ function tryFind(templateDir: string, config: VmConfig): TemplateFiles | undefin
 }
 
 function removeOutdated(templateDir: string, config: VmConfig): void {
-  for (const { identity, state, record } of listTemplates(templateDir)) {
-    const isOurs = record?.hearthVersion === config.hearthVersion && record.guestDigest === config.guestDigest;
-    if (state === "outdated" || !isOurs) removeTemplate(templateDir, identity);
+  for (const { identity, state } of listTemplates(templateDir, config)) {
+    if (state === "outdated") removeTemplate(templateDir, identity);
   }
 }
 

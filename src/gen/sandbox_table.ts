@@ -5,7 +5,7 @@ export const sandboxMessages = {
   "hearth.sandbox.v1.InfoResponse": "vmId:1:s;state:2:i;sandboxPid:3:I;qemuPid:4:I;vcpus:5:u;memoryMib:6:u;identity:7:s;containerIds:8:*s;readyAtMs:9:I",
   "hearth.sandbox.v1.CheckRequest": "agent:1:b",
   "hearth.sandbox.v1.CheckResponse": "",
-  "hearth.sandbox.v1.LeaseRequest": "token:1:s;leaseMs:2:u",
+  "hearth.sandbox.v1.LeaseRequest": "token:1:s;leaseMs:2:u;agent:3:b",
   "hearth.sandbox.v1.LeaseResponse": "recordJson:1:y;vcpus:2:u;memoryMib:3:u",
   "hearth.sandbox.v1.AdoptRequest": "token:1:s;sandboxId:2:s;hostname:3:s;vcpus:4:u;memoryMib:5:u;cgroupDirs:6:*s",
   "hearth.sandbox.v1.AdoptResponse": "vcpus:1:u;memoryMib:2:u;steps:3:*m:hearth.sandbox.v1.StepTime",

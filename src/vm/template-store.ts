@@ -24,7 +24,7 @@ export function templateKind(config: Pick<VmConfig, "sharedFs">): TemplateKind {
   return config.sharedFs === "virtio-fs" ? "copied" : "copy-on-write";
 }
 
-/** "missing": never made, or lost with a reboot. "outdated": QEMU or hearth has changed. "broken": not what was saved. */
+/** "missing": never made, or lost with a reboot. "outdated": made before an upgrade. "broken": not what was saved. */
 export type TemplateProblem = "missing" | "outdated" | "broken";
 
 /** There is no template that a clone of this configuration can be made of. */
@@ -53,10 +53,10 @@ const TemplateRecordSchema = v.looseObject({
   kind: v.picklist(["copy-on-write", "copied"]),
   guestDigest: v.string(),
   hearthVersion: v.string(),
-  qemuPath: v.string(),
-  /** Of the running QEMU that saved it, and the file it was started from. */
+  /** Of QEMU and virtiofsd as they were on disk; see VmConfig. */
+  programsDigest: v.string(),
+  /** For people. */
   qemuVersion: v.string(),
-  qemuStamp: v.string(),
   vcpus: count,
   /** MiB. */
   memoryMib: count,
@@ -76,12 +76,23 @@ const HALF_PREFIX = ".half-";
 export function findTemplate(templateDir: string, config: VmConfig): TemplateFiles {
   const paths = templatePaths(join(templateDir, identityDigest(config)));
   const record = readRecord(paths);
-  if (record === undefined) throw new TemplateError("missing", `find template in ${templateDir}: there is none`);
-  const problem = examine(paths, record);
-  if (problem !== undefined) {
-    throw new TemplateError(problem.problem, `use template ${record.identity.slice(0, 12)}: ${problem.reason}`);
-  }
+  if (record === undefined) throw noTemplate(templateDir, config);
+  const damage = findDamage(paths, record);
+  if (damage !== undefined) throw new TemplateError("broken", `use template ${shortened(record.identity)}: ${damage}`);
   return { kind: record.kind, memory: paths.memory, state: paths.state };
+}
+
+/** One of that size that was made before an upgrade says more than that there is none. */
+function noTemplate(templateDir: string, config: VmConfig): TemplateError {
+  for (const { identity, state, reason, record } of listTemplates(templateDir, config)) {
+    if (state !== "outdated" || record?.vcpus !== config.vcpus || record.memoryMib !== config.memoryMib) continue;
+    return new TemplateError("outdated", `use template ${shortened(identity)}: ${reason}`);
+  }
+  return new TemplateError("missing", `find template in ${templateDir}: there is none for this configuration`);
+}
+
+function shortened(identity: string): string {
+  return identity.slice(0, 12);
 }
 
 /** A template as an operator sees it. */
@@ -98,8 +109,8 @@ export interface TemplateStatus {
   readonly allocatedBytes: number;
 }
 
-/** All there are, whole or not, by name. */
-export function listTemplates(templateDir: string): TemplateStatus[] {
+/** All there are, whole or not, by name. With `config`, those that no VM of its hearth, guest and QEMU can be are "outdated". */
+export function listTemplates(templateDir: string, config?: VmConfig): TemplateStatus[] {
   return entriesOf(templateDir).map((name) => {
     const paths = templatePaths(join(templateDir, name));
     const found = { dir: paths.dir, allocatedBytes: allocatedBytes(paths) };
@@ -108,9 +119,17 @@ export function listTemplates(templateDir: string): TemplateStatus[] {
     }
     try {
       const record = readRecord(paths);
-      const problem: Problem | undefined =
-        record === undefined ? { problem: "broken", reason: "it has no record" } : examine(paths, record);
-      return { ...found, identity: name, state: problem?.problem ?? "ready", reason: problem?.reason ?? "", record };
+      if (record === undefined) return { ...found, identity: name, state: "broken", reason: "no record", record };
+      const upgraded = config === undefined ? undefined : findUpgrade(record, config);
+      if (upgraded !== undefined) return { ...found, identity: name, state: "outdated", reason: upgraded, record };
+      const damage = findDamage(paths, record);
+      return {
+        ...found,
+        identity: name,
+        state: damage === undefined ? "ready" : "broken",
+        reason: damage ?? "",
+        record,
+      };
     } catch (thrown) {
       const { message } = toHearthError(thrown, "read template");
       return { ...found, identity: name, state: "broken", reason: message, record: undefined };
@@ -141,9 +160,8 @@ export function publishTemplate(
     kind: templateKind(config),
     guestDigest: config.guestDigest,
     hearthVersion: config.hearthVersion,
-    qemuPath: config.qemuPath,
+    programsDigest: config.programsDigest,
     qemuVersion,
-    qemuStamp: fileStamp(config.qemuPath),
     vcpus: config.vcpus,
     memoryMib: config.memoryMib,
     createdAtMs: Date.now(),
@@ -185,17 +203,13 @@ export function markBroken(files: TemplateFiles, reason: string): void {
   }
 }
 
-interface Problem {
-  readonly problem: "outdated" | "broken";
-  readonly reason: string;
-}
-
-function examine(paths: TemplatePaths, record: TemplateRecord): Problem | undefined {
-  if (fileStamp(record.qemuPath) !== record.qemuStamp) {
-    return { problem: "outdated", reason: `${record.qemuPath} is no longer QEMU ${record.qemuVersion}` };
-  }
-  const broken = findDamage(paths, record);
-  return broken === undefined ? undefined : { problem: "broken", reason: broken };
+/** What has been replaced since the template was made; undefined when nothing has. */
+function findUpgrade(record: TemplateRecord, config: VmConfig): string | undefined {
+  const { qemuVersion, hearthVersion } = record;
+  if (hearthVersion !== config.hearthVersion) return `made by hearth ${hearthVersion}, this is ${config.hearthVersion}`;
+  if (record.guestDigest !== config.guestDigest) return "made of another guest";
+  if (record.programsDigest !== config.programsDigest) return `QEMU ${qemuVersion} or virtiofsd was replaced since`;
+  return undefined;
 }
 
 function findDamage(paths: TemplatePaths, record: TemplateRecord): string | undefined {
@@ -267,15 +281,6 @@ function digestOf(bytes: Uint8Array): string {
 /** Changes whenever somebody puts another file there or writes to it; cheaper than reading a gigabyte at every clone. */
 function stampOf({ dev, ino, size, mtimeNs }: BigIntStats): string {
   return `${dev}:${ino} ${size} ${mtimeNs}`;
-}
-
-function fileStamp(path: string): string {
-  try {
-    return stampOf(statSync(path, { bigint: true }));
-  } catch (thrown) {
-    if (isNotFound(thrown)) return "";
-    throw toHearthError(thrown, `inspect ${path}`);
-  }
 }
 
 function allocatedBytes(paths: TemplatePaths): number {
