@@ -30,6 +30,9 @@ export function isSandboxStep(name: string): name is SandboxStep {
   return SANDBOX_STEPS.some((step) => step === name);
 }
 
+/** In the runtime's environment: the step that is made to fail, for tests that look for what a failure leaves behind. */
+export const FAULT_VARIABLE = "HEARTH_FAIL_AT";
+
 export interface StepTime {
   readonly step: SandboxStep;
   readonly durationUs: number;
@@ -46,7 +49,7 @@ export interface Steps {
 export interface StepsOptions {
   readonly onStep: (time: StepTime) => void;
   readonly onStart?: (step: SandboxStep) => void;
-  /** The step that fails in place of its work: for tests that look for what a failure leaves behind. */
+  /** The step that fails in place of its work. */
   readonly failAt?: string | undefined;
   /** Once it aborts, the step that runs and all that follow fail with its reason. */
   readonly signal?: AbortSignal;
@@ -61,7 +64,7 @@ export function createSteps(options: StepsOptions): Steps {
       const signal = options.signal === undefined ? timeout : AbortSignal.any([timeout, options.signal]);
       try {
         options.signal?.throwIfAborted();
-        if (options.failAt === step) throw new HearthError("internal", "fault injected");
+        if (options.failAt === step) throw new HearthError("internal", `fault injected by ${FAULT_VARIABLE}`);
         return await work(signal);
       } catch (thrown) {
         // What was interrupted may say so in its own words.

@@ -20,8 +20,11 @@ const ID = `fault-${process.pid}`;
 const LOOK_INTERVAL_MS = 10;
 const EVENT_TIMEOUT_MS = 30_000;
 
-/** Steps that a lone container without network does not take; those of the pool have tests of their own below. */
-const NOT_TAKEN: ReadonlySet<SandboxStep> = new Set(["connect-network", "exec-process", "rehearse", "pause", "resume"]);
+/** Steps that a lone container without network does not take; those of the pool and of templates have tests of their own. */
+const NOT_TAKEN: ReadonlySet<SandboxStep> = new Set([
+  ...(["connect-network", "exec-process", "rehearse", "pause", "resume"] as const),
+  ...(["restore", "close-agent", "save"] as const),
+]);
 
 describe("a failing step of create", () => {
   for (const step of SANDBOX_STEPS.filter((name) => !NOT_TAKEN.has(name))) {
@@ -34,13 +37,26 @@ describe("a failing step of create", () => {
             env: { HEARTH_FAIL_AT: step },
           });
           expect(status).toBe(1);
-          expect(stderr).toContain(`${step}: fault injected`);
+          expect(stderr).toContain(`${step}: fault injected by HEARTH_FAIL_AT`);
           expectNothing(hearth);
         });
       },
       TIMEOUT_MS,
     );
   }
+
+  test("of an unknown name is refused", async () => {
+    await withHearth({}, async (hearth) => {
+      const bundle = await hearth.bundle({ args: ["true"] });
+      const env = { HEARTH_FAIL_AT: "bogus" };
+      const { status, stderr } = await hearth.runtime(["run", "--bundle", bundle, ID], { env });
+      expect([status, stderr]).toEqual([
+        1,
+        expect.stringContaining('use HEARTH_FAIL_AT: no step is called \\"bogus\\"'),
+      ]);
+      expectNothing(hearth);
+    });
+  });
 
   test(
     "exec-process: the container goes on",
