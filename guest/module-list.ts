@@ -17,6 +17,7 @@ export const INITRD_MODULES: readonly string[] = [
   "9p",
   "9pnet_virtio",
   "virtiofs",
+  "vmw_vsock_virtio_transport",
 ];
 
 /** On the image: loaded when the agent asks, or by the kernel on first use. */

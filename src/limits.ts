@@ -115,10 +115,17 @@ export const OOM_EVENTS_MAX = 256;
 export const STDIO_PIPE_BYTES = 256 * 1024;
 /** Exec processes of a container that have ended and been read, kept for those who ask for their exit code late. */
 export const FINISHED_PROCESSES_MAX = 64;
-/** Milliseconds for the agent's answer to the first call on a new connection, times the attempt; it takes 5 emulated. */
+/**
+ * Milliseconds for the agent's answer to the first call on a new connection, doubled with each attempt; it takes 5
+ * emulated, and 20,000 in an emulated guest of an emulated host that does other things too.
+ */
 export const AGENT_GREETING_TIMEOUT_MS = 1_000;
-/** Connections tried before the agent counts as gone. */
+/** The same over vsock, where a greeting is lost only when a clone's device is reset at that very moment. */
+export const VSOCK_GREETING_TIMEOUT_MS = 5_000;
+/** Connections tried before the agent counts as gone: a minute of waiting for a port that is there and silent. */
 export const AGENT_CONNECT_ATTEMPTS_MAX = 6;
+/** The same over vsock, whose first attempts are short. */
+export const VSOCK_CONNECT_ATTEMPTS_MAX = 10;
 /** Milliseconds the agent's port stays closed between two tries, for the guest to notice. */
 export const AGENT_RECONNECT_PAUSE_MS = 100;
 /** Times a container's directory may vanish between making it and locking it: each needs a delete in that microsecond. */
@@ -195,3 +202,9 @@ export const TEMPLATE_STATE_BYTES_MAX = 64 * 1024 * 1024;
 export const TEMPLATE_LOCK_TIMEOUT_MS = 120_000;
 /** Milliseconds until the pool tries again to make a template that could not be made; it boots its VMs meanwhile. */
 export const TEMPLATE_RETRY_MS = 60_000;
+/** CIDs or reserved ports tried until one is free. With half of all taken, all of these are with a chance of 2^-64. */
+export const VSOCK_ATTEMPTS_MAX = 64;
+/** Connections waiting for the guest's agent to accept them: it has one client, and does so at once. */
+export const VSOCK_BACKLOG = 4;
+/** Milliseconds for the guest to take a vsock connection at the first attempt; doubles with each. A clone may still have its template's address. */
+export const VSOCK_CONNECT_TIMEOUT_MS = 100;

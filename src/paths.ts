@@ -162,8 +162,12 @@ export interface AgentPaths {
 }
 
 export const GUEST_RUN_DIR = "/run/hearth";
-/** Name of the virtio-serial port that the agent serves. */
+/** Name of the virtio-serial port that the agent serves, or opens to say that it serves the vsock port. */
 export const AGENT_PORT_NAME = "org.hearth.agent.0";
+/** The agent's vsock port, Kata's too. */
+export const AGENT_VSOCK_PORT = 1024;
+/** Word of the guest kernel's command line: the agent is to serve the vsock port. */
+export const VSOCK_KERNEL_PARAM = "hearth.vsock";
 
 export function agentPaths(runDir: string = GUEST_RUN_DIR): AgentPaths {
   return {

@@ -5,7 +5,8 @@ import { loadConfig } from "../config/load.ts";
 import { HearthError } from "../errors.ts";
 import { checkQemuVersion, formatVersion, probeQemuVersion } from "../hypervisor/qemu/version.ts";
 import { silentLog } from "../log.ts";
-import { checkSharedFs, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { VHOST_VSOCK } from "../sys/vsock.ts";
+import { checkSharedFs, checkTransport, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
 import { vmCacheStatus } from "../vmcache/control.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
@@ -51,6 +52,9 @@ async function examineHost(configPath: string | undefined): Promise<Finding[]> {
     host.kvm.usable
       ? { what: "kvm", verdict: "ok", detail: "usable" }
       : { what: "kvm", verdict: hypervisor.accel === "kvm" ? "missing" : "warning", detail: host.kvm.reason },
+    await finding("transport", async () =>
+      checkTransport(config, host) === "vsock" ? `vsock by ${VHOST_VSOCK}` : "virtio-serial",
+    ),
     await finding("shared directory", async () => {
       checkSharedFs(config, host);
       return hypervisor.shared_fs === "virtio-fs"

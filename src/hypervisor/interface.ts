@@ -48,6 +48,11 @@ export interface BootOptions {
   readonly sharedMemory: boolean;
   readonly qmpSocket: string;
   readonly agentSocket: string;
+  /**
+   * The guest's agent is reached over vsock at this CID; the agent's port only tells that it listens, and nothing is at
+   * `agentSocket`. `fd` has the CID reserved (sys/vsock.ts); the caller's, who may close it after the start.
+   */
+  readonly vsock?: { readonly cid: number; readonly fd: Fd };
   readonly consoleLog: string;
   readonly qemuLog: string;
   /** Present at boot, in this order. NICs cannot be: they are added to the running VM. */

@@ -1,9 +1,9 @@
 /** Boots a VM: directory and lock, shared directory, QEMU, agent, sandbox in the guest; undone in reverse when a step fails. */
 import { mkdirSync } from "node:fs";
-import { type AgentClient, connectAgent } from "../agent/client/client.ts";
+import { type AgentAddress, type AgentClient, connectAgent } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
 import type { BootOptions, Hypervisor } from "../hypervisor/interface.ts";
-import { launchQemu } from "../hypervisor/qemu/launch.ts";
+import { type LaunchContext, launchQemu } from "../hypervisor/qemu/launch.ts";
 import type { Log } from "../log.ts";
 import type { VmPaths } from "../paths.ts";
 import { openSharedDirectory, SHARED_DIRECTORY_TAG, type SharedDirectory } from "../storage/shared-directory.ts";
@@ -11,6 +11,7 @@ import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import { tryLock } from "../sys/lock.ts";
 import { removeTreeWithoutMounts } from "../sys/mount.ts";
 import { ownIdentity, type ProcessIdentity } from "../sys/process-identity.ts";
+import type { ReservedCid } from "../sys/vsock.ts";
 import { Vm } from "../vm/vm.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 import { GUEST_SHARED_DIR } from "./guest-spec.ts";
@@ -21,6 +22,8 @@ export interface BootRequest {
   readonly vmId: string;
   readonly paths: VmPaths;
   readonly config: VmConfig;
+  /** For a VM whose agent is reached over vsock. Disposed of by foundations, and as soon as QEMU has it. */
+  readonly reservedCid: ReservedCid | undefined;
   /** Disposed after everything of the VM: its directory and lock. Owned by the result. */
   readonly foundations: AsyncDisposableStack;
 }
@@ -32,14 +35,14 @@ export async function bootVm(request: BootRequest, steps: Steps, log: Log): Prom
   stack.use(foundations);
   const shared = stack.use(await shareDirectory(request, steps, log));
   const hypervisor = await steps.run("launch-qemu", config.bootTimeoutMs, async (signal) =>
-    stack.use(await launchQemu({ ...bootOptions(request), devices: [shared.device] }, { log, signal })),
+    stack.use(await launchVm(request, { devices: [shared.device] }, { log, signal })),
   );
   recordProcesses(request, [...shared.processes, hypervisor.process]);
   const agent = await greetAgent(request, hypervisor, steps);
   stack.defer(() => agent.close());
   await createSandbox(request, agent, shared, steps);
   stack.move();
-  return new Vm({ ...request, hypervisor, agent, shared, owner: ownIdentity() });
+  return new Vm({ ...request, agentAddress: agentAddress(request), hypervisor, agent, shared, owner: ownIdentity() });
 }
 
 export async function shareDirectory(request: BootRequest, steps: Steps, log: Log): Promise<SharedDirectory> {
@@ -51,8 +54,21 @@ export async function shareDirectory(request: BootRequest, steps: Steps, log: Lo
   return shared;
 }
 
-/** What booting, saving and restoring have in common; without devices. */
-export function bootOptions({ vmId, paths, config }: BootRequest): BootOptions {
+/** Starts QEMU with what booting, saving and restoring have in common, and `options`. The caller owns the result. */
+export async function launchVm(
+  request: BootRequest,
+  options: Partial<BootOptions>,
+  context: LaunchContext,
+): Promise<Hypervisor> {
+  try {
+    return await launchQemu({ ...bootOptions(request), ...options }, context);
+  } finally {
+    // With this copy open, the end of QEMU would not be the end of the connection to its guest.
+    request.reservedCid?.[Symbol.dispose]();
+  }
+}
+
+function bootOptions({ vmId, paths, config, reservedCid }: BootRequest): BootOptions {
   return {
     vmId,
     qemuPath: config.qemuPath,
@@ -73,23 +89,26 @@ export function bootOptions({ vmId, paths, config }: BootRequest): BootOptions {
     qemuLog: paths.qemuLog,
     devices: [],
     seccomp: config.seccomp,
+    ...(reservedCid === undefined ? {} : { vsock: reservedCid }),
   };
 }
 
 /** So that they can be ended should this process die: to be called as soon as one was started. */
 export function recordProcesses(request: BootRequest, processes: readonly ProcessIdentity[]): void {
-  writeJsonAtomic(request.paths.record, bootingRecord({ ...request, owner: ownIdentity() }, processes));
+  const vm = { ...request, agentAddress: agentAddress(request), owner: ownIdentity() };
+  writeJsonAtomic(request.paths.record, bootingRecord(vm, processes));
+}
+
+export function agentAddress({ paths, reservedCid }: BootRequest): AgentAddress {
+  if (reservedCid === undefined) return { transport: "virtio-serial", socket: paths.agentSocket };
+  return { transport: "vsock", cid: reservedCid.cid };
 }
 
 /** The caller closes it. */
-export async function greetAgent(
-  { paths, config }: BootRequest,
-  hypervisor: Hypervisor,
-  steps: Steps,
-): Promise<AgentClient> {
-  return await steps.run("wait-for-agent", config.bootTimeoutMs, async (signal) => {
+export async function greetAgent(request: BootRequest, hypervisor: Hypervisor, steps: Steps): Promise<AgentClient> {
+  return await steps.run("wait-for-agent", request.config.bootTimeoutMs, async (signal) => {
     await hypervisor.agentReady(signal);
-    return await connectAgent(paths.agentSocket, { signal });
+    return await connectAgent(agentAddress(request), { signal });
   });
 }
 

@@ -1,10 +1,9 @@
 /** Boots a VM, rehearses it and saves it as a template: nothing of it is tied to this host's files but what a clone replaces. */
 import { closeSync, ftruncateSync, openSync } from "node:fs";
-import { launchQemu } from "../hypervisor/qemu/launch.ts";
 import { QMP_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { TemplateFiles } from "../vm/template-store.ts";
-import { type BootRequest, bootOptions, greetAgent, recordProcesses, shareDirectory } from "./boot.ts";
+import { type BootRequest, greetAgent, launchVm, recordProcesses, shareDirectory } from "./boot.ts";
 import { rehearse } from "./rehearsal.ts";
 import type { Steps } from "./steps.ts";
 
@@ -27,9 +26,9 @@ export async function captureVm(
   const memoryFile = { path: template.memory, access: "shared" } as const;
   const hypervisor = await steps.run("launch-qemu", config.bootTimeoutMs, async (signal) =>
     stack.use(
-      await launchQemu(
+      await launchVm(
+        request,
         {
-          ...bootOptions(request),
           devices: shared === undefined ? [] : [shared.device],
           laterDevices: isCopied ? ["shared-directory-virtio-fs"] : [],
           memoryFile,

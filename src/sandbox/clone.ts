@@ -1,7 +1,6 @@
 /** Makes a VM of a saved one: what `bootVm` does, with the guest continued from where it was saved instead of booted. */
 import { writeFileSync } from "node:fs";
 import type { Hypervisor } from "../hypervisor/interface.ts";
-import { launchQemu } from "../hypervisor/qemu/launch.ts";
 import { QMP_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { SharedDirectory } from "../storage/shared-directory.ts";
@@ -9,7 +8,15 @@ import { copyToMemory } from "../sys/memory-file.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
 import type { TemplateFiles } from "../vm/template-store.ts";
 import { Vm } from "../vm/vm.ts";
-import { type BootRequest, bootOptions, createSandbox, greetAgent, recordProcesses, shareDirectory } from "./boot.ts";
+import {
+  agentAddress,
+  type BootRequest,
+  createSandbox,
+  greetAgent,
+  launchVm,
+  recordProcesses,
+  shareDirectory,
+} from "./boot.ts";
 import type { Steps } from "./steps.ts";
 
 /** As bootVm. The guest's memory is the template's: it must be repaired before anything of a user's runs in it. */
@@ -27,7 +34,8 @@ export async function cloneVm(request: BootRequest, template: TemplateFiles, ste
   stack.defer(() => agent.close());
   await createSandbox(request, agent, shared, steps);
   stack.move();
-  return new Vm({ ...request, hypervisor, agent, shared, owner: ownIdentity(), isClone: true });
+  const owner = ownIdentity();
+  return new Vm({ ...request, agentAddress: agentAddress(request), hypervisor, agent, shared, owner, isClone: true });
 }
 
 async function restore(
@@ -38,16 +46,16 @@ async function restore(
   log: Log,
 ): Promise<Hypervisor> {
   const { config } = request;
-  const options = { ...bootOptions(request), restore: { statePath: template.state, ignoreShared: true } };
+  const options = { restore: { statePath: template.state, ignoreShared: true } };
   return await steps.run("restore", config.bootTimeoutMs, async (signal) => {
     if (template.kind === "copy-on-write") {
       const memoryFile = { path: template.memory, access: "copy-on-write" } as const;
-      return await launchQemu({ ...options, devices: [shared.device], memoryFile }, { log, signal });
+      return await launchVm(request, { ...options, devices: [shared.device], memoryFile }, { log, signal });
     }
     using memory = copyToMemory(template.memory, "vm.mem");
     await using undo = new AsyncDisposableStack();
     const hypervisor = undo.use(
-      await launchQemu({ ...options, memoryFd: memory.fd, laterDevices: [shared.device.kind] }, { log, signal }),
+      await launchVm(request, { ...options, memoryFd: memory.fd, laterDevices: [shared.device.kind] }, { log, signal }),
     );
     await hypervisor.addDevice(shared.device, signal);
     undo.move();

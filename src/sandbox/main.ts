@@ -12,6 +12,7 @@ import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import { pageOutFiles } from "../sys/memory.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
 import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
+import { reserveCid } from "../sys/vsock.ts";
 import type { Vm } from "../vm/vm.ts";
 import { type BootRequest, bootVm, makeVmDirectory } from "./boot.ts";
 import { captureVm } from "./capture.ts";
@@ -72,7 +73,8 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     makeVmDirectory(paths, foundations);
     log = openSandboxLog(launch, paths.sandboxLog, foundations);
   });
-  const request = { vmId: launch.vmId, paths, config: launch.config, foundations };
+  const reservedCid = launch.config.transport === "vsock" ? foundations.use(reserveCid()) : undefined;
+  const request = { vmId: launch.vmId, paths, config: launch.config, reservedCid, foundations };
   if (launch.mode === "capture") return await capture(launch, request, steps, log, report);
   const vm = stack.use(await makeVm(launch, request, steps, log));
   const onChange = (changed: Sandbox) => writeJsonAtomic(vm.paths.record, vmRecordOf(changed));

@@ -1,5 +1,6 @@
 /** The sandbox's record as it is now, and the first one, while it boots. */
 
+import type { AgentAddress } from "../agent/client/client.ts";
 import type { VmPaths } from "../paths.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
@@ -11,6 +12,7 @@ export interface BootingVm {
   readonly vmId: string;
   readonly paths: VmPaths;
   readonly config: VmConfig;
+  readonly agentAddress: AgentAddress;
   readonly owner: ProcessIdentity;
 }
 
@@ -28,7 +30,7 @@ export function bootingRecord(vm: BootingVm, processes: readonly ProcessIdentity
     processes: [...processes],
     sandboxSocket: vm.paths.sandboxSocket,
     qmpSocket: vm.paths.qmpSocket,
-    agentSocket: vm.paths.agentSocket,
+    agentAddress: { ...vm.agentAddress },
     vcpus: vm.config.vcpus,
     memoryMib: vm.config.memoryMib,
     sharedFs: vm.config.sharedFs,

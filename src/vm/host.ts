@@ -2,23 +2,35 @@
 import { accessSync, closeSync, constants, openSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { isErrnoException } from "../errors.ts";
+import { VHOST_VSOCK } from "../sys/vsock.ts";
 
-/** Whether VMs can be accelerated, and if not, why. */
-export type KvmSupport = { readonly usable: true } | { readonly usable: false; readonly reason: string };
+/** Whether the host offers it, and if not, why. */
+export type Support = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
 /**
  * KVM is usable when /dev/kvm opens and the CPU has its extensions: there are hosts whose /dev/kvm opens but runs
  * paravirtual guests only.
  */
-export function kvmSupport(): KvmSupport {
-  try {
-    closeSync(openSync("/dev/kvm", constants.O_RDWR));
-  } catch (thrown) {
-    const errno = isErrnoException(thrown) ? thrown.code : String(thrown);
-    return { usable: false, reason: `/dev/kvm cannot be opened: ${errno}` };
-  }
+export function kvmSupport(): Support {
+  const device = deviceSupport("/dev/kvm");
+  if (!device.usable) return device;
   if (hasCpuExtensions(readFileSync("/proc/cpuinfo", "utf8"))) return { usable: true };
   return { usable: false, reason: "/dev/kvm is there, but the CPU shows neither vmx nor svm" };
+}
+
+/** Whether VMs can be reached over vsock. Opening the device loads its module where there is one. */
+export function vsockSupport(): Support {
+  return deviceSupport(VHOST_VSOCK);
+}
+
+function deviceSupport(path: string): Support {
+  try {
+    closeSync(openSync(path, constants.O_RDWR));
+    return { usable: true };
+  } catch (thrown) {
+    const errno = isErrnoException(thrown) ? thrown.code : String(thrown);
+    return { usable: false, reason: `${path} cannot be opened: ${errno}` };
+  }
 }
 
 /** Intel's vmx or AMD's svm among the flags of /proc/cpuinfo. */

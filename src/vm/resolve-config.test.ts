@@ -6,6 +6,7 @@ import { checkHost, type HostFacts, toVmConfig } from "./resolve-config.ts";
 
 const host: HostFacts = {
   kvm: { usable: true },
+  vsock: { usable: false, reason: "/dev/vhost-vsock cannot be opened: ENOENT" },
   cpus: 4,
   memoryMib: 8_100,
   virtiofsd: "/usr/libexec/virtiofsd",
@@ -41,11 +42,22 @@ describe("the VM that a configuration means", () => {
     expect(toVmConfig(config, guest, host, silentLog)).toMatchObject({ maxVcpus: 8, maxMemoryMib: 9000 });
   });
 
-  test("a transport that is not there is refused, not replaced", () => {
-    expect(() => toVmConfig(configured({ transport: "vsock" }), guest, host, silentLog)).toThrow("transport vsock");
-    expect(toVmConfig(configured({ transport: "virtio-serial" }), guest, host, silentLog).transport).toBe(
-      "virtio-serial",
+  test("vsock is the transport where the host has it, unless another is chosen", () => {
+    const withVsock: HostFacts = { ...host, vsock: { usable: true } };
+    const transportOn = (facts: HostFacts, transport: Hypervisor["transport"]) =>
+      toVmConfig(configured({ transport }), guest, facts, silentLog).transport;
+    expect(transportOn(withVsock, "auto")).toBe("vsock");
+    expect(transportOn(withVsock, "vsock")).toBe("vsock");
+    expect(transportOn(withVsock, "virtio-serial")).toBe("virtio-serial");
+    expect(transportOn(host, "auto")).toBe("virtio-serial");
+  });
+
+  test("vsock that is insisted on and not there is refused, not replaced", () => {
+    expect(() => checkHost(configured({ transport: "vsock" }), host)).toThrow(
+      "use transport vsock: /dev/vhost-vsock cannot be opened: ENOENT",
     );
+    expect(() => checkHost(configured({ transport: "vsock" }), { ...host, vsock: { usable: true } })).not.toThrow();
+    expect(() => checkHost(configured({ transport: "auto" }), host)).not.toThrow();
   });
 
   test("parameters are words; 9p needs no virtiofsd", () => {

@@ -6,12 +6,21 @@ import { HearthError, toHearthError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import { COMMIT, VERSION } from "../version.ts";
 import { ensureGuestAssets, type GuestAssets } from "./guest-assets.ts";
-import { findVirtiofsd, hostCpus, hostMemoryMib, isExecutable, type KvmSupport, kvmSupport } from "./host.ts";
+import {
+  findVirtiofsd,
+  hostCpus,
+  hostMemoryMib,
+  isExecutable,
+  kvmSupport,
+  type Support,
+  vsockSupport,
+} from "./host.ts";
 import type { VmConfig } from "./vm-config.ts";
 
 /** What is asked of the host; a parameter so that every answer can be tested. */
 export interface HostFacts {
-  readonly kvm: KvmSupport;
+  readonly kvm: Support;
+  readonly vsock: Support;
   readonly cpus: number;
   readonly memoryMib: number;
   readonly virtiofsd: string | undefined;
@@ -23,6 +32,7 @@ export interface HostFacts {
 export function readHostFacts(): HostFacts {
   return {
     kvm: kvmSupport(),
+    vsock: vsockSupport(),
     cpus: hostCpus(),
     memoryMib: hostMemoryMib(),
     virtiofsd: findVirtiofsd(),
@@ -70,17 +80,16 @@ export function toVmConfig(config: HearthConfig, guest: GuestFiles, host: HostFa
     maxMemoryMib: Math.max(wholeBlocks(maxMemoryMib), ...memoryMib),
     sharedFs: hypervisor.shared_fs,
     virtiofsdPath,
-    transport: transport(hypervisor.transport),
+    transport: transport(hypervisor.transport, host.vsock),
     seccomp: hypervisor.seccomp_sandbox,
     bootTimeoutMs: hypervisor.boot_timeout_ms,
   };
 }
 
-function transport(wanted: "auto" | "virtio-serial" | "vsock"): "virtio-serial" {
-  if (wanted !== "vsock") return "virtio-serial";
-  throw new HearthError("unimplemented", "use transport vsock: only virtio-serial is supported", {
-    hint: 'set transport = "auto" in [hypervisor.qemu]',
-  });
+/** Over vsock a connection has a beginning and an end of its own, and no program in between: it is preferred where it is. */
+function transport(wanted: "auto" | "virtio-serial" | "vsock", vsock: Support): "virtio-serial" | "vsock" {
+  if (wanted !== "auto") return wanted;
+  return vsock.usable ? "vsock" : "virtio-serial";
 }
 
 /** QEMU's q35 and pc take at most this many without further options. Source: hw/i386/pc_q35.c, max_cpus. */
@@ -92,7 +101,7 @@ function wholeBlocks(mib: number): number {
   return Math.floor(mib / MEMORY_BLOCK_MIB) * MEMORY_BLOCK_MIB;
 }
 
-function accelerator(wanted: "auto" | "kvm" | "tcg", kvm: KvmSupport, log: Log): "kvm" | "tcg" {
+function accelerator(wanted: "auto" | "kvm" | "tcg", kvm: Support, log: Log): "kvm" | "tcg" {
   if (wanted !== "auto") return wanted;
   if (kvm.usable) return "kvm";
   log.warn("no KVM, VMs are emulated and slow", { reason: kvm.reason });
@@ -111,7 +120,21 @@ export function checkHost({ hypervisor }: Pick<HearthConfig, "hypervisor">, host
       hint: 'set accel = "auto" or "tcg" in [hypervisor.qemu]',
     });
   }
+  checkTransport({ hypervisor }, host);
   checkSharedFs({ hypervisor }, host);
+}
+
+/** Fails with failed-precondition when vsock is insisted on and this host has none. Returns what will be used. */
+export function checkTransport(
+  { hypervisor }: Pick<HearthConfig, "hypervisor">,
+  host: Pick<HostFacts, "vsock">,
+): "virtio-serial" | "vsock" {
+  if (hypervisor.transport === "vsock" && !host.vsock.usable) {
+    throw new HearthError("failed-precondition", `use transport vsock: ${host.vsock.reason}`, {
+      hint: 'load the module vhost_vsock, or set transport = "auto" in [hypervisor.qemu]',
+    });
+  }
+  return transport(hypervisor.transport, host.vsock);
 }
 
 /** Fails with not-found when virtiofsd is wanted and missing. */

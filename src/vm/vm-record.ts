@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
 import { HearthError, isNotFound, toHearthError } from "../errors.ts";
+import { CID_MAX, CID_MIN } from "../sys/vsock.ts";
 
 export const VM_RECORD_VERSION = 1;
 
@@ -26,7 +27,14 @@ const VmRecordSchema = v.looseObject({
   processes: v.array(ProcessIdentitySchema),
   sandboxSocket: v.string(),
   qmpSocket: v.string(),
-  agentSocket: v.string(),
+  /** Where the guest's agent is reached: a socket of QEMU's, or over vsock. */
+  agentAddress: v.variant("transport", [
+    v.strictObject({ transport: v.literal("virtio-serial"), socket: v.string() }),
+    v.strictObject({
+      transport: v.literal("vsock"),
+      cid: v.pipe(v.number(), v.integer(), v.minValue(CID_MIN), v.maxValue(CID_MAX)),
+    }),
+  ]),
   vcpus: v.pipe(v.number(), v.integer(), v.minValue(1)),
   /** MiB. */
   memoryMib: v.pipe(v.number(), v.integer(), v.minValue(1)),

@@ -1,5 +1,5 @@
 /** A booted VM: the hypervisor, the channel to its agent and its shared directory, owned together and disposed in order. */
-import type { AgentClient } from "../agent/client/client.ts";
+import type { AgentAddress, AgentClient } from "../agent/client/client.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import type { VmPaths } from "../paths.ts";
 import type { SharedDirectory } from "../storage/shared-directory.ts";
@@ -12,6 +12,7 @@ export interface VmParts {
   readonly config: VmConfig;
   readonly hypervisor: Hypervisor;
   readonly agent: AgentClient;
+  readonly agentAddress: AgentAddress;
   readonly shared: SharedDirectory;
   /** This process. */
   readonly owner: ProcessIdentity;
@@ -29,6 +30,7 @@ export class Vm implements AsyncDisposable {
   readonly identity: string;
   readonly hypervisor: Hypervisor;
   readonly agent: AgentClient;
+  readonly agentAddress: AgentAddress;
   readonly shared: SharedDirectory;
   readonly owner: ProcessIdentity;
   readonly isClone: boolean;
@@ -41,6 +43,7 @@ export class Vm implements AsyncDisposable {
     this.identity = identityDigest(parts.config);
     this.hypervisor = parts.hypervisor;
     this.agent = parts.agent;
+    this.agentAddress = parts.agentAddress;
     this.shared = parts.shared;
     this.owner = parts.owner;
     this.isClone = parts.isClone === true;

@@ -55,7 +55,7 @@ export async function bootVmAgent(guestDir: string, options: { readonly maxVcpus
   try {
     const signal = AbortSignal.timeout(60_000);
     await hypervisor.agentReady(signal);
-    const client = await connectAgent(paths.agentSocket, { signal });
+    const client = await connectAgent({ transport: "virtio-serial", socket: paths.agentSocket }, { signal });
     const bootMs = performance.now() - startedAt;
     await client.agent.createSandbox({
       sandboxId: "t",

@@ -380,7 +380,7 @@ describe("a client that goes and comes back", () => {
   async function reconnect(between: () => Promise<void>): Promise<void> {
     await vm.client[Symbol.asyncDispose]();
     await between();
-    vm.client = await connectAgent(vm.paths.agentSocket, { timeoutMs: 60_000 });
+    vm.client = await connectAgent({ transport: "virtio-serial", socket: vm.paths.agentSocket }, { timeoutMs: 60_000 });
   }
 
   test("finds its containers as they were", async () => {
@@ -421,7 +421,10 @@ describe("a client that goes and comes back", () => {
     const stream = await connectUnix(vm.paths.agentSocket);
     await stream.write(half.subarray(0, 5000));
     stream.close();
-    const connecting = connectAgent(vm.paths.agentSocket, { timeoutMs: 60_000 });
+    const connecting = connectAgent(
+      { transport: "virtio-serial", socket: vm.paths.agentSocket },
+      { timeoutMs: 60_000 },
+    );
     await vm.hypervisor.resume();
     vm.client = await connecting;
     expect(await output(c.id, ["echo", "still"])).toBe("still\n");

@@ -33,6 +33,10 @@ test("what a host has is named", async () => {
   expect(find("configuration")?.verdict).toBe("ok");
   expect(find("qemu")).toMatchObject({ verdict: "ok", detail: expect.stringMatching(/version \d+\.\d+\.\d+$/) });
   expect(find("shared directory")).toMatchObject({ verdict: "ok", detail: "virtio-9p" });
+  expect(find("transport")).toMatchObject({
+    verdict: "ok",
+    detail: expect.stringMatching(/^(virtio-serial|vsock by)/),
+  });
   expect(find("pool")).toMatchObject({ verdict: "ok", detail: "not configured" });
 });
 

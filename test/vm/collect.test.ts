@@ -25,7 +25,7 @@ function record(processes: VmRecord["processes"]): VmRecord {
     processes,
     sandboxSocket: "",
     qmpSocket: "",
-    agentSocket: "",
+    agentAddress: { transport: "virtio-serial", socket: "/agent.sock" },
     vcpus: 1,
     memoryMib: 128,
     sharedFs: "virtio-fs",

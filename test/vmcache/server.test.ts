@@ -4,11 +4,13 @@ import type { HearthError } from "../../src/errors.ts";
 import type { BaseVm } from "../../src/factory/base-factory.ts";
 import { CacheService } from "../../src/gen/cache_pb.ts";
 import { SandboxService } from "../../src/gen/sandbox_pb.ts";
+import { vmPaths } from "../../src/paths.ts";
 import { createGrpcClient, GrpcClient } from "../../src/rpc/grpc.ts";
 import { TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { createTtrpcClient } from "../../src/rpc/ttrpc/descriptors.ts";
 import { isAlive, processExit, processStat } from "../../src/sys/process-identity.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
+import { parseVmRecord, readVmRecord } from "../../src/vm/vm-record.ts";
 import { stopVmCache, vmCacheStatus } from "../../src/vmcache/control.ts";
 import { datagramReceiver } from "../harness/datagram.ts";
 import { PoolInProcess, PoolProcess, poolClient } from "../harness/pool-fixture.ts";
@@ -90,6 +92,16 @@ describe("serving", () => {
     const vm = await cache.getBaseVM({});
     expect(vm.proxyURL).toBe(`unix://${fixture.runDir}/vm/${vm.id}/sandbox.sock`);
     expect(JSON.parse(new TextDecoder().decode(vm.hypervisor))).toMatchObject({ vmId: vm.id });
+  });
+
+  test("a VM's CID goes to the client with it, as its sandbox process chose it (kata-containers#1106)", async () => {
+    using fixture = sandboxFixture();
+    await using pool = new PoolInProcess(fixture, { number: 1, vmConfig: { ...VM_CONFIG, transport: "vsock" } });
+    await using client = new GrpcClient(pool.options.endpoint);
+    const vm = await createGrpcClient(CacheService, client).getBaseVM({});
+    const { agentAddress } = parseVmRecord(new TextDecoder().decode(vm.hypervisor), "of the answer");
+    expect(agentAddress).toEqual({ transport: "vsock", cid: expect.any(Number) });
+    expect(readVmRecord(vmPaths(fixture.runDir, vm.id).record)).toMatchObject({ agentAddress });
   });
 
   test("a claim that runs out of time, and one whose client vanishes, leak nothing", async () => {

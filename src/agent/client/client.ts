@@ -1,16 +1,30 @@
-/** The host's side of the agent channel: typed calls over QEMU's end of the virtio-serial port. */
+/** The host's side of the agent channel: typed calls over QEMU's end of the virtio-serial port, or over vsock. */
 import { HearthError, toHearthError } from "../../errors.ts";
-import { AGENT_CONNECT_ATTEMPTS_MAX, AGENT_GREETING_TIMEOUT_MS, AGENT_RECONNECT_PAUSE_MS } from "../../limits.ts";
+import {
+  AGENT_CONNECT_ATTEMPTS_MAX,
+  AGENT_GREETING_TIMEOUT_MS,
+  AGENT_RECONNECT_PAUSE_MS,
+  VSOCK_CONNECT_ATTEMPTS_MAX,
+  VSOCK_CONNECT_TIMEOUT_MS,
+  VSOCK_GREETING_TIMEOUT_MS,
+} from "../../limits.ts";
+import { AGENT_VSOCK_PORT } from "../../paths.ts";
 import { type AgentCalls, agentCalls, type HealthCalls, healthCalls } from "../../rpc/protocols.ts";
 import { TtrpcClient } from "../../rpc/ttrpc/client.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import { connectUnix } from "../../sys/unix-socket.ts";
+import { connectVsock } from "../../sys/vsock.ts";
 import { type DeadlineOptions, sleep } from "../../util/wait.ts";
 
 /** Source: HealthCheckResponse.ServingStatus in proto/health.proto. */
 const SERVING = 1;
 
-/** One connection: QEMU's socket takes a single client, and ttRPC carries every call on it. */
+/** Where a VM's agent is reached. */
+export type AgentAddress =
+  | { readonly transport: "virtio-serial"; readonly socket: string }
+  | { readonly transport: "vsock"; readonly cid: number };
+
+/** One connection: QEMU's socket takes a single client, as does the agent, and ttRPC carries every call on it. */
 export interface AgentClient extends AsyncDisposable {
   readonly agent: AgentCalls;
   readonly health: HealthCalls;
@@ -21,35 +35,65 @@ export interface AgentClient extends AsyncDisposable {
 }
 
 /**
- * Connects to the port's socket and resolves once the agent has answered. The guest learns of a change of clients by a
+ * Connects and resolves once the agent has answered. Over virtio-serial the guest learns of a change of clients by a
  * hang-up of its port. One that was too quick for it, or happened while it was paused, it takes for the same client:
  * the greeting then fails or gets lost in the rest of the old client's last call, and a slower reconnect mends that.
+ * Over vsock a clone has its template's CID until it has handled the device's event, and then resets its connections.
  */
-export async function connectAgent(socketPath: string, options: DeadlineOptions = {}): Promise<AgentClient> {
+export async function connectAgent(address: AgentAddress, options: DeadlineOptions = {}): Promise<AgentClient> {
   const { signal, timeoutMs } = options;
+  const attempts = address.transport === "vsock" ? VSOCK_CONNECT_ATTEMPTS_MAX : AGENT_CONNECT_ATTEMPTS_MAX;
   const deadline = timeoutMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeoutMs;
   for (let attempt = 1; ; attempt++) {
-    const stream = await connectUnix(socketPath, options);
-    const client = agentClient(stream);
     try {
-      const greetingMs = Math.min(AGENT_GREETING_TIMEOUT_MS * attempt, deadline - performance.now());
-      const { status } = await client.health.check({}, { signal, timeoutMs: Math.max(greetingMs, 1) });
-      if (status === SERVING) return client;
-      throw new HearthError("unavailable", "the agent does not serve");
+      return await greetAgent(address, attempt, deadline, signal);
     } catch (thrown) {
-      await client[Symbol.asyncDispose]();
       signal?.throwIfAborted();
-      if (attempt >= AGENT_CONNECT_ATTEMPTS_MAX || performance.now() >= deadline) {
-        throw toHearthError(thrown, `greet agent on ${socketPath}`);
+      if (attempt >= attempts || performance.now() >= deadline) {
+        throw toHearthError(thrown, `greet agent on ${nameOf(address)}`);
       }
     }
     await sleep(AGENT_RECONNECT_PAUSE_MS, signal);
   }
 }
 
-/** Typed calls over a stream that it owns from now on. */
-export function agentClient(stream: ByteStream): AgentClient {
-  const client = new TtrpcClient(stream);
+/** One attempt; each has twice the time of the one before. */
+async function greetAgent(
+  address: AgentAddress,
+  attempt: number,
+  deadline: number,
+  signal: AbortSignal | undefined,
+): Promise<AgentClient> {
+  const within = (firstMs: number) => ({
+    signal,
+    timeoutMs: Math.max(Math.min(firstMs * 2 ** (attempt - 1), deadline - performance.now()), 1),
+  });
+  const isVsock = address.transport === "vsock";
+  const stream = isVsock
+    ? await connectVsock({ cid: address.cid, port: AGENT_VSOCK_PORT }, within(VSOCK_CONNECT_TIMEOUT_MS))
+    : await connectUnix(address.socket, within(AGENT_GREETING_TIMEOUT_MS));
+  // One call an attempt, of an id of its own: a slow guest may still answer the one before.
+  const client = agentClient(stream, 2 * attempt - 1);
+  try {
+    const { status } = await client.health.check(
+      {},
+      within(isVsock ? VSOCK_GREETING_TIMEOUT_MS : AGENT_GREETING_TIMEOUT_MS),
+    );
+    if (status === SERVING) return client;
+    throw new HearthError("unavailable", "the agent does not serve");
+  } catch (thrown) {
+    await client[Symbol.asyncDispose]();
+    throw thrown;
+  }
+}
+
+function nameOf(address: AgentAddress): string {
+  return address.transport === "vsock" ? `vsock CID ${address.cid}` : address.socket;
+}
+
+/** Typed calls over a stream that it owns from now on; `firstStreamId` as TtrpcClient's. */
+export function agentClient(stream: ByteStream, firstStreamId = 1): AgentClient {
+  const client = new TtrpcClient(stream, firstStreamId);
   return {
     agent: agentCalls(client),
     health: healthCalls(client),

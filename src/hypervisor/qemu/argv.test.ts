@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { asFd } from "../../sys/fd.ts";
 import type { BootOptions } from "../interface.ts";
 import { qemuArguments } from "./argv.ts";
 
@@ -49,6 +50,7 @@ const CASES: Readonly<Record<string, BootOptions>> = {
     memoryFile: { path: "/t/vm.mem", access: "copy-on-write" },
     restore: { statePath: "/t/vm.state", ignoreShared: true },
   },
+  vsock: { ...BASE, vsock: { cid: 4_294_967_294, fd: asFd(9) } },
   disks: {
     ...BASE,
     devices: [

@@ -10,6 +10,7 @@ import {
   MODERN,
   optionString,
   placeProperties,
+  vhostVsock,
   virtio9p,
   virtioBlk,
   virtioFs,
@@ -39,6 +40,8 @@ const IMAGE_INDEX = 2;
 /** Numbers of the descriptors that QEMU finds open: listening sockets, so that clients need not wait for it. */
 export const QMP_LISTEN_FD = 3;
 export const AGENT_LISTEN_FD = 4;
+/** In the place of the agent's socket: the vhost device that has the VM's CID. */
+export const VSOCK_FD = AGENT_LISTEN_FD;
 /** Where it finds the file with the guest's memory, when it was given one. */
 export const MEMORY_FD = 5;
 
@@ -61,12 +64,18 @@ export function qemuArguments(options: BootOptions, imageBytes: number): [string
     ...["-chardev", `socket,id=qmp,fd=${QMP_LISTEN_FD},server=on,wait=off`, "-mon", "chardev=qmp,mode=control"],
     // Standard output is the guest's console.
     ...["-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"],
-    ...["-chardev", `socket,id=${AGENT_CHARDEV_ID},fd=${AGENT_LISTEN_FD},server=on,wait=off`],
+    ...["-chardev", agentBackend(options)],
     ...bootDevices(options, root, imageBytes),
     ...hotplugPorts(options),
     ...(options.seccomp ? ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"] : []),
     ...(options.restore === undefined ? [] : ["-S", "-incoming", "defer"]),
   ];
+}
+
+/** Over vsock nothing goes through the agent's port. */
+function agentBackend({ vsock }: BootOptions): string {
+  if (vsock !== undefined) return optionString("null", { id: AGENT_CHARDEV_ID });
+  return optionString("socket", { id: AGENT_CHARDEV_ID, fd: AGENT_LISTEN_FD, server: true, wait: false });
 }
 
 /**
@@ -146,7 +155,8 @@ function memoryBackend(id: string, shared: boolean, size: string): string {
 
 function kernelArguments(options: BootOptions, root: RootDevice): string[] {
   const initrd = options.initrd === "" ? [] : ["-initrd", options.initrd];
-  const own = kernelParams({ accel: options.accel, root, devices: deviceKinds(options) });
+  const { accel, vsock } = options;
+  const own = kernelParams({ accel, root, devices: deviceKinds(options), vsock: vsock !== undefined });
   return ["-kernel", options.kernel, ...initrd, "-append", kernelCommandLine(own, options.kernelParams)];
 }
 
@@ -174,7 +184,15 @@ function bootDevices(options: BootOptions, root: RootDevice, imageBytes: number)
     ...["-object", `rng-builtin,id=${backendId("rng")}`, "-device", deviceOption(rng)],
     ...(options.image === "" ? [] : image),
     ...options.devices.flatMap((device, index) => bootDevice(device, options, IMAGE_INDEX + 1 + index)),
+    ...vsockDevice(options),
   ];
+}
+
+/** At the last place of a boot, so that the others have theirs whatever the transport. */
+function vsockDevice({ vsock, machine, devices }: BootOptions): string[] {
+  if (vsock === undefined) return [];
+  const place = bootPlace(machine, IMAGE_INDEX + 1 + devices.length);
+  return ["-device", deviceOption(vhostVsock("vsock", { cid: vsock.cid, fd: VSOCK_FD }, place))];
 }
 
 /** All VMs of a host share the image's pages, and the guest keeps no second copy of them. */

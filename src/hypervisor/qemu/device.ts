@@ -67,6 +67,16 @@ export function virtioBlk(id: string, place: PciPlace): DeviceSpelling {
 /** Characters. Source: VIRTIO_BLK_ID_BYTES, virtio specification 5.2. */
 const BLK_SERIAL_LENGTH_MAX = 20;
 
+/** `fd`: of /dev/vhost-vsock, opened by who starts QEMU; its CID is already set to the same. */
+export function vhostVsock(
+  id: string,
+  { cid, fd }: { readonly cid: number; readonly fd: number },
+  place: PciPlace,
+): DeviceSpelling {
+  const properties = { "guest-cid": cid, vhostfd: `${fd}`, ...MODERN, ...placeProperties(place) };
+  return { driver: "vhost-vsock-pci", id, properties };
+}
+
 export interface NicProperties {
   readonly mac: string;
   readonly mtu: number;

@@ -22,6 +22,13 @@ describe("kernelParams", () => {
     expect(kernelParams({ accel: "kvm", root: "pmem", devices })).toContain(`hearth.modules=${expected}`);
   });
 
+  test("the agent is told to serve vsock, and the driver is loaded, where that is the transport", () => {
+    const params = (vsock: boolean) => kernelParams({ accel: "kvm", root: "pmem", devices: [], vsock }).join(" ");
+    expect(params(true)).toContain(" hearth.vsock ");
+    expect(params(true)).toContain("vmw_vsock_virtio_transport");
+    expect(params(false)).not.toContain("vsock");
+  });
+
   test("only an emulated guest is told that it is one", () => {
     const has = (accel: "kvm" | "tcg") =>
       kernelParams({ accel, root: "pmem", devices: [] }).includes("hearth.emulated");

@@ -1,4 +1,5 @@
 /** What our guest's kernel is told at boot. Each entry says what it buys; measured under TCG where a time is given. */
+import { VSOCK_KERNEL_PARAM } from "../../paths.ts";
 import type { Device } from "../interface.ts";
 
 /** How the guest gets its root image: mapped as persistent memory (DAX), or read as a disk. */
@@ -9,6 +10,8 @@ export interface KernelParamOptions {
   readonly root: RootDevice;
   /** Kinds of those present at boot, and of those that will come. */
   readonly devices: readonly Device["kind"][];
+  /** The agent is reached over vsock. Default false. */
+  readonly vsock?: boolean;
 }
 
 // Source: Linux Documentation/admin-guide/kernel-parameters.txt.
@@ -42,10 +45,12 @@ const EMULATED: readonly string[] = [
 const DEVICE_MODULES: readonly string[] = ["virtio_rng", "virtio_net", "virtio_blk"];
 
 export function kernelParams(options: KernelParamOptions): readonly string[] {
-  const modules = [...DEVICE_MODULES, ...options.devices.flatMap(modulesOf)];
+  const vsockModules = options.vsock === true ? ["vmw_vsock_virtio_transport"] : [];
+  const modules = [...DEVICE_MODULES, ...vsockModules, ...options.devices.flatMap(modulesOf)];
   return [
     ...ALWAYS,
     ...(options.accel === "tcg" ? EMULATED : []),
+    ...(options.vsock === true ? [VSOCK_KERNEL_PARAM] : []),
     ...(options.root === "pmem" ? ["root=/dev/pmem0", "rootflags=dax=always"] : ["root=/dev/vda"]),
     `hearth.modules=${[...new Set(modules)].join(",")}`,
   ];

@@ -39,14 +39,14 @@ export async function startQemu(options: BootOptions): Promise<QemuProcess> {
   const console = undo.use(CapturedOutput.open(options.consoleLog, GUEST_LOG_BYTES_MAX));
   const errors = undo.use(CapturedOutput.open(options.qemuLog, GUEST_LOG_BYTES_MAX));
   using qmp = listenSocket(options.qmpSocket, DEVICE_SOCKET_BACKLOG);
-  using agent = listenSocket(options.agentSocket, DEVICE_SOCKET_BACKLOG);
+  using agent = options.vsock === undefined ? listenSocket(options.agentSocket, DEVICE_SOCKET_BACKLOG) : undefined;
   let child: ChildProcess;
   try {
     child = spawnProcess({
       argv,
-      // In the order of QMP_LISTEN_FD, AGENT_LISTEN_FD and MEMORY_FD.
+      // In the order of QMP_LISTEN_FD, AGENT_LISTEN_FD or VSOCK_FD, and MEMORY_FD.
       stdio: [
-        ...(["ignore", console.writeEnd, errors.writeEnd, qmp.fd, agent.fd] as const),
+        ...(["ignore", console.writeEnd, errors.writeEnd, qmp.fd, agent?.fd ?? options.vsock?.fd ?? "ignore"] as const),
         ...(options.memoryFd === undefined ? [] : [options.memoryFd]),
       ],
       detached: true,

@@ -35,13 +35,20 @@ const NANOSECONDS_PER_MS = 1e6;
 export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable {
   readonly #stream: ByteStream;
   readonly #pending = new Map<number, PendingCall>();
-  #nextStreamId = 1;
+  readonly #firstStreamId: number;
+  #nextStreamId: number;
   #failure: HearthError | undefined;
   /** Resolves with the cause when no further call is possible; never rejects. */
   readonly closed: Promise<HearthError>;
 
-  constructor(stream: ByteStream) {
+  /**
+   * `firstStreamId`, odd: answers with lower ones are dropped, as those to another client of a channel that knows no
+   * connections, which this one has the place of. Default 1.
+   */
+  constructor(stream: ByteStream, firstStreamId = 1) {
     this.#stream = stream;
+    this.#firstStreamId = firstStreamId;
+    this.#nextStreamId = firstStreamId;
     this.closed = this.#readLoop();
   }
 
@@ -127,6 +134,7 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
     if (frame.type !== FRAME_RESPONSE) {
       throw new HearthError("invalid-argument", `ttrpc message type ${frame.type} from a server`);
     }
+    if (frame.streamId < this.#firstStreamId) return;
     const call = this.#pending.get(frame.streamId);
     if (call === undefined) throw new HearthError("invalid-argument", `ttrpc answer on idle stream ${frame.streamId}`);
     this.#pending.delete(frame.streamId);

@@ -1,0 +1,110 @@
+/**
+ * The built executable inside a test host: emulation within emulation, so every deadline that can be configured is at its
+ * most and the guest is as small as it gets. A VM boots in minutes; do several things at once.
+ */
+import { join, resolve } from "node:path";
+import { parseVmRecord, type VmRecord } from "../../../src/vm/vm-record.ts";
+import { type ConfigOverrides, configToml } from "../hearth.ts";
+import type { ProgramResult } from "../program.ts";
+import type { TestHost } from "./test-host.ts";
+
+const REPOSITORY = resolve(import.meta.dir, "../../..");
+const GUEST = join(REPOSITORY, "build/guest");
+/** The most that configuration allows. */
+const LONG_MS = 600_000;
+/** For a command that boots a VM or waits for one. */
+const COMMAND_TIMEOUT_MS = 1_200_000;
+
+const SLOW_HOST: ConfigOverrides = {
+  hypervisor: {
+    // As they were built: unpacking and checking them takes long here.
+    kernel: join(GUEST, "vmlinux"),
+    initrd: join(GUEST, "initrd.cpio"),
+    image: join(GUEST, "rootfs.erofs"),
+    accel: "tcg",
+    kernel_params: "mitigations=off",
+    default_memory: 256,
+    default_maxmemory: 512,
+    default_maxvcpus: 1,
+    boot_timeout_ms: LONG_MS,
+  },
+  factory: { vm_cache_timeout_ms: LONG_MS, vm_cache_lease_ms: LONG_MS },
+  runtime: { log_level: "debug", request_timeout_ms: LONG_MS },
+};
+
+export class NestedHearth {
+  readonly runDir: string;
+  readonly #host: TestHost;
+  readonly #configPath: string;
+
+  private constructor(host: TestHost, runDir: string, configPath: string) {
+    this.#host = host;
+    this.runDir = runDir;
+    this.#configPath = configPath;
+  }
+
+  /** `name` makes it apart from others in the same test host. */
+  static async make(host: TestHost, name: string, config: ConfigOverrides): Promise<NestedHearth> {
+    const runDir = `/run/hearth-${name}`;
+    const configPath = `/etc/hearth/${name}.toml`;
+    const text = configToml({
+      hypervisor: { ...SLOW_HOST.hypervisor, ...config.hypervisor },
+      factory: { ...SLOW_HOST.factory, vm_cache_endpoint: `${runDir}/cache.sock`, ...config.factory },
+      runtime: { ...SLOW_HOST.runtime, run_dir: runDir, ...config.runtime },
+    });
+    await host.write(configPath, text);
+    return new NestedHearth(host, runDir, configPath);
+  }
+
+  /** `hearth ARGS`, which must succeed. */
+  async hearth(...args: string[]): Promise<ProgramResult> {
+    return await this.#run([join(REPOSITORY, "dist/hearth"), ...args]);
+  }
+
+  /** `hearth-runtime --debug ARGS`, which must succeed and keep neither of its outputs open. */
+  async runtime(...args: string[]): Promise<ProgramResult> {
+    return await this.#run([join(REPOSITORY, "dist/hearth-runtime"), "--debug", ...args]);
+  }
+
+  /** A container that has files for standard streams, created and started. Returns the log of `create`. */
+  async start(id: string, bundle: string): Promise<string> {
+    const script =
+      '"$0" --debug create --bundle "$1" "$2" </dev/null >"/tmp/$2.out" 2>&1 || { cat "/tmp/$2.out"; exit 1; }';
+    await this.#run(["/bin/sh", "-c", script, join(REPOSITORY, "dist/hearth-runtime"), bundle, id]);
+    await this.runtime("start", id);
+    return await this.#host.sh(`cat /tmp/${id}.out`);
+  }
+
+  /** Records of the VMs there are. */
+  async records(): Promise<VmRecord[]> {
+    const texts = await this.#host.sh(
+      `for r in ${this.runDir}/vm/*/vm.json; do [ ! -e $r ] || { cat $r; printf '\\036'; }; done`,
+    );
+    return texts
+      .split("\x1e")
+      .filter((text) => text !== "")
+      .map((text) => parseVmRecord(text, "of test host"));
+  }
+
+  /** The records once so many VMs are idle, by a pool server that runs meanwhile; fails when that ends. */
+  async idle(count: number, server: Promise<ProgramResult>): Promise<VmRecord[]> {
+    const seen = this.#host.sh(
+      `until [ "$(grep -ls '"state": "idle"' ${this.runDir}/vm/*/vm.json | wc -l)" = ${count} ]; do sleep 0.5; done`,
+      { timeoutMs: COMMAND_TIMEOUT_MS },
+    );
+    const ended = server.then(({ stderr }) => {
+      throw new Error(`the pool server has ended: ${stderr}`);
+    });
+    await Promise.race([seen, ended]);
+    return await this.records();
+  }
+
+  /** The ends of the logs of every VM there is, for a test that failed. */
+  async describe(): Promise<string> {
+    return await this.#host.sh(`tail -n 40 ${this.runDir}/vm/*/*.log 2>/dev/null || true`);
+  }
+
+  async #run(argv: readonly string[]): Promise<ProgramResult> {
+    return await this.#host.ok(argv, { env: { HEARTH_CONFIG: this.#configPath }, timeoutMs: COMMAND_TIMEOUT_MS });
+  }
+}
