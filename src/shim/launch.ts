@@ -3,7 +3,7 @@ import { HearthError } from "../errors.ts";
 
 /**
  * A socket: a byte from the runtime says that the process exists now; the shim answers `{"ready":true}` or `{"error":…}`
- * in one line when it owns it, and closes.
+ * in one line when it owns it. The runtime closes it when the shim may end, at the latest by ending itself.
  */
 export const SHIM_REPORT_FD = 3;
 

@@ -4,7 +4,7 @@ import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
-import { asFd, closeFd, dup, type Fd, isOpen } from "../sys/fd.ts";
+import { asFd, dup, type Fd, isOpen } from "../sys/fd.ts";
 import { makeRaw, setControllingTerminal } from "../sys/pty.ts";
 import { parseShimArgs, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
 import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
@@ -46,7 +46,14 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   });
   await shim.ready;
   report({ ready: true });
-  return await shim.exited;
+  const exitStatus = await shim.exited;
+  waitForRelease();
+  return exitStatus;
+}
+
+/** Blocks until the runtime has closed the socket, which it does within the bounds of what it does after `ready`. */
+function waitForRelease(): void {
+  while (isOpen(SHIM_REPORT_FD) && readSync(SHIM_REPORT_FD, new Uint8Array(1)) > 0);
 }
 
 /**
@@ -65,5 +72,4 @@ function report(line: { readonly ready: true } | { readonly error: string }): vo
   } catch {
     // Whoever started us has gone; what we do next does not depend on it.
   }
-  closeFd(fd);
 }

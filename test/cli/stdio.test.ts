@@ -1,9 +1,11 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
+import { ChildReaper } from "../../src/sys/child-reaper.ts";
 import { dup, pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
+import { becomeSubreaper } from "../../src/sys/process.ts";
 import { openPty, setWindowSize } from "../../src/sys/pty.ts";
 import { ConsoleListener } from "../../src/sys/scm.ts";
 import { type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
@@ -200,6 +202,17 @@ describe("exec", () => {
       if ((await Bun.file(`/proc/${pid}/stat`).text()).includes(") Z ")) break;
     }
     expect(await Bun.file(out).text()).toBe("done\n");
+  });
+
+  test("the status of a detached process that ends at once goes to whoever adopts orphans, as engines do", async () => {
+    becomeSubreaper();
+    using reaper = new ChildReaper();
+    const pidFile = fixture.path("exec.pid");
+    for (let round = 0; round < 10; round++) {
+      await fixture.ok(["exec", "--detach", "--pid-file", pidFile, "c1", "sh", "-c", "exit 7"]);
+      const pid = Number(await Bun.file(pidFile).text());
+      expect(await reaper.wait(pid)).toEqual({ kind: "exited", code: 7 });
+    }
   });
 
   test.each([

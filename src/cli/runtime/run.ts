@@ -37,6 +37,7 @@ export const command = defineRuntimeCommand({
         signal,
       }),
     );
+    if (!flags.detach) created.shim.letGo();
     await startOrDelete(context, created);
     if (flags.detach) return 0;
     const exitCode = await waitInForeground(created);
@@ -46,11 +47,12 @@ export const command = defineRuntimeCommand({
 });
 
 /** Frees the container's lock: while it runs, others may pause or kill it. */
-async function startOrDelete(context: RuntimeContext, { container }: CreatedContainer): Promise<void> {
+async function startOrDelete(context: RuntimeContext, { container, shim }: CreatedContainer): Promise<void> {
   await using locked = container;
   try {
     await startContainer(context, locked);
   } catch (thrown) {
+    shim.letGo();
     await deleteContainer(context, locked);
     throw thrown;
   }

@@ -28,6 +28,11 @@ export interface PendingShim extends AsyncDisposable {
   readonly child: ChildProcess;
   /** The process exists now: resolves when the shim owns it. */
   attach(): Promise<void>;
+  /**
+   * Lets the shim end before we do. Without this it ends only after we have: its exit status is for whoever adopts it,
+   * and as long as we live it would be ours to reap.
+   */
+  letGo(): void;
 }
 
 /** Starts a shim at once; what it loads and connects to is ready by the time there is a process to attach it to. */
@@ -45,8 +50,9 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
   }
   let attached = false;
   const dispose = async (): Promise<void> => {
+    if (attached) return;
     stream.close();
-    if (!attached) await terminate(child, { graceMs: 0 });
+    await terminate(child, { graceMs: 0 });
   };
   try {
     addToHostCgroup(start.cgroupDirs, child.pid);
@@ -55,9 +61,8 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
       tellToAttach(stream.fd);
       await waitUntilReady(stream, child, start.signal);
       attached = true;
-      stream.close();
     };
-    return { identity, child, attach, [Symbol.asyncDispose]: dispose };
+    return { identity, child, attach, letGo: () => stream.close(), [Symbol.asyncDispose]: dispose };
   } catch (thrown) {
     await dispose();
     throw thrown;
@@ -72,6 +77,8 @@ function tellToAttach(fd: Fd): void {
     if (!isErrnoException(thrown) || thrown.code !== "EPIPE") throw toHearthError(thrown, "tell shim to attach");
   }
 }
+
+const NEWLINE = 10;
 
 function spawnInNetns({ launch, stdio, netns }: ShimStart, report: Fd): ChildProcess {
   const spawn = (): ChildProcess =>
@@ -89,7 +96,7 @@ function ownFd(number: 0 | 1 | 2): Fd | "ignore" {
   return isOpen(number) ? asFd(number) : "ignore";
 }
 
-/** One line of JSON, then the end of the pipe. A shim that dies first closes it without a line. */
+/** One line of JSON. A shim that dies first closes the socket without a line. */
 async function waitUntilReady(reader: FdReader, child: ChildProcess, signal: AbortSignal): Promise<void> {
   const timeout = AbortSignal.timeout(SHIM_READY_TIMEOUT_MS);
   const either = AbortSignal.any([signal, timeout]);
@@ -103,6 +110,7 @@ async function waitUntilReady(reader: FdReader, child: ChildProcess, signal: Abo
     ) {
       chunks.push(chunk);
       length += chunk.length;
+      if (chunk.at(-1) === NEWLINE) break;
       if (length > SHIM_REPORT_BYTES_MAX) throw new HearthError("internal", "start shim: its report is too long");
     }
   } catch (thrown) {
