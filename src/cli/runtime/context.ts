@@ -42,14 +42,21 @@ export interface RuntimeContext extends RuntimeDependencies {
 
 export type GlobalValues = FlagValues<typeof GLOBAL_FLAGS>;
 
-/** Opens the log file, if there is one, for the rest of the process's life. Fails with invalid-argument for a bad flag. */
-export function createContext(globals: GlobalValues, dependencies: RuntimeDependencies): RuntimeContext {
+/**
+ * `ownStderr`: nobody but us writes to standard error, so that warnings may go there when there is no log file.
+ * Opens the log file, if there is one, for the rest of the process's life. Fails with invalid-argument for a bad flag.
+ */
+export function createContext(
+  globals: GlobalValues,
+  dependencies: RuntimeDependencies,
+  { ownStderr }: { readonly ownStderr: boolean },
+): RuntimeContext {
   const format = logFormat(globals["log-format"]);
   if (globals.rootless === "true") {
     throw new HearthError("unimplemented", "run rootless: not supported, a VM needs the host's root");
   }
   const path = globals.log === "" ? undefined : globals.log;
-  const level = globals.debug ? "debug" : path === undefined ? "warn" : "info";
+  const level = globals.debug ? "debug" : path !== undefined ? "info" : ownStderr ? "warn" : "error";
   const log = createLog({ level, format, ...(path === undefined ? {} : { fd: openLog(path) }) });
   let config: Promise<HearthConfig> | undefined;
   const readConfig = async (): Promise<HearthConfig> => {

@@ -33,6 +33,9 @@ export const RUNTIME_COMMANDS: Readonly<Record<string, CommandEntry>> = {
   restore: { summary: "not supported", load: () => import("./unsupported.ts") },
 };
 
+/** Their standard error is the container's or the process's too: only the error that ends them belongs there. */
+const CONTAINER_STDERR_COMMANDS: ReadonlySet<string> = new Set(["create", "run", "exec"]);
+
 /** Runs one command line and resolves with the exit status; reports its own errors. */
 export async function runtimeMain(
   args: readonly string[],
@@ -46,7 +49,7 @@ export async function runtimeMain(
     ({ flags: globals, rest } = parseFlags(GLOBAL_FLAGS, args));
     if (globals.version) return await printVersion();
     if (globals.help || rest.length === 0 || rest[0] === "help") return await printUsage(program);
-    context = createContext(globals, dependencies);
+    context = createContext(globals, dependencies, { ownStderr: !CONTAINER_STDERR_COMMANDS.has(rest[0] ?? "") });
   } catch (thrown) {
     printError(program, thrown);
     return exitCodeOf(thrown);
