@@ -14,7 +14,7 @@ export const sandboxMessages = {
   "hearth.sandbox.v1.DestroyResponse": "",
   "hearth.sandbox.v1.ConnectNetworkRequest": "netnsPath:1:s",
   "hearth.sandbox.v1.ConnectNetworkResponse": "connected:1:u",
-  "hearth.sandbox.v1.CreateContainerRequest": "containerId:1:s;bundle:2:s;configJson:3:y;terminalRows:4:u;terminalColumns:5:u",
+  "hearth.sandbox.v1.CreateContainerRequest": "containerId:1:s;bundle:2:s;configJson:3:y;terminalRows:4:u;terminalColumns:5:u;mountNamespace:6:s",
   "hearth.sandbox.v1.CreateContainerResponse": "warnings:1:*s;steps:2:*m:hearth.sandbox.v1.StepTime",
   "hearth.sandbox.v1.CommitContainerRequest": "containerId:1:s;shimPid:2:I;shimStartTime:3:U",
   "hearth.sandbox.v1.CommitContainerResponse": "",

@@ -19,6 +19,13 @@ export interface NetworkEndpoint extends AsyncDisposable {
   readonly tap: OwnedFd;
 }
 
+const TAP_PREFIX = "hearth";
+
+/** True for an interface that we make ourselves. */
+export function isTapName(name: string): boolean {
+  return name.startsWith(TAP_PREFIX) && /^\d+$/.test(name.slice(TAP_PREFIX.length));
+}
+
 /** Names of interfaces but loopback: cheap, starts no process. Fails with not-found for a path that is no namespace. */
 export function interfaceNames(netns: string): string[] {
   let text: string;
@@ -53,7 +60,7 @@ export async function connectInterface(
   index: number,
   signal: AbortSignal,
 ): Promise<NetworkEndpoint> {
-  const tapName = `hearth${index}`;
+  const tapName = `${TAP_PREFIX}${index}`;
   await using undo = new AsyncDisposableStack();
   const tap = undo.use(inNetns(netns, () => openTap(tapName)));
   await run(netns, ["ip", "link", "set", "dev", tapName, "mtu", String(source.mtu), "up"], signal);

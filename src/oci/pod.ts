@@ -7,6 +7,12 @@ export type PodRole =
   | { readonly kind: "sandbox" }
   | { readonly kind: "member"; readonly sandboxId: string };
 
+/**
+ * What stands for the path of a namespace on its way into the guest, followed by the id of a container there whose
+ * namespace is meant: only the agent knows pids of the guest.
+ */
+export const CONTAINER_NAMESPACE_PREFIX = "container:";
+
 /** Of containerd's CRI plugin and of CRI-O (podman's `kube play` writes the latter too). Source: their annotations packages. */
 const SCHEMES = [
   { type: "io.kubernetes.cri.container-type", sandboxId: "io.kubernetes.cri.sandbox-id" },

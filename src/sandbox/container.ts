@@ -10,12 +10,22 @@ import {
 import type { Log } from "../log.ts";
 import { type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
-import { toGuestSpec } from "./guest-spec.ts";
-import { hostFileType } from "./host-file.ts";
+import { inMountNamespace } from "../sys/namespace.ts";
+import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
+import { hostFileType, hostTmpfs } from "./host-file.ts";
 import type { Steps } from "./steps.ts";
 
 /** What ties something to the life of a client: compared by identity. */
 export type Owner = object;
+
+export interface ContainerRequest {
+  readonly id: string;
+  readonly bundle: string;
+  readonly spec: Spec;
+  readonly owner: Owner;
+  /** Path of the mount namespace that the configuration's paths belong to; undefined: ours. */
+  readonly mountNamespace: string | undefined;
+}
 
 /** A process of the container. While `owner` is set, the end of that connection kills the process. */
 interface ProcessEntry {
@@ -33,6 +43,10 @@ export interface ContainerDependencies {
   readonly ownBootId: boolean;
   readonly steps: Steps;
   readonly log: Log;
+  /** The container of this sandbox whose shim has the pid. */
+  readonly containerOfPid: (pid: number) => string | undefined;
+  /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
+  readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
 }
 
 const SIGKILL = 9;
@@ -43,6 +57,8 @@ export class Container {
   readonly warnings: readonly string[];
   /** Set until the container is committed: the end of this connection removes the container. */
   uncommittedOwner: Owner | undefined;
+  /** Pid of its shim on the host, by which engines know it; undefined until it is committed. */
+  shimPid: number | undefined;
   #status: ContainerStatus = "created";
   #removing: Promise<void> | undefined;
   readonly #exposed: readonly ExposedPath[];
@@ -68,24 +84,30 @@ export class Container {
 
   /** Exposes the host's paths and creates the container in the guest; nothing of it is left when this fails. */
   static async create(
-    request: { readonly id: string; readonly bundle: string; readonly spec: Spec; readonly owner: Owner },
+    request: ContainerRequest,
     size: { readonly rows: number; readonly columns: number },
     dependencies: ContainerDependencies,
   ): Promise<Container> {
     const { agent, shared, steps } = dependencies;
-    const guest = toGuestSpec(request.spec, {
-      containerId: request.id,
-      bundle: request.bundle,
-      fileTypeOf: hostFileType,
-      ownBootId: dependencies.ownBootId,
-    });
+    const { mountNamespace } = request;
+    const translate = () =>
+      toGuestSpec(request.spec, {
+        containerId: request.id,
+        bundle: request.bundle,
+        fileTypeOf: hostFileType,
+        ownBootId: dependencies.ownBootId,
+        tmpfsAt: hostTmpfs,
+        containerOfPid: dependencies.containerOfPid,
+      });
+    const guest = mountNamespace === undefined ? translate() : inMountNamespace(mountNamespace, translate);
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];
     await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
       for (const exposure of guest.exposures) {
-        exposed.push(undo.use(await shared.expose(exposure.hostPath, exposure.relativePath)));
+        exposed.push(undo.use(await shared.expose(exposure.hostPath, exposure.relativePath, { mountNamespace })));
       }
     });
+    await dependencies.mountVolumes(guest.volumes);
     const config = withTerminalSize(guest.config, size);
     await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
       agent.agent.createContainer(

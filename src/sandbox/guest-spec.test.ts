@@ -1,16 +1,18 @@
 import { describe, expect, test } from "bun:test";
 import type { Spec } from "../oci/spec.ts";
-import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
+import { type GuestSpecContext, guestResources, toGuestSpec } from "./guest-spec.ts";
 
 const context: GuestSpecContext = {
   containerId: "c1",
   bundle: "/bundle",
   fileTypeOf: (path) => {
     if (path.endsWith(".sock")) return "socket";
-    if (path.startsWith("/dev/")) return "device";
+    if (path.startsWith("/dev/") && path !== "/dev/shm") return "device";
     if (path.startsWith("/missing")) return "missing";
     return "directory";
   },
+  tmpfsAt: (path) => (path.includes("tmpfs") ? { sizeBytes: 65_536, mode: 0o1777, uid: 0, gid: 5 } : undefined),
+  containerOfPid: (pid) => (pid === 77 ? "infra" : undefined),
 };
 
 function spec(changes: Partial<Spec> = {}): Spec {
@@ -72,6 +74,49 @@ test("a clone shows its own boot id, wherever and however often /proc is mounted
   expect(toGuestSpec(spec({ mounts: [data] }), { ...context, ownBootId: true }).config.mounts).toHaveLength(1);
 });
 
+describe("pods", () => {
+  test("the namespace of another container of the VM, which is known by its shim's pid, goes by that container's id", () => {
+    const namespaces = [{ type: "network" }, { type: "ipc", path: "/proc/77/ns/ipc" }, { type: "pid" }];
+    const { config } = toGuestSpec(spec({ linux: { namespaces } }), context);
+    expect(config.linux?.namespaces).toEqual([{ type: "ipc", path: "container:infra" }, { type: "pid" }]);
+  });
+
+  test("a container that sees cgroups sees its own as the root", () => {
+    const mounts = [{ destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup" }];
+    const types = (given: Partial<Spec>) => toGuestSpec(spec(given), context).config.linux?.namespaces;
+    expect(types({ mounts })).toEqual([{ type: "pid" }, { type: "cgroup" }]);
+    const linux = { namespaces: [{ type: "network" }, { type: "cgroup" }] };
+    expect(types({ mounts, linux })).toEqual([{ type: "cgroup" }]);
+  });
+
+  test("memory that an engine made on the host becomes memory of the guest, the same for all who name it", () => {
+    const volume = "/pods/1/volumes/kubernetes.io~empty-dir/tmpfs";
+    const mounts = [
+      { destination: "/dev/shm", type: "bind", source: "/engine/tmpfs", options: ["rbind", "nosuid"] },
+      { destination: "/a", type: "bind", source: volume, options: ["rbind"] },
+      { destination: "/b", type: "bind", source: volume, options: ["rbind", "ro"] },
+      // On a disk, of the host itself, or of somebody who wants to share it with the host.
+      { destination: "/dev/shm", type: "bind", source: "/engine/disk", options: ["bind"] },
+      { destination: "/dev/shm", type: "bind", source: "/dev/shm", options: ["bind"] },
+      { destination: "/c", type: "bind", source: "/engine/tmpfs", options: ["bind"] },
+    ];
+    const disk: GuestSpecContext = {
+      ...context,
+      tmpfsAt: (path) => context.tmpfsAt(path.replace("/dev/shm", "tmpfs")),
+    };
+    const { config, volumes, exposures } = toGuestSpec(spec({ mounts }), disk);
+    const sources = config.mounts?.map(({ source }) => source);
+    const [shm, a, b, ...shared] = sources ?? [];
+    expect(volumes.map(({ mountPoint }) => mountPoint)).toEqual([String(shm), String(a), String(b)]);
+    expect(volumes[0]?.options).toEqual(["size=65536", "mode=1777", "uid=0", "gid=5"]);
+    expect(a).toStartWith("/run/hearth/volumes/");
+    expect(b).toBe(a);
+    expect(shm).not.toBe(a);
+    expect(shared).toEqual([3, 4, 5].map((index) => `/run/hearth/shared/c1/mounts/${index}`));
+    expect(exposures.map(({ hostPath }) => hostPath).slice(1)).toEqual(["/engine/disk", "/dev/shm", "/engine/tmpfs"]);
+  });
+});
+
 test("crun, which knows 1.0 only, is given 1.0 whatever 1.x the bundle says", () => {
   expect(toGuestSpec(spec({ ociVersion: "1.3.0" }), context).config.ociVersion).toBe("1.0.2");
 });
@@ -125,6 +170,16 @@ describe("warned about, once each, and not sent to the guest", () => {
     expect(guest.config.process).not.toHaveProperty("selinuxLabel");
     expect(guest.config.linux).not.toHaveProperty("mountLabel");
     expect(guest.config.linux?.resources).toEqual({ cpu: { shares: 512 }, pids: { limit: 10 } });
+  });
+
+  test("limits of kernel memory, which docker's updates name as 0 and crun would refuse", () => {
+    const warnings: string[] = [];
+    expect(guestResources({ memory: { limit: 5, kernel: 0, kernelTCP: 0 } }, warnings)).toEqual({
+      memory: { limit: 5 },
+    });
+    expect(warnings).toEqual([]);
+    expect(guestResources({ memory: { kernel: 7 } }, warnings)).toEqual({ memory: {} });
+    expect(warnings).toEqual(["linux.resources.memory.kernel is not applied: cgroup v2 has no such limit"]);
   });
 
   test("devices that mean the same in every kernel pass", () => {

@@ -2,13 +2,17 @@
  * Rewrites an OCI configuration for the guest: what is applied there goes on as it is, host paths become exposures of the
  * shared directory, and what cannot be applied inside a VM is an error, or a warning where engines set it by default.
  */
+import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
+import { CONTAINER_NAMESPACE_PREFIX } from "../oci/pod.ts";
 import type { LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
+/** Where it makes the file systems in memory that the containers of a pod share. */
+const GUEST_VOLUMES_DIR = "/run/hearth/volumes";
 
 /** What the guest's crun calls the spec it follows: it refuses every other minor version, whatever the file holds. */
 const GUEST_OCI_VERSION = "1.0.2";
@@ -19,9 +23,18 @@ export interface Exposure {
   readonly relativePath: string;
 }
 
+/** A tmpfs of the guest's own in place of one on the host; containers that name the same one share it. */
+export interface GuestVolume {
+  /** Absolute, in the guest. */
+  readonly mountPoint: string;
+  /** Options of tmpfs, "size=65536". */
+  readonly options: readonly string[];
+}
+
 export interface GuestSpec {
   readonly config: Spec;
   readonly exposures: readonly Exposure[];
+  readonly volumes: readonly GuestVolume[];
   readonly warnings: readonly string[];
 }
 
@@ -32,6 +45,18 @@ export interface GuestSpecContext {
   readonly fileTypeOf: (hostPath: string) => HostFileType;
   /** The kernel's boot id is another VM's too: show the VM's own in its place. Default false. */
   readonly ownBootId?: boolean;
+  /** What a tmpfs that is mounted exactly there is like. */
+  readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
+  /** The container of the same VM whose shim has this pid. */
+  readonly containerOfPid: (pid: number) => string | undefined;
+}
+
+/** A tmpfs on the host: its size, and who owns its root. */
+export interface HostTmpfs {
+  readonly sizeBytes: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
 }
 
 export type HostFileType = "directory" | "file" | "socket" | "device" | "fifo" | "missing";
@@ -62,11 +87,12 @@ const PORTABLE_DEVICES: ReadonlySet<string> = new Set(["c1", "c5", "c10:200", "c
 export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   const warnings: string[] = [];
   const exposures: Exposure[] = [];
+  const volumes: GuestVolume[] = [];
   const rootPath = spec.root?.path;
   if (rootPath === undefined) throw new HearthError("invalid-argument", "read config.json: root.path is missing");
   const rootfs = expose(exposures, resolve(context.bundle, rootPath), `${context.containerId}/rootfs`);
   const mounts = (spec.mounts ?? []).flatMap((mount, index) => [
-    guestMount(mount, index, context, exposures),
+    guestVolume(mount, context, volumes) ?? guestMount(mount, index, context, exposures),
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
   const config: Spec = {
@@ -82,7 +108,7 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
     refuse("hooks.createContainer", "its program is on the host and its namespaces are in the VM");
   }
   refuseUnknown(spec, warnings);
-  return { config, exposures, warnings };
+  return { config, exposures, volumes, warnings };
 }
 
 function expose(exposures: Exposure[], hostPath: string, relativePath: string): string {
@@ -104,11 +130,37 @@ function bootIdMount(proc: string): Mount {
   };
 }
 
+/**
+ * Memory of the host that an engine made for a container or pod: /dev/shm, and Kubernetes' emptyDir in memory. Shared
+ * through a file server it would be neither fast nor memory of the pod, so the guest has a tmpfs of the same size for it.
+ */
+function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolume[]): Mount | undefined {
+  if (!isBindMount(mount) || mount.source === undefined) return undefined;
+  const hostPath = resolve(context.bundle, mount.source);
+  const isShm = mount.destination === "/dev/shm" && hostPath !== "/dev/shm";
+  if (!isShm && !hostPath.includes("/kubernetes.io~empty-dir/")) return undefined;
+  const tmpfs = context.tmpfsAt(hostPath);
+  if (tmpfs === undefined) return undefined;
+  const name = createHash("sha256").update(hostPath).digest("hex").slice(0, VOLUME_NAME_LENGTH);
+  const mountPoint = `${GUEST_VOLUMES_DIR}/${name}`;
+  const { sizeBytes, mode, uid, gid } = tmpfs;
+  volumes.push({
+    mountPoint,
+    options: [`size=${sizeBytes}`, `mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
+  });
+  return { ...mount, source: mountPoint };
+}
+
+/** Characters of a hash of the host's path: enough to tell the volumes of one VM apart. */
+const VOLUME_NAME_LENGTH = 16;
+
+function isBindMount({ type, options = [] }: Mount): boolean {
+  return type === "bind" || options.includes("bind") || options.includes("rbind");
+}
+
 /** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */
 function guestMount(mount: Mount, index: number, context: GuestSpecContext, exposures: Exposure[]): Mount {
-  const options = mount.options ?? [];
-  const isBind = mount.type === "bind" || options.includes("bind") || options.includes("rbind");
-  if (!isBind) {
+  if (!isBindMount(mount)) {
     const type = mount.type ?? "none";
     if (!GUEST_FILESYSTEMS.has(type)) refuse(`mount ${mount.destination}`, `file system type ${type} is not supported`);
     if (type === "overlay")
@@ -170,26 +222,40 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   const resources = linux.resources === undefined ? {} : { resources: guestResources(linux.resources, warnings) };
   return {
     ...rest,
-    namespaces: guestNamespaces(linux.namespaces ?? []),
+    namespaces: guestNamespaces(spec, context),
     cgroupsPath: `/hearth/${context.containerId}`,
     ...(linux.devices === undefined ? {} : { devices: linux.devices.map(guestDevice) }),
     ...resources,
   };
 }
 
-/** The VM is the network namespace; the others are made in the guest. */
-function guestNamespaces(namespaces: readonly Namespace[]): Namespace[] {
+/**
+ * The VM is the network namespace; the others are made in the guest, or are those of a container of the same pod. A
+ * container that gets to see cgroups sees its own as the root, as it does where an engine mounts those of cgroup v1.
+ */
+function guestNamespaces({ linux, mounts = [] }: Spec, context: GuestSpecContext): Namespace[] {
+  const namespaces = linux?.namespaces ?? [];
   if (!namespaces.some((namespace) => namespace.type === "network")) {
     refuse("linux.namespaces without network", "the host's network does not reach into a VM");
   }
-  return namespaces.flatMap((namespace) => {
-    if (namespace.type === "network") return [];
-    if (namespace.type === "time") return refuse("linux.namespaces time", "the guest's crun does not know it");
-    if (namespace.path) {
-      return refuse(`linux.namespaces ${namespace.type} path`, `${namespace.path} is a namespace of the host`);
-    }
-    return [{ type: namespace.type }];
+  const inGuest = namespaces.flatMap(({ type, path }) => {
+    if (type === "network") return [];
+    if (type === "time") return refuse("linux.namespaces time", "the guest's crun does not know it");
+    return [path ? joinedNamespace(type, path, context) : { type }];
   });
+  const seesCgroups = mounts.some(({ type }) => type === "cgroup" || type === "cgroup2");
+  if (!seesCgroups || inGuest.some(({ type }) => type === "cgroup")) return inGuest;
+  return [...inGuest, { type: "cgroup" }];
+}
+
+/** An engine names the namespace of a pod's container by the pid that it knows, which is that of its shim. */
+function joinedNamespace(type: string, path: string, { containerOfPid }: GuestSpecContext): Namespace {
+  const pid = /^\/proc\/(\d{1,10})\/ns\/(?:pid|ipc|uts)$/.exec(path)?.[1];
+  const containerId = pid === undefined ? undefined : containerOfPid(Number(pid));
+  if (containerId === undefined) {
+    return refuse(`linux.namespaces ${type} path`, `${path} is a namespace of the host, and of no container of the VM`);
+  }
+  return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
 }
 
 function guestDevice(device: LinuxDevice): LinuxDevice {
@@ -205,8 +271,9 @@ function guestDevice(device: LinuxDevice): LinuxDevice {
 type Resources = NonNullable<NonNullable<Spec["linux"]>["resources"]>;
 
 /** Limits are set on the container's cgroup in the guest, in so far as they do not name devices or CPUs of the host. */
-function guestResources(resources: Resources, warnings: string[]): Resources {
-  const { network, rdma, blockIO, cpu, ...rest } = resources;
+export function guestResources(resources: Resources, warnings: string[]): Resources {
+  const { network, rdma, blockIO, cpu, memory, ...others } = resources;
+  const rest = memory === undefined ? others : { ...others, memory: guestMemory(memory, warnings) };
   if (network !== undefined && Object.keys(network).length > 0) {
     refuse("linux.resources.network", "cgroup v2, which the guest has, knows no network classes");
   }
@@ -227,6 +294,16 @@ function guestResources(resources: Resources, warnings: string[]): Resources {
       refuse(`linux.resources.cpu.${property}`, "cgroup v2, which the guest has, has no such limit");
   }
   return { ...rest, cpu: shares };
+}
+
+/** A limit of kernel memory alone is nothing that a kernel of today can do; docker's updates always name it, as 0. */
+function guestMemory(memory: NonNullable<Resources["memory"]>, warnings: string[]): NonNullable<Resources["memory"]> {
+  const { kernel, kernelTCP, ...rest } = memory;
+  for (const [name, value] of Object.entries({ kernel, kernelTCP })) {
+    if (Number(value ?? 0) > 0)
+      warnings.push(`linux.resources.memory.${name} is not applied: cgroup v2 has no such limit`);
+  }
+  return rest;
 }
 
 /** Top-level sections of other platforms are theirs (the spec says to ignore them); one for VMs must not be dropped silently. */

@@ -1,7 +1,8 @@
 /** What kind of file a path of the host leads to, as far as sharing it with a VM is concerned. */
-import { type Stats, statSync } from "node:fs";
+import { type Stats, statfsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import { isErrnoException, toHearthError } from "../errors.ts";
-import type { HostFileType } from "./guest-spec.ts";
+import type { HostFileType, HostTmpfs } from "./guest-spec.ts";
 
 /** Follows symbolic links. Fails for any error but a missing file. */
 export function hostFileType(path: string): HostFileType {
@@ -17,4 +18,20 @@ export function hostFileType(path: string): HostFileType {
   if (stats.isFIFO()) return "fifo";
   if (stats.isFile()) return "file";
   return "device";
+}
+
+/** Source: linux/magic.h. */
+const TMPFS_MAGIC = 0x01021994;
+
+/** The tmpfs that is mounted at this very path; undefined where there is anything else. */
+export function hostTmpfs(path: string): HostTmpfs | undefined {
+  try {
+    const { type, blocks, bsize } = statfsSync(path);
+    const { dev, mode, uid, gid } = statSync(path);
+    if (type !== TMPFS_MAGIC || statSync(dirname(path)).dev === dev) return undefined;
+    return { sizeBytes: blocks * bsize, mode: mode & 0o7777, uid, gid };
+  } catch (cause) {
+    if (isErrnoException(cause) && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return undefined;
+    throw toHearthError(cause, `look at ${path}`);
+  }
 }

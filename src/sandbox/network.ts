@@ -6,7 +6,7 @@ import type { IPFamily as WireFamily } from "../gen/types_pb.ts";
 import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import type { Log } from "../log.ts";
-import { connectInterface, interfaceNames, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
+import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
 import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
 
 /** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
@@ -28,6 +28,10 @@ export class SandboxNetwork implements AsyncDisposable {
   async connect(netns: string, signal: AbortSignal): Promise<number> {
     const names = interfaceNames(netns).filter((name) => !this.#knows(name));
     if (names.length === 0) return 0;
+    const foreign = names.find(isTapName);
+    if (foreign !== undefined) {
+      throw new HearthError("unimplemented", `connect network: ${foreign} connects this namespace to another VM`);
+    }
     const view = await readNetwork(netns, signal);
     const other = view.otherInterfaces.find((name) => names.includes(name));
     if (other !== undefined) {

@@ -15,10 +15,11 @@ import {
   VM_LEASE_AGENT_TIMEOUT_MS,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
-import { parseResources, type Resources, type Spec } from "../oci/spec.ts";
+import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
-import { Container, type Owner } from "./container.ts";
+import { Container, type ContainerRequest, type Owner } from "./container.ts";
+import { type GuestVolume, guestResources } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
@@ -58,6 +59,8 @@ export class Sandbox {
   readonly #farewells = new Set<Promise<void>>();
   /** Ids whose creation is under way: taken, but not yet to be found. */
   readonly #creating = new Set<string>();
+  /** Mount points in the guest of the volumes that containers share. */
+  readonly #volumes = new Set<string>();
   readonly #dependencies: SandboxDependencies;
   readonly #network: SandboxNetwork;
   readonly #resources: VmResources;
@@ -189,7 +192,7 @@ export class Sandbox {
   }
 
   async createContainer(
-    request: { readonly id: string; readonly bundle: string; readonly spec: Spec; readonly owner: Owner },
+    request: ContainerRequest,
     size: { readonly rows: number; readonly columns: number },
   ): Promise<Container> {
     this.#assertAdopted();
@@ -211,6 +214,8 @@ export class Sandbox {
         ownBootId: this.vm.isClone,
         steps: this.#dependencies.steps,
         log: this.#dependencies.log,
+        containerOfPid: (pid) => [...this.#containers.values()].find(({ shimPid }) => shimPid === pid)?.id,
+        mountVolumes: (volumes) => this.#mountVolumes(volumes),
       });
       this.#containers.set(request.id, container);
       this.#changed();
@@ -226,15 +231,38 @@ export class Sandbox {
   /** Changes the limits of a container; the VM grows first when they ask for more than it has. */
   async updateContainer(id: string, resourcesJson: Uint8Array): Promise<void> {
     this.container(id);
-    await this.#growFor(id, parseResources(new TextDecoder().decode(resourcesJson), `resources of container ${id}`));
+    const warnings: string[] = [];
+    const wanted = parseResources(new TextDecoder().decode(resourcesJson), `resources of container ${id}`);
+    const resources = guestResources(wanted, warnings);
+    for (const warning of warnings) this.#dependencies.log.warn(warning, { container: id });
+    await this.#growFor(id, resources);
     this.#changed();
-    await this.vm.agent.agent.updateContainer({ containerId: id, resourcesJson }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    await this.vm.agent.agent.updateContainer(
+      { containerId: id, resourcesJson: new TextEncoder().encode(stringifySpec(resources)) },
+      { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+    );
   }
 
   async #growFor(id: string, resources: Resources | undefined): Promise<void> {
     await this.#dependencies.steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) =>
       this.#resources.growFor(id, resources, signal),
     );
+  }
+
+  async #mountVolumes(volumes: readonly GuestVolume[]): Promise<void> {
+    const missing = volumes.filter(({ mountPoint }) => !this.#volumes.has(mountPoint));
+    if (missing.length === 0) return;
+    const storages = missing.map(({ mountPoint, options }) => ({
+      driver: "ephemeral",
+      fstype: "tmpfs",
+      source: "tmpfs",
+      mountPoint,
+      options: [...options],
+    }));
+    await this.#dependencies.steps.run("mount-volumes", AGENT_CALL_TIMEOUT_MS, (signal) =>
+      this.vm.agent.agent.createSandbox({ storages }, { signal }),
+    );
+    for (const { mountPoint } of missing) this.#volumes.add(mountPoint);
   }
 
   container(id: string): Container {
@@ -244,9 +272,11 @@ export class Sandbox {
   }
 
   /** From now the container, and with it the VM, outlives the connection that created it. */
-  commitContainer(id: string): void {
+  commitContainer(id: string, shimPid: number): void {
     this.#assertAdopted();
-    this.container(id).uncommittedOwner = undefined;
+    const container = this.container(id);
+    container.uncommittedOwner = undefined;
+    container.shimPid = shimPid;
     this.#setState({ kind: "adopted", possessor: undefined });
   }
 

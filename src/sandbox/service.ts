@@ -7,6 +7,7 @@ import { AGENT_CALL_TIMEOUT_MS, STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import { parseSpec } from "../oci/spec.ts";
 import { encodeStats } from "../rpc/protocols.ts";
 import type { HandlersOf } from "../rpc/ttrpc/service.ts";
+import { isOwnMountNamespace } from "../sys/namespace.ts";
 import { vmRecordOf } from "./record.ts";
 import type { Sandbox, SandboxState } from "./sandbox.ts";
 
@@ -69,14 +70,16 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
     createContainer: async (request, context) => {
       takeSteps();
       const spec = parseSpec(new TextDecoder().decode(request.configJson), `${request.bundle}/config.json`);
+      const { containerId: id, bundle, mountNamespace: path } = request;
+      const mountNamespace = path === "" || isOwnMountNamespace(path) ? undefined : path;
       const container = await sandbox.createContainer(
-        { id: request.containerId, bundle: request.bundle, spec, owner: context.connection },
+        { id, bundle, spec, owner: context.connection, mountNamespace },
         { rows: request.terminalRows, columns: request.terminalColumns },
       );
       return { warnings: [...container.warnings], steps: takeSteps() };
     },
     commitContainer: async (request) => {
-      sandbox.commitContainer(request.containerId);
+      sandbox.commitContainer(request.containerId, Number(request.shimPid));
       return {};
     },
     startContainer: async (request) => {

@@ -20,6 +20,7 @@ export const SANDBOX_STEPS = [
   "add-resources",
   "connect-network",
   "expose",
+  "mount-volumes",
   "create-container",
   "start-container",
   "exec-process",

@@ -4,7 +4,18 @@ import { dirname, join } from "node:path";
 import { HearthError, isErrnoException, isNotFound, toHearthError } from "../errors.ts";
 import { type Log, silentLog } from "../log.ts";
 import type { VmPaths } from "../paths.ts";
-import { bindMount, makePrivate, makeShared, setReadOnly, unmount, unmountTree } from "../sys/mount.ts";
+import type { OwnedFd } from "../sys/fd.ts";
+import {
+  attachTree,
+  bindMount,
+  cloneTree,
+  makePrivate,
+  makeShared,
+  setReadOnly,
+  unmount,
+  unmountTree,
+} from "../sys/mount.ts";
+import { inMountNamespace } from "../sys/namespace.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 import { startVirtiofsd, type Virtiofsd } from "./virtiofsd.ts";
 
@@ -31,6 +42,8 @@ export interface ExposeOptions {
   readonly readOnly?: boolean;
   /** With what is mounted below the path. Default true; without effect on a file. */
   readonly recursive?: boolean;
+  /** Path of the mount namespace in which the host's path is looked up. Default: our own. */
+  readonly mountNamespace?: string | undefined;
 }
 
 /** A host path that appears in the shared directory until this is disposed of. */
@@ -139,12 +152,14 @@ class OpenSharedDirectory implements SharedDirectory {
   async expose(hostPath: string, relativePath: string, options: ExposeOptions = {}): Promise<ExposedPath> {
     if (this.#disposed) throw new HearthError("failed-precondition", `expose ${hostPath}: shared directory is closed`);
     assertRelativePath(relativePath, this.#exposed);
-    const isDirectory = statPath(hostPath).isDirectory();
+    const copy = () => copyPath(hostPath, options);
+    const { isDirectory, tree } =
+      options.mountNamespace === undefined ? copy() : inMountNamespace(options.mountNamespace, copy);
+    using _tree = tree;
     const target = join(this.#path, relativePath);
     await using undo = new AsyncDisposableStack();
     makeMountPoint(this.#path, target, isDirectory, undo);
-    const recursive = isDirectory && options.recursive !== false;
-    bindMount(hostPath, target, { recursive, readOnly: options.readOnly === true, slave: true });
+    attachTree(tree, target);
     this.#exposed.add(relativePath);
     undo.defer(() => {
       // Detached: the daemon may have files of it open, and goes on with them until the guest closes them.
@@ -173,6 +188,16 @@ function assertRelativePath(relativePath: string, exposed: ReadonlySet<string>):
       throw new HearthError("invalid-argument", `expose at ${relativePath}: it lies in or around ${other}`);
     }
   }
+}
+
+/** Slave mounts: undoing a recursive bind of a shared source must not unmount the host's own mounts. */
+function copyPath(hostPath: string, options: ExposeOptions): { isDirectory: boolean; tree: OwnedFd } {
+  const isDirectory = statPath(hostPath).isDirectory();
+  const recursive = isDirectory && options.recursive !== false;
+  return {
+    isDirectory,
+    tree: cloneTree(hostPath, { recursive, readOnly: options.readOnly === true, slave: true }),
+  };
 }
 
 function statPath(hostPath: string): Stats {

@@ -87,38 +87,48 @@ export interface BindOptions {
 
 /** Makes `source` appear at the existing `target` too; read-only and cut off from its source from its first moment. */
 export function bindMount(source: string, target: string, options: BindOptions = {}): void {
-  const recursive = options.recursive === true;
-  if (options.readOnly === true || options.slave === true) bindChanged(source, target, options);
-  else mount({ source, target, flags: MS_BIND | (recursive ? MS_REC : 0) });
+  if (options.readOnly === true || options.slave === true) {
+    using tree = cloneTree(source, options);
+    attachTree(tree, target);
+  } else mount({ source, target, flags: MS_BIND | (options.recursive === true ? MS_REC : 0) });
 }
 
 /**
- * The copy is changed before it is anywhere: where the target is shared, its copies in other mounts and namespaces take
- * the flags they are born with, and a later change of ours would not reach them.
+ * A copy of what is mounted at a path, mounted nowhere yet; it is the caller's. It is changed before it is anywhere:
+ * where the target is shared, its copies in other mounts and namespaces take the flags they are born with, and a later
+ * change of ours would not reach them. It may be made in one mount namespace and attached in another.
  */
-function bindChanged(source: string, target: string, options: BindOptions): void {
-  const message = `mount ${source} on ${target}`;
+export function cloneTree(source: string, options: BindOptions = {}): OwnedFd {
+  const message = `copy mount ${source}`;
   const deep = options.recursive === true ? AT_RECURSIVE : 0n;
   const { syscall } = mountLibc();
-  const opened = syscall(
-    SYS_OPEN_TREE,
-    AT_FDCWD,
-    cString(source),
-    OPEN_TREE_CLONE | BigInt(O_CLOEXEC) | deep,
-    null,
-    0n,
-  );
+  const flags = OPEN_TREE_CLONE | BigInt(O_CLOEXEC) | deep;
+  const opened = syscall(SYS_OPEN_TREE, AT_FDCWD, cString(source), flags, null, 0n);
   if (opened < 0n) throw new SystemError(lastErrno(), message);
-  using tree = new OwnedFd(asFd(Number(opened)));
-  const here = BigInt(tree.fd);
+  const tree = new OwnedFd(asFd(Number(opened)));
   const { bytes, view } = struct(MOUNT_ATTR_BYTES);
   view.setBigUint64(0, options.readOnly === true ? MOUNT_ATTR_RDONLY : 0n, true);
   view.setBigUint64(16, options.slave === true ? BigInt(MS_SLAVE) : 0n, true);
   const size = BigInt(MOUNT_ATTR_BYTES);
-  const changed = syscall(SYS_MOUNT_SETATTR, here, cString(""), AT_EMPTY_PATH | deep, bytes, size);
-  if (changed < 0n) throw new SystemError(lastErrno(), message);
-  const moved = syscall(SYS_MOVE_MOUNT, here, cString(""), AT_FDCWD, cString(target), MOVE_MOUNT_F_EMPTY_PATH);
-  if (moved < 0n) throw new SystemError(lastErrno(), message);
+  const changed = syscall(SYS_MOUNT_SETATTR, BigInt(tree.fd), cString(""), AT_EMPTY_PATH | deep, bytes, size);
+  if (changed >= 0n) return tree;
+  const errno = lastErrno();
+  tree.close();
+  throw new SystemError(errno, message);
+}
+
+/** Mounts a copy at `target`; the descriptor stays the caller's, the mount does not depend on it. */
+export function attachTree(tree: OwnedFd, target: string): void {
+  const from = BigInt(tree.fd);
+  const moved = mountLibc().syscall(
+    SYS_MOVE_MOUNT,
+    from,
+    cString(""),
+    AT_FDCWD,
+    cString(target),
+    MOVE_MOUNT_F_EMPTY_PATH,
+  );
+  if (moved < 0n) throw new SystemError(lastErrno(), `mount on ${target}`);
 }
 
 /** Makes an existing mount read-only without touching its other flags or other mounts of the same file system. */

@@ -67,6 +67,30 @@ export function inNetns<T>(path: string, step: () => T): T {
   }
 }
 
+/** Source: linux/sched.h. Root and working directory, which the threads of a process share until one of them asks not to. */
+const CLONE_FS = 0x00000200;
+
+/** True when the calling thread is in the mount namespace that `path` names. */
+export function isOwnMountNamespace(path: string): boolean {
+  return namespaceInode(path) === namespaceInode("/proc/thread-self/ns/mnt");
+}
+
+/**
+ * Runs a synchronous step with the calling thread in the mount namespace of `path`: paths mean there what they mean to
+ * a process of that namespace. Afterwards the thread's working directory is the root directory. It aborts as inNetns.
+ */
+export function inMountNamespace<T>(path: string, step: () => T): T {
+  using own = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
+  using target = openFd(path, O_RDONLY);
+  unshare(CLONE_FS);
+  if (libc().setns(target.fd, CLONE_NEWNS) < 0) throw new SystemError(lastErrno(), `join mount namespace ${path}`);
+  try {
+    return step();
+  } finally {
+    if (libc().setns(own.fd, CLONE_NEWNS) < 0) process.abort();
+  }
+}
+
 /**
  * As inNetns, in a network namespace made for the step: it holds an unused loopback interface, and lives as long as
  * somebody (the child started there) is in it.

@@ -22,7 +22,7 @@ const EVENT_TIMEOUT_MS = 30_000;
 
 /** Steps that a lone container without network does not take; those of the pool and of templates have tests of their own. */
 const NOT_TAKEN: ReadonlySet<SandboxStep> = new Set([
-  ...(["connect-network", "exec-process", "rehearse", "pause", "resume"] as const),
+  ...(["connect-network", "mount-volumes", "exec-process", "rehearse", "pause", "resume"] as const),
   ...(["restore", "close-agent", "save"] as const),
 ]);
 

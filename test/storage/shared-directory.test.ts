@@ -50,6 +50,26 @@ function source(): string {
 }
 
 describe("openSharedDirectory", () => {
+  test("what an engine mounted in a mount namespace of its own is exposed from there", async () => {
+    const hidden = place.path("hidden");
+    mkdirSync(hidden);
+    const script = `mount -t tmpfs engine ${hidden}; echo content >${hidden}/f; echo ready; exec sleep 1000`;
+    const engine = Bun.spawn(["unshare", "--mount", "sh", "-c", script], { stdout: "pipe" });
+    try {
+      for await (const _ready of engine.stdout) break;
+      await using directory = await open();
+      const mountNamespace = `/proc/${engine.pid}/ns/mnt`;
+      await using _exposed = await directory.expose(hidden, "c1/rootfs", { mountNamespace });
+      expect(readFileSync(join(paths().served, "c1/rootfs/f"), "utf8")).toBe("content\n");
+      // We are back where we were.
+      expect(readdirSync(hidden)).toEqual([]);
+      expect(await rejection(directory.expose(join(hidden, "f"), "c1/f"))).toMatchObject({ code: "not-found" });
+    } finally {
+      engine.kill();
+      await engine.exited;
+    }
+  });
+
   test("what is exposed is served, and undone with its mount point", async () => {
     const { shared, served } = paths();
     await using directory = await open();

@@ -15,6 +15,7 @@ import type { CrunCall, CrunStdio } from "./crun.ts";
 import { type JsonRecord, type OciConfig, withProcessDefaults } from "./oci-view.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
+import { applySysctls } from "./sysctl.ts";
 
 type Status = "created" | "running" | "paused" | "removing";
 
@@ -45,6 +46,7 @@ export class Container {
     try {
       mkdirSync(bundle.dir, { recursive: true, mode: 0o700 });
       writeFileSync(bundle.config, config.json, { mode: 0o600 });
+      applySysctls(config.networkSysctls);
       const init = await container.#spawn(id, config.terminal, config.program, (call, stdio) =>
         context.crun.create(call, stdio),
       );

@@ -87,6 +87,7 @@ export class GuestSandbox {
       const config = ociConfig(wanted.config, id, {
         openFilesHardLimit: this.#context.openFilesHardLimit,
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
+        initPidOf: (other) => this.#livingInitPid(other),
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });
       const container = await Container.create(this.#context, id, config);
@@ -119,6 +120,12 @@ export class GuestSandbox {
     entry.storages.release();
     this.#containers.delete(id);
     if (this.#first === entry.container) this.#first = undefined;
+  }
+
+  #livingInitPid(id: string): number {
+    const { init } = this.container(id);
+    if (init.ended) throw new HearthError("failed-precondition", `join namespace: container ${id} is not running`);
+    return init.pid;
   }
 
   #sharedPidNamespace(): string | undefined {

@@ -17,6 +17,36 @@ describe("personality", () => {
   });
 });
 
+describe("namespaces of other containers", () => {
+  const text = JSON.stringify({ linux: { namespaces: [{ type: "uts", path: "container:infra" }, { type: "pid" }] } });
+
+  test("get the path that they have in the guest", () => {
+    const { json } = ociConfig({ text }, "c1", { initPidOf: (id) => (id === "infra" ? 41 : 0) });
+    expect(JSON.parse(json).linux.namespaces).toEqual([{ type: "uts", path: "/proc/41/ns/uts" }, { type: "pid" }]);
+  });
+
+  test("cannot be joined where there are none", () => {
+    expect(() => ociConfig({ text }, "c1")).toThrow("join uts namespace of container infra");
+  });
+});
+
+describe("sysctls of the network", () => {
+  const sysctl = { "net.ipv4.ping_group_range": "0 0", "kernel.shmmax": "1" };
+  const view = (namespaces: object[]) => ociConfig({ text: JSON.stringify({ linux: { sysctl, namespaces } }) }, "c1");
+
+  test("are the agent's to set, as the network namespace is the VM's", () => {
+    const { json, networkSysctls } = view([{ type: "ipc" }]);
+    expect(networkSysctls).toEqual({ "net.ipv4.ping_group_range": "0 0" });
+    expect(JSON.parse(json).linux.sysctl).toEqual({ "kernel.shmmax": "1" });
+  });
+
+  test("are crun's where it makes a network namespace", () => {
+    const { json, networkSysctls } = view([{ type: "network" }]);
+    expect(networkSysctls).toEqual({});
+    expect(JSON.parse(json).linux.sysctl).toEqual(sysctl);
+  });
+});
+
 describe("what the agent reads", () => {
   const view = (config: object) => ociConfig({ text: JSON.stringify(config) }, "c1");
 

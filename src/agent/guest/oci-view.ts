@@ -2,6 +2,7 @@
 import { posix } from "node:path";
 import { HearthError } from "../../errors.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
+import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
 import type { Json } from "./oci-from-grpc.ts";
 
 export type JsonRecord = Record<string, unknown>;
@@ -18,6 +19,8 @@ export interface OciConfig {
   readonly hasPoststop: boolean;
   /** The container has a pid namespace of its own, so its init takes every other process with it. */
   readonly ownPidNamespace: boolean;
+  /** Of `linux.sysctl`, what belongs to the network: the VM's namespace is none that crun makes, so it refuses them. */
+  readonly networkSysctls: Readonly<Record<string, unknown>>;
 }
 
 /** Changes to a configuration before crun gets it. */
@@ -26,6 +29,8 @@ export interface OciChanges {
   readonly openFilesHardLimit?: number;
   /** Path of a pid namespace to join instead of making one. */
   readonly pidNamespace?: string | undefined;
+  /** The pid in the guest of the container whose namespace another one joins; fails when there is none. */
+  readonly initPidOf?: (containerId: string) => number;
   /** Replacements of device numbers, by path in the container. */
   readonly devices?: readonly DeviceNumbers[];
 }
@@ -67,12 +72,13 @@ export function ociConfig(
   const process = recordAt(parsed, "process");
   const hooks = recordAt(parsed, "hooks");
   const linux = recordAt(parsed, "linux");
-  const namespaces = listAt(linux, "namespaces").filter(isRecord);
+  const namespaces = listAt(linux, "namespaces").filter(isRecord).map(joined(changes.initPidOf));
+  const sysctls = splitSysctls(linux, namespaces);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const complete = {
     ...parsed,
     ...(parsed["process"] === undefined ? {} : { process: withProcessDefaults(process, changes.openFilesHardLimit) }),
-    linux: { ...linux, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
+    linux: { ...linux, namespaces, sysctl: sysctls.other, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
   };
   const [program] = listAt(process, "args");
   return {
@@ -84,6 +90,34 @@ export function ociConfig(
     hasPoststop: listAt(hooks, "poststop").length > 0,
     ownPidNamespace:
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
+    networkSysctls: sysctls.network,
+  };
+}
+
+/** The namespace of another container gets the path that it has in the guest. */
+function joined(initPidOf: OciChanges["initPidOf"]): (namespace: JsonRecord) => JsonRecord {
+  return (namespace) => {
+    const { type, path } = namespace;
+    if (typeof path !== "string" || !path.startsWith(CONTAINER_NAMESPACE_PREFIX)) return namespace;
+    const id = path.slice(CONTAINER_NAMESPACE_PREFIX.length);
+    if (initPidOf === undefined) {
+      throw new HearthError("invalid-argument", `join ${type} namespace of container ${id}: there are no others`);
+    }
+    return { ...namespace, path: `/proc/${initPidOf(id)}/ns/${type}` };
+  };
+}
+
+function splitSysctls(
+  linux: JsonRecord,
+  namespaces: readonly JsonRecord[],
+): { readonly network: JsonRecord; readonly other: JsonRecord } {
+  const all = recordAt(linux, "sysctl");
+  if (namespaces.some((ns) => ns["type"] === "network")) return { network: {}, other: all };
+  const entries = Object.entries(all);
+  const isNetwork = ([name]: [string, unknown]): boolean => /^net[./]/.test(name);
+  return {
+    network: Object.fromEntries(entries.filter(isNetwork)),
+    other: Object.fromEntries(entries.filter((entry) => !isNetwork(entry))),
   };
 }
 

@@ -14,7 +14,7 @@ import { stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
-import { hostFileType } from "../../sandbox/host-file.ts";
+import { hostFileType, hostTmpfs } from "../../sandbox/host-file.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, type Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
@@ -57,7 +57,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const bundle = readBundle(options.bundle);
   checkTerminal(bundle, options);
   // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
-  toGuestSpec(bundle.spec, { containerId: id, bundle: bundle.dir, fileTypeOf: hostFileType });
+  checkGuestSpec(bundle, id);
   const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
   const root = await context.root();
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
@@ -92,6 +92,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
       configJson: bundle.configJson,
       terminalRows: size.rows,
       terminalColumns: size.columns,
+      mountNamespace: `/proc/${process.pid}/ns/mnt`,
     },
     { timeoutMs, signal },
   );
@@ -137,6 +138,18 @@ export function checkTerminalFlags(terminal: boolean, detached: boolean, console
   if (terminal && !detached && !isTerminal(asFd(0))) {
     throw new HearthError("invalid-argument", "run with a terminal: standard input is not a terminal");
   }
+}
+
+/** Which containers a pod has, and so whose namespaces can be joined, is known to its sandbox process alone. */
+function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
+  const isMember = podRole(spec.annotations).kind === "member";
+  toGuestSpec(spec, {
+    containerId,
+    bundle: dir,
+    fileTypeOf: hostFileType,
+    tmpfsAt: hostTmpfs,
+    containerOfPid: () => (isMember ? "another" : undefined),
+  });
 }
 
 function checkTerminal(bundle: Bundle, { detached, consoleSocket }: CreateOptions): void {
@@ -349,6 +362,7 @@ async function connectNetwork(
   signal: AbortSignal,
 ): Promise<void> {
   if (netns.kind === "host" || podRole(spec.annotations).kind === "member") return;
-  const netnsPath = netns.kind === "path" ? netns.path : `/proc/${identity.pid}/ns/net`;
+  // Not the configuration's path: the sandbox process may be in another mount namespace, where it leads nowhere.
+  const netnsPath = `/proc/${identity.pid}/ns/net`;
   await sandbox.connectNetwork({ netnsPath }, { timeoutMs, signal });
 }
