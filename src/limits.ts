@@ -156,6 +156,10 @@ export const VM_LEASE_AGENT_TIMEOUT_MS = 2_000;
 export const VM_CHECK_TIMEOUT_MS = 10_000;
 /** Milliseconds for which an answer of the agent counts as just given: a lease within them does not ask it again. */
 export const VM_PROVEN_MS = 5_000;
+/** Milliseconds without a further change after which changed files are read: a package manager's next step comes sooner. */
+export const SETTINGS_SETTLE_MS = 300;
+/** Milliseconds for `hearth --version` of the program that takes our place. */
+export const PROGRAM_TRIAL_TIMEOUT_MS = 10_000;
 /** Milliseconds between two looks at which idle VMs are due for a check, and at whether the host was suspended. */
 export const POOL_LOOK_INTERVAL_MS = 5_000;
 /** Milliseconds asleep that count as a suspension of the host; the two clocks are read one after the other. */

@@ -3,10 +3,6 @@ import type { HearthConfig } from "../config/config.ts";
 import { loadConfig } from "../config/load.ts";
 import { HearthError } from "../errors.ts";
 import { POOL_VMS_MAX } from "../limits.ts";
-import { createLog } from "../log.ts";
-import { inheritedSocket } from "../sys/inherited-socket.ts";
-import { watchdogTimeoutMs } from "../sys/sd-notify.ts";
-import { resolveVmConfig } from "../vm/resolve-config.ts";
 import type { PoolSlotStatus, PoolStatus, PoolVmStatus } from "../vmcache/control.ts";
 import { type FlagTable, parseFlags } from "./flags.ts";
 import { defineHostCommand } from "./main.ts";
@@ -27,23 +23,27 @@ export const command = defineHostCommand({
   flags: {},
   positionals: "<serve|status|stop>",
   async run(context, _flags, [action, ...args]) {
-    const config = await loadConfig({ flag: context.configPath, environment: process.env["HEARTH_CONFIG"] });
+    const { configPath } = context;
+    const endpointOf = async (flag: string | undefined): Promise<string> =>
+      flag ??
+      (await loadConfig({ flag: configPath, environment: process.env["HEARTH_CONFIG"] })).factory.vm_cache_endpoint;
     switch (action) {
       case "serve": {
         const { flags, rest } = parseFlags(SERVE_FLAGS, args);
         refuseMore(rest);
-        return await serve(withFlags(config, flags));
+        const { servePool } = await import("./serve-pool.ts");
+        return await servePool({ configPath, withFlags: (config) => withFlags(config, flags) });
       }
       case "status": {
         const { flags, rest } = parseFlags(STATUS_FLAGS, args);
         refuseMore(rest);
-        return await printStatus(flags.endpoint ?? config.factory.vm_cache_endpoint, flags.json);
+        return await printStatus(await endpointOf(flags.endpoint), flags.json);
       }
       case "stop": {
         const { flags, rest } = parseFlags(STOP_FLAGS, args);
         refuseMore(rest);
         const { stopVmCache } = await import("../vmcache/control.ts");
-        await stopVmCache(flags.endpoint ?? config.factory.vm_cache_endpoint);
+        await stopVmCache(await endpointOf(flags.endpoint));
         return 0;
       }
       default:
@@ -79,30 +79,6 @@ function parseCount(text: string): number {
   const count = /^\d+$/.test(text) ? Number(text) : Number.NaN;
   if (count >= 1 && count <= POOL_VMS_MAX) return count;
   throw new HearthError("invalid-argument", `--number must be 1 to ${POOL_VMS_MAX}, got ${JSON.stringify(text)}`);
-}
-
-/** Runs in the foreground until it is told to stop; the log goes to standard error. */
-async function serve(config: HearthConfig): Promise<number> {
-  const { serveVmCache } = await import("../vmcache/server.ts");
-  const { poolSettings } = await import("../vmcache/settings.ts");
-  const log = createLog({ level: config.runtime.log_level, format: "text" });
-  const stop = new AbortController();
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort());
-  const inherited = inheritedSocket(process.env, process.pid);
-  const settings = poolSettings(config, await resolveVmConfig(config, log));
-  await serveVmCache({
-    endpoint: config.factory.vm_cache_endpoint,
-    runDir: config.runtime.run_dir,
-    logLevel: config.runtime.log_level,
-    settings,
-    log,
-    signal: stop.signal,
-    notifySocket: process.env["NOTIFY_SOCKET"],
-    watchdogMs: watchdogTimeoutMs(process.env, process.pid),
-    inherited,
-    metrics: { endpoint: config.factory.vm_cache_metrics_endpoint, port: config.factory.vm_cache_metrics_port },
-  });
-  return 0;
 }
 
 async function printStatus(endpoint: string, json: boolean): Promise<number> {

@@ -28,6 +28,13 @@ export function configFiles(source: ConfigSource): readonly { readonly path: str
   return [{ path, required: false }, ...dropIns(join(dirname(path), "config.d"))];
 }
 
+/** Paths in whose directories all files of the configuration are, those that may still come included. */
+export function configPlaces(source: ConfigSource): string[] {
+  const paths = configFiles(source).map(({ path }) => path);
+  const isDefault = paths[0] === (source.defaultPath ?? DEFAULT_CONFIG_PATH);
+  return isDefault ? [...paths, join(dirname(paths[0] ?? ""), "config.d", "*.toml")] : paths;
+}
+
 function dropIns(dir: string): { path: string; required: boolean }[] {
   let names: string[];
   try {

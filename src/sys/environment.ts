@@ -22,3 +22,12 @@ export function cleanEnv(
   }
   return { ...env, ...extra };
 }
+
+/** Names that change how a program loads code. */
+const LOADING_PREFIXES = ["BUN_", "NODE_", "LD_"] as const;
+
+/** What we were started with, for the program that takes our place: all but what changes how a program loads code. */
+export function reexecEnv(from: Readonly<Record<string, string | undefined>> = process.env): Environment {
+  const kept = Object.entries(from).filter(([name]) => !LOADING_PREFIXES.some((prefix) => name.startsWith(prefix)));
+  return Object.fromEntries(kept.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
+}

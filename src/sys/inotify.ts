@@ -1,10 +1,16 @@
-/** Learning of changes to single files, those of cgroups included. */
+/** Learning of changes to single files, those of cgroups included, and to what a directory holds. */
 import { asFd, OwnedFd } from "./fd.ts";
 import { FdReader } from "./fd-reader.ts";
 import { check, cString, lazyLibc } from "./libc.ts";
 
 /** Source: sys/inotify.h. */
 const IN_MODIFY = 0x2;
+const IN_ATTRIB = 0x4;
+const IN_CLOSE_WRITE = 0x8;
+const IN_MOVED_FROM = 0x40;
+const IN_MOVED_TO = 0x80;
+const IN_CREATE = 0x100;
+const IN_DELETE = 0x200;
 const IN_IGNORED = 0x8000;
 const IN_NONBLOCK = 0o4000;
 const IN_CLOEXEC = 0o2000000;
@@ -19,7 +25,10 @@ const libc = lazyLibc({
 /** Number of one watch; not used again while the object lives. */
 export type WatchId = number;
 
-/** Watches files for changes of their content. One `next` at a time. */
+/** Whatever makes a file of the directory another one; not each write to it, but the end of them. */
+const IN_ENTRIES = IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE;
+
+/** Watches files for changes of their content, directories for changes of their entries. One `next` at a time. */
 export class FileWatcher implements Disposable {
   readonly #reader: FdReader;
 
@@ -30,6 +39,11 @@ export class FileWatcher implements Disposable {
 
   add(path: string): WatchId {
     return check(libc().inotify_add_watch(this.#reader.fd, cString(path), IN_MODIFY), `watch ${path}`);
+  }
+
+  /** For entries that come, go, are replaced or written anew. */
+  addDirectory(path: string): WatchId {
+    return check(libc().inotify_add_watch(this.#reader.fd, cString(path), IN_ENTRIES), `watch directory ${path}`);
   }
 
   /** Quiet when the file has gone, and its watch with it. */

@@ -2,6 +2,7 @@
 import { describeError } from "../errors.ts";
 import type { SlotStatus } from "../factory/cache-slot.ts";
 import type { Log } from "../log.ts";
+import { clockNanoseconds } from "../sys/clock.ts";
 import { sdNotify } from "../sys/sd-notify.ts";
 import type { PoolEvent } from "./pool-event.ts";
 
@@ -40,7 +41,10 @@ export function assignmentsFor(event: PoolEvent, slots: readonly SlotStatus[]): 
     case "listening":
       return ["READY=1", `MAINPID=${process.pid}`, status];
     case "stopping":
-      return ["STOPPING=1"];
+      // The new program says that it is ready; to systemd it is the same service.
+      return event.reason === "replaced"
+        ? ["RELOADING=1", `MONOTONIC_USEC=${clockNanoseconds("monotonic") / 1000n}`]
+        : ["STOPPING=1"];
     case "ready":
     case "lost":
     case "handed-out":
