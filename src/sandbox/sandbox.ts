@@ -16,6 +16,7 @@ import {
 } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
+import { type ProcessIdentity, processStat } from "../sys/process-identity.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
@@ -108,11 +109,8 @@ export class Sandbox {
 
   /** QEMU and QMP answer; with `agent` the guest too, resumed for that moment when it is paused. */
   async check(withAgent: boolean): Promise<void> {
-    const runState = await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
-    const expected = this.#state.kind === "idle" ? "paused" : "running";
-    if (runState !== expected) {
-      throw new HearthError("failed-precondition", `check VM: it is ${runState} and not ${expected}`);
-    }
+    assertNotStopped(this.vm.processes);
+    await this.#assertRunState(this.#state.kind === "idle" ? "paused" : "running");
     if (!withAgent) return;
     const wasIdle = this.#state.kind === "idle";
     if (wasIdle) await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
@@ -135,14 +133,20 @@ export class Sandbox {
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
     // Asked first: the record is written while QEMU answers.
-    const answer = withAgent ? this.#wake() : this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    const answer = withAgent ? this.#wake() : this.#assertRunState("paused");
     this.#setState(this.#leased(token, leaseMs));
     try {
       await answer;
+      assertNotStopped(this.vm.processes);
     } catch (error) {
       void this.end(withAgent ? "qemu or the agent does not answer" : "qemu does not answer");
       throw error;
     }
+  }
+
+  async #assertRunState(expected: "paused" | "running"): Promise<void> {
+    const runState = await this.vm.hypervisor.runState(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    if (runState !== expected) throw new HearthError("unavailable", `check VM: it is ${runState} and not ${expected}`);
   }
 
   /** Both are asked at once: the agent's answer comes when QEMU has resumed the guest. */
@@ -358,6 +362,14 @@ export class Sandbox {
   /** For a VM that its spawner wants leased from the first moment. */
   beginLeased(token: string, leaseMs: number): void {
     this.#setState(this.#leased(token, leaseMs));
+  }
+}
+
+/** QEMU, stopped, answers nothing; virtiofsd is not asked anything until a container needs it. */
+function assertNotStopped(processes: readonly ProcessIdentity[]): void {
+  for (const { pid } of processes) {
+    if (processStat(pid)?.state === "T")
+      throw new HearthError("unavailable", `check VM: its process ${pid} is stopped`);
   }
 }
 

@@ -3,7 +3,7 @@ import { HearthError, toHearthError } from "../errors.ts";
 import { DEVICE_SOCKET_BACKLOG, GUEST_LOG_BYTES_MAX, VIRTIOFSD_VERSION_TIMEOUT_MS } from "../limits.ts";
 import { CapturedOutput } from "../sys/captured-output.ts";
 import { setNonBlocking } from "../sys/fd.ts";
-import { type ChildProcess, describeExit, exitCodeOf, spawnProcess, terminate } from "../sys/process.ts";
+import { type ChildProcess, describeExit, exitCodeOf, killGroup, spawnProcess, terminate } from "../sys/process.ts";
 import { identifyProcess, type ProcessIdentity } from "../sys/process-identity.ts";
 import { runProcess } from "../sys/run-process.ts";
 import { listenSocket } from "../sys/scm.ts";
@@ -105,7 +105,9 @@ export async function startVirtiofsd(options: VirtiofsdOptions): Promise<Virtiof
     identity: identifyProcess(child.pid),
     ended,
     async [Symbol.asyncDispose]() {
-      // Nothing to flush: every write it has acknowledged is in the kernel.
+      // Nothing to flush: every write it has acknowledged is in the kernel. With the child that it forks for its sandbox,
+      // which is bound to its parent's life only some moments later.
+      killGroup(child);
       await terminate(child, { graceMs: 0 });
       await ended;
     },

@@ -169,6 +169,11 @@ export async function terminate(child: ChildProcess, options: TerminateOptions =
   return await child.exited;
 }
 
+/** Kills a detached child and all it has started that is still of its process group. Nothing when it has been reaped. */
+export function killGroup(child: ChildProcess): void {
+  if (child.status === undefined) libc().kill(-child.pid, SIGKILL);
+}
+
 /** How to run this very program again: the compiled executable, or bun with src/main.ts when run from source. */
 export function selfExec(args: readonly string[]): [string, ...string[]] {
   if (isCompiled()) return [process.execPath, ...args];

@@ -9,15 +9,14 @@ import { processExit, signalProcess } from "../../src/sys/process-identity.ts";
 import { isAlive } from "../../src/sys/process-stat.ts";
 import { SIGKILL } from "../../src/sys/signals.ts";
 import type { VmRecord } from "../../src/vm/vm-record.ts";
+import { eventually } from "../harness/eventually.ts";
 import { type Hearth, withHearth } from "../harness/hearth.ts";
-import { startPool, vmRecords } from "../harness/pool.ts";
+import { processOf, startPool, vmRecords } from "../harness/pool.ts";
 import { PATH } from "../harness/program.ts";
 
 const TIMEOUT_MS = 120_000;
 /** Of this run alone: without a cgroupsPath the cgroup on the host is named after it. */
 const ID = `fault-${process.pid}`;
-/** How often records, which are files, are looked at. */
-const LOOK_INTERVAL_MS = 10;
 const EVENT_TIMEOUT_MS = 30_000;
 
 /** Steps that a lone container without network does not take; those of the pool and of templates have tests of their own. */
@@ -90,18 +89,17 @@ describe("killed", () => {
     TIMEOUT_MS,
   );
 
-  for (const [name, place] of [
-    ["QEMU", -1],
-    ["virtiofsd", 0],
+  for (const [title, name] of [
+    ["QEMU", "qemu"],
+    ["virtiofsd", "virtiofsd"],
   ] as const) {
     test(
-      `${name}: the container is stopped, its sandbox process ends, delete works`,
+      `${title}: the container is stopped, its sandbox process ends, delete works`,
       async () => {
         await withHearth({}, async (hearth) => {
           const record = await runDetached(hearth);
-          const victim = record.processes.at(place);
           expect(record.processes).toHaveLength(2);
-          expect(victim !== undefined && signalProcess(victim, SIGKILL)).toBe(true);
+          expect(signalProcess(processOf(record, name), SIGKILL)).toBe(true);
           await processExit(record.sandbox, AbortSignal.timeout(EVENT_TIMEOUT_MS));
           await status(hearth, "stopped");
           expect((await hearth.runtime(["delete", ID])).status).toBe(0);
@@ -213,16 +211,6 @@ async function status(hearth: Hearth, expected: string): Promise<void> {
     const { stdout } = await hearth.runtime(["state", ID]);
     return JSON.parse(stdout).status === expected ? true : undefined;
   });
-}
-
-async function eventually<T>(what: string, look: () => T | undefined | Promise<T | undefined>): Promise<T> {
-  const deadline = performance.now() + EVENT_TIMEOUT_MS;
-  for (;;) {
-    const found = await look();
-    if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`waited too long for ${what}`);
-    await Bun.sleep(LOOK_INTERVAL_MS);
-  }
 }
 
 /** Processes and mounts are looked for when the Hearth of a test is closed. */

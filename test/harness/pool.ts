@@ -1,8 +1,13 @@
 /** A pool server of a test's own: started in the foreground, waited for until its VMs are ready, stopped in the end. */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { CacheService, type GrpcVM } from "../../src/gen/cache_pb.ts";
 import { vmPaths } from "../../src/paths.ts";
+import { createGrpcClient, GrpcClient } from "../../src/rpc/grpc.ts";
+import { type ProcessIdentity, processStat } from "../../src/sys/process-identity.ts";
 import { readVmRecord, type VmRecord } from "../../src/vm/vm-record.ts";
+import { type PoolStatus, vmCacheStatus } from "../../src/vmcache/control.ts";
+import { eventually } from "./eventually.ts";
 import type { Hearth } from "./hearth.ts";
 import { PATH } from "./program.ts";
 
@@ -20,6 +25,11 @@ export interface Pool extends AsyncDisposable {
   log(): string;
   /** Its exit status, once it ends by itself. */
   ended(): Promise<number>;
+  status(): Promise<PoolStatus>;
+  /** The status once it is as wanted. Fails with the server's log when that takes too long. */
+  until(what: string, wanted: (status: PoolStatus) => boolean): Promise<PoolStatus>;
+  /** Takes a VM as any gRPC client may, and never adopts it. */
+  claim(): Promise<GrpcVM>;
   /** Sends it a signal and returns its exit status. */
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
@@ -33,8 +43,17 @@ export function vmRecords(runDir: string): VmRecord[] {
     .filter((record) => record !== undefined);
 }
 
-export function startPool(hearth: Hearth, number: number, args: readonly string[] = []): Pool {
-  const child = Bun.spawn([hearth.executable, "vmcache", "serve", "--number", `${number}`, ...args], {
+/** QEMU or virtiofsd of a VM, by the beginning of the process's name. */
+export function processOf(record: VmRecord | undefined, name: "qemu" | "virtiofsd"): ProcessIdentity {
+  const found = record?.processes.find(({ pid }) => processStat(pid)?.command.startsWith(name));
+  if (found === undefined) throw new Error(`no ${name} of VM ${record?.vmId}`);
+  return found;
+}
+
+/** `number` undefined: as the configuration says. */
+export function startPool(hearth: Hearth, number: number | undefined, args: readonly string[] = []): Pool {
+  const size = number === undefined ? [] : ["--number", `${number}`];
+  const child = Bun.spawn([hearth.executable, "vmcache", "serve", ...size, ...args], {
     env: { PATH, ...hearth.env },
     cwd: "/",
     stdin: "ignore",
@@ -59,6 +78,21 @@ export function startPool(hearth: Hearth, number: number, args: readonly string[
     log: () => log,
     stop,
     ended: () => child.exited,
+    status: () => vmCacheStatus(hearth.endpoint),
+    claim: async () => {
+      await using client = new GrpcClient(hearth.endpoint);
+      return await createGrpcClient(CacheService, client).getBaseVM({}, { timeoutMs: READY_TIMEOUT_MS });
+    },
+    until: async (what, wanted) => {
+      let last: PoolStatus | undefined;
+      const look = async (): Promise<PoolStatus | undefined> => {
+        last = await vmCacheStatus(hearth.endpoint).catch(() => undefined);
+        return last !== undefined && wanted(last) ? last : undefined;
+      };
+      return await eventually(what, look, READY_TIMEOUT_MS).catch((thrown: unknown) => {
+        throw new Error(`${thrown}\n${JSON.stringify(last, null, 2)}\n${log}`);
+      });
+    },
     idle: async (count) => {
       const deadline = performance.now() + READY_TIMEOUT_MS;
       while (vmRecords(hearth.runDir).filter(({ state }) => state === "idle").length < count) {
