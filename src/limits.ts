@@ -96,7 +96,7 @@ export const QEMU_LOG_TAIL_BYTES = 2048;
 /** Milliseconds a step of a starting sandbox process may take beyond the boot time before its spawner ends it: its own, better explained deadline comes first. */
 export const SANDBOX_STEP_MARGIN_MS = 5_000;
 /** Milliseconds a sandbox process gets to end its VM after TERM: the agent's and QEMU's time to end, and the unmounting. */
-export const SANDBOX_END_GRACE_MS = 10_000;
+export const SANDBOX_END_GRACE_MS = 5_000;
 /** Bytes of one report line of a starting sandbox process. */
 export const SANDBOX_REPORT_BYTES_MAX = 64 * 1024;
 /** Bytes kept of what a failing sandbox process wrote to its standard error: the last lines say why. */

@@ -53,7 +53,8 @@ export class VmPool implements AsyncDisposable {
   readonly #budget: BootBudget;
   readonly #parts: CacheParts;
   readonly #suspendedMs: () => number;
-  readonly #lookTimer: ReturnType<typeof setInterval>;
+  readonly #lookIntervalMs: number;
+  #lookTimer: ReturnType<typeof setInterval> | undefined;
   /** In the order of the settings. */
   #caches: readonly VmCache[];
   /** Shapes that were taken out and whose VMs are being ended. */
@@ -82,8 +83,8 @@ export class VmPool implements AsyncDisposable {
     assert(this.#caches.length > 0, "a pool without shapes");
     this.#suspendedMs = options.suspendedMs ?? suspendedMs;
     this.#suspendedBeforeMs = this.#suspendedMs();
-    const intervalMs = Math.min(options.lookIntervalMs ?? POOL_LOOK_INTERVAL_MS, settings.checkIntervalMs);
-    this.#lookTimer = setInterval(() => this.#look(), intervalMs);
+    this.#lookIntervalMs = options.lookIntervalMs ?? POOL_LOOK_INTERVAL_MS;
+    this.#lookRegularly();
   }
 
   /** Begins to boot. What `adopt` took before needs no boot. */
@@ -173,6 +174,7 @@ export class VmPool implements AsyncDisposable {
     if (this.#closed !== undefined) return;
     assert(settings.shapes.length > 0, "a pool without shapes");
     this.#settings = settings;
+    this.#lookRegularly();
     const gone = new Map(this.#caches.map((cache) => [cache.identity, cache]));
     this.#caches = settings.shapes.map((shape) => {
       const identity = identityDigest(shape.config);
@@ -238,6 +240,12 @@ export class VmPool implements AsyncDisposable {
     const found = bestFit(this.#caches, need);
     assert(found !== undefined, "a pool without shapes");
     return found;
+  }
+
+  #lookRegularly(): void {
+    clearInterval(this.#lookTimer);
+    const intervalMs = Math.min(this.#lookIntervalMs, this.#settings.checkIntervalMs);
+    this.#lookTimer = setInterval(() => this.#look(), intervalMs);
   }
 
   #look(): void {

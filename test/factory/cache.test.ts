@@ -6,8 +6,10 @@ import { createDirectFactory } from "../../src/factory/direct.ts";
 import { connectIdleVm } from "../../src/factory/idle-vm.ts";
 import { type PoolSettings, VmPool, type VmPoolOptions } from "../../src/factory/vm-pool.ts";
 import { SandboxService } from "../../src/gen/sandbox_pb.ts";
+import { SUSPENSION_MS_MIN } from "../../src/limits.ts";
 import { TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { createTtrpcClient } from "../../src/rpc/ttrpc/descriptors.ts";
+import { clockNanoseconds } from "../../src/sys/clock.ts";
 import { isAlive, processExit } from "../../src/sys/process-identity.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
 import { testSettings } from "../harness/pool-fixture.ts";
@@ -281,6 +283,84 @@ describe("VMs that are no good", () => {
     const vm = await it.cache.take(never);
     await vm.revoke();
   });
+});
+
+describe("proof of life", () => {
+  test("a VM that has just booted is leased on its word", async () => {
+    using fixture = sandboxFixture();
+    await using it = new TestCache(fixture, { slots: 1 });
+    await it.seen("ready", 1);
+    const vm = await it.cache.take(never);
+    expect(fixture.calls()).toEqual(["lease"]);
+    await vm.revoke();
+  });
+
+  test("the agent of a VM that was taken over from an earlier server is asked when it is leased", async () => {
+    using fixture = sandboxFixture();
+    const direct = baseOf(fixture, fixture.argv, () => {});
+    const { vmId } = await direct.getBaseVm(VM_CONFIG, never);
+    const settings = testSettings({ number: 1 });
+    await using pool = new VmPool({ settings, runDir: fixture.runDir, base: () => direct });
+    expect(pool.adopt(await connectIdleVm({ runDir: fixture.runDir, vmId }))).toBe(true);
+    const vm = await pool.take(never);
+    expect(fixture.calls()).toEqual(["lease with agent"]);
+    await vm.revoke();
+  });
+
+  test("one that was taken over and is not asked for is checked at the next look", async () => {
+    using fixture = sandboxFixture();
+    const direct = baseOf(fixture, fixture.argv, () => {});
+    const { vmId } = await direct.getBaseVm(VM_CONFIG, never);
+    const { promise, resolve } = Promise.withResolvers<CacheEvent>();
+    await using pool = new VmPool({
+      settings: testSettings({ number: 1 }),
+      runDir: fixture.runDir,
+      base: () => direct,
+      lookIntervalMs: 10,
+      onEvent: resolve,
+    });
+    pool.adopt(await connectIdleVm({ runDir: fixture.runDir, vmId }));
+    expect(await promise).toMatchObject({ kind: "checked", vmId });
+  });
+
+  test("after the host was suspended all idle VMs are checked at once", async () => {
+    using fixture = sandboxFixture();
+    let sleptMs = 1000;
+    await using it = new TestCache(fixture, { slots: 2, lookIntervalMs: 10, suspendedMs: () => sleptMs });
+    await it.seen("ready", 2);
+    expect(fixture.calls()).toEqual([]);
+    sleptMs += 60_000;
+    await it.seen("checked", 2);
+    expect(fixture.calls()).toEqual(["check", "check"]);
+  });
+
+  test("a claim may be the first to notice that the host was suspended: it waits for the check", async () => {
+    using fixture = sandboxFixture();
+    let sleptMs = 1000;
+    await using it = new TestCache(fixture, { slots: 1, lookIntervalMs: 600_000, suspendedMs: () => sleptMs });
+    await it.seen("ready", 1);
+    sleptMs += 60_000;
+    const vm = await it.cache.take(never);
+    expect(fixture.calls()).toEqual(["check", "lease"]);
+    await vm.revoke();
+  });
+
+  test("the clocks of this host agree that it is not suspended now", () => {
+    const asleepMs = (): number => Number((clockNanoseconds("boottime") - clockNanoseconds("monotonic")) / 1_000_000n);
+    expect(Math.abs(asleepMs() - asleepMs())).toBeLessThan(SUSPENSION_MS_MIN);
+  });
+});
+
+test("a VM that is too old is replaced, one at a time", async () => {
+  using fixture = sandboxFixture();
+  await using it = new TestCache(fixture, { slots: 3, ageMaxMs: 400, lookIntervalMs: 10, bootsAtOnce: 3 });
+  await it.seen("retired", 4);
+  const order = it.events.map(({ kind }) => kind).filter((kind) => kind === "retired" || kind === "ready");
+  expect(order.slice(0, 3)).toEqual(["ready", "ready", "ready"]);
+  // Never two without one that is ready between them.
+  expect(order.slice(3, 10).join(" ")).toBe("retired ready retired ready retired ready retired");
+  expect(it.cache.counters).toMatchObject({ losses: 0, bootFailures: 0 });
+  expect(it.cache.counters.retired).toBeGreaterThanOrEqual(4);
 });
 
 describe("boots that fail", () => {

@@ -40,6 +40,8 @@ export interface SandboxFixture extends Disposable {
   launches(): string[];
   /** What each of them was to be: "leased", "idle", "capture", "leased clone", "idle clone". */
   modes(): string[];
+  /** What all of them were asked, in order: "check", "lease", "lease with agent". */
+  calls(): string[];
   /** Everything in the run directory and every process that mentions it; a VM that was cleaned up leaves neither. */
   leftovers(): string[];
 }
@@ -50,14 +52,14 @@ export function sandboxFixture(): SandboxFixture {
   const scriptPath = dir.path("script.json");
   writeFileSync(scriptPath, "{}");
   const program = join(import.meta.dir, "..", "fixtures", "sandbox-process.ts");
-  const lines = (path: string): string[] => (existsSync(path) ? readFileSync(path, "utf8").trim().split("\n") : []);
   return {
     dir: dir.dir,
     runDir,
     argv: [process.execPath, program, scriptPath],
     script: (script) => writeFileSync(scriptPath, JSON.stringify(script)),
-    launches: () => lines(`${scriptPath}.launches`),
-    modes: () => lines(`${scriptPath}.modes`),
+    modes: () => linesOf(`${scriptPath}.modes`),
+    launches: () => linesOf(`${scriptPath}.launches`),
+    calls: () => linesOf(`${scriptPath}.calls`),
     leftovers: () => [
       ...vmIds(runDir).map((id) => `directory ${id}`),
       ...(existsSync(runDir) ? readdirSync(runDir).filter((name) => name.startsWith(".")) : []),
@@ -68,6 +70,10 @@ export function sandboxFixture(): SandboxFixture {
       dir[Symbol.dispose]();
     },
   };
+}
+
+function linesOf(path: string): string[] {
+  return existsSync(path) ? readFileSync(path, "utf8").trim().split("\n") : [];
 }
 
 /** Living processes with this argument; the sleeping child in QEMU's place is one too. */
