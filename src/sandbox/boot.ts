@@ -47,10 +47,14 @@ export async function bootVm(request: BootRequest, steps: Steps, log: Log): Prom
 
 export async function shareDirectory(request: BootRequest, steps: Steps, log: Log): Promise<SharedDirectory> {
   const { paths, config } = request;
-  const shared = await steps.run("share-directory", config.bootTimeoutMs, (signal) =>
-    openSharedDirectory({ paths, sharedFs: config.sharedFs, virtiofsdPath: config.virtiofsdPath, log, signal }),
+  await using undo = new AsyncDisposableStack();
+  const shared = await steps.run("share-directory", config.bootTimeoutMs, async (signal) =>
+    undo.use(
+      await openSharedDirectory({ paths, sharedFs: config.sharedFs, virtiofsdPath: config.virtiofsdPath, log, signal }),
+    ),
   );
   recordProcesses(request, shared.processes);
+  undo.move();
   return shared;
 }
 

@@ -1,7 +1,7 @@
 /** `hearth sandbox`: reads its launch from standard input, boots, tells its spawner on descriptor 3, and serves until the VM ends. */
 import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import * as v from "valibot";
-import { describeError, HearthError, isErrnoException, toHearthError } from "../errors.ts";
+import { describeError, firstError, HearthError, isErrnoException, toHearthError } from "../errors.ts";
 import type { SandboxLaunch, SandboxReady } from "../factory/base-factory.ts";
 import { FILE_STEP_TIMEOUT_MS, QMP_CALL_TIMEOUT_MS } from "../limits.ts";
 import { createLog, type Log, silentLog } from "../log.ts";
@@ -218,8 +218,8 @@ class SpawnerReport {
   }
 
   error(thrown: unknown): void {
-    const error = toHearthError(thrown, "start sandbox");
-    this.#write({ error: { code: error.code, message: describeError(error), hint: error.hint } });
+    const error = toHearthError(firstError(thrown), "start sandbox");
+    this.#write({ error: { code: error.code, message: describeError(thrown), hint: error.hint } });
     this.#close();
   }
 

@@ -123,7 +123,7 @@ testUnless(existsSync(join(MEMORY_CGROUPS, "memory.oom_control")) ? undefined : 
         hog.kill("SIGKILL");
         await hog.exited;
       }
-      expect(readFileSync(join(cgroup.dir, "memory.oom_control"), "utf8")).toContain("oom_kill 1");
+      expect(readFileSync(join(cgroup.dir, "memory.oom_control"), "utf8")).toMatch(/^oom_kill [1-9]/m);
       await expectReplaced(pool, record);
     });
   },
