@@ -37,7 +37,9 @@ test("every field of a VM's configuration has its say in the identity, or its re
     const changed = { ...CONFIG, [field]: another(value) };
     const isPart = identityDigest(changed) !== identityDigest(CONFIG);
     const isPartOfBase = baseIdentityDigest(changed) !== baseIdentityDigest(CONFIG);
-    const declared: boolean | string | undefined = Object.entries(IDENTITY_FIELDS).find(([name]) => name === field)?.[1];
+    const declared: boolean | string | undefined = Object.entries(IDENTITY_FIELDS).find(
+      ([name]) => name === field,
+    )?.[1];
     expect([field, isPart]).toEqual([field, declared ?? "not declared"]);
     expect([field, isPartOfBase]).toEqual([field, isPart && field !== "vcpus" && field !== "memoryMib"]);
   }
