@@ -32,8 +32,8 @@ export interface Inside {
   readonly crun: readonly string[];
   /** Command names of zombies. */
   readonly zombies: readonly string[];
-  /** Number of processes named sleep, zombies among them. */
-  readonly sleeping: number;
+  /** Pids, in the agent's namespace, of processes named sleep, zombies among them. */
+  readonly sleeping: readonly string[];
 }
 
 export interface ConfigChanges {
@@ -90,12 +90,12 @@ async function lookInside(run: HostAgent["runInside"], dir: string): Promise<Ins
   const script = `ls ${dir}/run/bundles; echo; ls ${dir}/run/crun; echo; cat /proc/[0-9]*/stat`;
   const output = await run(["sh", "-c", `${script}; true`]);
   const [bundles = "", crun = "", stats = ""] = output.split("\n\n");
-  const processes = [...stats.matchAll(/^\d+ \((.*)\) (\S)/gm)];
+  const processes = [...stats.matchAll(/^(\d+) \((.*)\) (\S)/gm)];
   return {
     bundles: bundles.split("\n"),
     crun: crun.split("\n"),
-    zombies: processes.filter(([, , state]) => state === "Z").map(([, name = ""]) => name),
-    sleeping: processes.filter(([, name]) => name === "sleep").length,
+    zombies: processes.filter(([, , , state]) => state === "Z").map(([, , name = ""]) => name),
+    sleeping: processes.filter(([, , name]) => name === "sleep").map(([, pid = ""]) => pid),
   };
 }
 

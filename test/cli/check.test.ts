@@ -45,7 +45,13 @@ test.each([
   ["[hypervisor.qemu]\npath = 'DIR/bin/old-qemu'\n", "qemu", "missing", "version 4.2.1 is older than"],
   ["[hypervisor.qemu]\npath = 'DIR/bin/no-qemu'\n", "qemu", "missing", "does not say its version"],
   ["[hypervisor.qemu]\nvirtio_fs_daemon = 'DIR/nowhere'\n", "shared directory", "missing", "find virtiofsd"],
-  ["[hypervisor.qemu]\nkernel = 'DIR/nowhere'\n", "guest", "missing", "find kernel of [hypervisor.qemu]"],
+  [
+    "[hypervisor.qemu]\nkernel = 'DIR/nowhere'\ninitrd = '/dev/null'\nimage = '/dev/null'\n",
+    "guest",
+    "missing",
+    "find kernel of [hypervisor.qemu]",
+  ],
+  ["[hypervisor.qemu]\nkernel = '/dev/null'\n", "configuration", "missing", "kernel set without initrd and image"],
   ["[hypervisor.qemu]\ndefault_memory = 1048576\n", "memory", "missing", "1048576 MiB for a VM"],
   ["[hypervisor.qemu\n", "configuration", "missing", "line 1, column"],
 ])("%j: %s is %s", async (config, what, verdict, detail) => {
