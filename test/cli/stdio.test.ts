@@ -116,6 +116,16 @@ describe("run in the foreground", () => {
     expect(await child.exited).toBe(7);
   });
 
+  test("a signal that comes while the poststart hooks run is passed on too", async () => {
+    const ready = fixture.path("ready");
+    const hook = fixture.path("hook");
+    writeFileSync(hook, `#!/bin/sh\nwhile ! [ -e ${ready} ]; do sleep 0.01; done\nkill -USR1 $PPID\n`, { mode: 0o755 });
+    fixture.writeBundle(sh(`trap 'exit 7' USR1; : >${ready}; while :; do sleep 0.01; done`), {
+      spec: { hooks: { poststart: [{ path: hook, env: ["PATH=/usr/bin:/bin"] }] } },
+    });
+    expect(await fixture.run(["run", "c1"])).toEqual({ exitCode: 7, stdout: "", stderr: "" });
+  });
+
   test("a program that is not there is an error, and nothing is left", async () => {
     fixture.writeBundle(["/nowhere"]);
     const { exitCode, stderr } = await fixture.run(["run", "c1"]);

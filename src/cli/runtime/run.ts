@@ -27,16 +27,20 @@ export const command = defineRuntimeCommand({
   async run(context, flags, positionals) {
     const id = onlyContainerId(positionals);
     checkPreserveFds(flags["preserve-fds"]);
-    const created = await abortable((signal) =>
-      createContainer(context, {
+    using forwarding = new DisposableStack();
+    const created = await abortable(async (signal) => {
+      const container = await createContainer(context, {
         id,
         bundle: flags.bundle ?? ".",
         pidFile: flags["pid-file"],
         consoleSocket: flags["console-socket"],
         detached: flags.detach,
         signal,
-      }),
-    );
+      });
+      // Here, so that there is no moment in which a signal would end us and leave the container behind.
+      if (!flags.detach) forwarding.use(forwardSignals(container));
+      return container;
+    });
     if (!flags.detach) created.shim.letGo();
     await startOrDelete(context, created);
     if (flags.detach) return 0;
@@ -60,7 +64,18 @@ async function startOrDelete(context: RuntimeContext, { container, shim }: Creat
 
 const FORWARDED_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
 
-/** Passes signals on to the shim, which passes them on to the process, until the shim has ended as the process has. */
+/** Passes signals on to the shim, which passes them on to the process; until disposed. */
+function forwardSignals({ shim }: CreatedContainer): DisposableStack {
+  const stack = new DisposableStack();
+  for (const name of FORWARDED_SIGNALS) {
+    const handler = (): void => shim.child.kill(parseSignal(name));
+    process.on(name, handler);
+    stack.defer(() => process.off(name, handler));
+  }
+  return stack;
+}
+
+/** Until the shim has ended as the process has. */
 async function waitInForeground({ shim }: CreatedContainer): Promise<number> {
   using terminal = isOpen(0) && isTerminal(asFd(0)) ? dup(asFd(0)) : undefined;
   // A shim that is killed cannot put the terminal back.
@@ -68,16 +83,7 @@ async function waitInForeground({ shim }: CreatedContainer): Promise<number> {
   // The streams are the shim's: as long as we held them, nobody would see them closed.
   takeStandardFd(0)?.close();
   takeStandardFd(1)?.close();
-  const handlers = FORWARDED_SIGNALS.map((name) => {
-    const handler = (): void => shim.child.kill(parseSignal(name));
-    process.on(name, handler);
-    return () => process.off(name, handler);
-  });
-  try {
-    return exitCodeOf(await shim.child.exited);
-  } finally {
-    for (const stop of handlers) stop();
-  }
+  return exitCodeOf(await shim.child.exited);
 }
 
 /** Somebody else may have deleted it meanwhile, which is as good. */
