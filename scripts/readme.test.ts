@@ -32,7 +32,7 @@ test("docs/RUNDIR.md names every file of src/paths.ts", () => {
   expect(names.filter((name) => !page.includes(name))).toEqual([]);
 });
 
-test.each(["README.md", "CHANGELOG.md", "docs/DESIGN.md", "docs/RUNDIR.md"])(
+test.each(["README.md", "CHANGELOG.md", "docs/DESIGN.md", "docs/FAULTS.md", "docs/RUNDIR.md"])(
   "tables of %s: a row has its header's cells",
   (name) => {
     const cells = (line: string): number => line.split(/(?<!\\)\|/).length;
