@@ -148,8 +148,11 @@ export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
 export const NETLINK_DUMP_ATTEMPTS_MAX = 10;
 /** VMs of one pool: each is three processes, and a host has not more than so many. */
 export const POOL_VMS_MAX = 1000;
-/** Milliseconds a pooled VM has to accept its lease; it asks QEMU and the agent whether they live. A client's default deadline is twice that. */
-export const VM_LEASE_TIMEOUT_MS = 250;
+/**
+ * Milliseconds a pooled VM has to accept its lease: QEMU and the agent are asked whether they live, which takes some
+ * milliseconds, and many times that on a host that is overloaded with boots. What is stopped is found without waiting.
+ */
+export const VM_LEASE_TIMEOUT_MS = 1_000;
 /** Milliseconds the agent has to answer before its VM is given away: longer than a pool waits for a lease. */
 export const VM_LEASE_AGENT_TIMEOUT_MS = 2_000;
 /** Milliseconds a pooled VM has for its regular check, which resumes the guest and asks the agent; slow when boots compete. */

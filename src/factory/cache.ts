@@ -211,7 +211,7 @@ export class VmCache implements Booter {
   async #close(reason: HearthError): Promise<void> {
     this.#claims.rejectAll(reason);
     this.#bootAbort.abort(reason);
-    for (const slot of this.#slots) {
+    for (const slot of [...this.#slots]) {
       const { state } = slot;
       if (state.kind === "backing-off") this.#stopBackingOff(slot);
       if (state.kind !== "idle" && state.kind !== "checking") continue;

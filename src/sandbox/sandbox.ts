@@ -133,15 +133,20 @@ export class Sandbox {
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
     // Asked first: the record is written while QEMU answers.
-    const answer = withAgent ? this.#wake() : this.#assertRunState("paused");
+    const answer = this.#prove(withAgent);
     this.#setState(this.#leased(token, leaseMs));
     try {
       await answer;
-      assertNotStopped(this.vm.processes);
     } catch (error) {
       void this.end(withAgent ? "qemu or the agent does not answer" : "qemu does not answer");
       throw error;
     }
+  }
+
+  /** What is stopped is found at once; the others have to answer. */
+  async #prove(withAgent: boolean): Promise<void> {
+    assertNotStopped(this.vm.processes);
+    await (withAgent ? this.#wake() : this.#assertRunState("paused"));
   }
 
   async #assertRunState(expected: "paused" | "running"): Promise<void> {
