@@ -16,6 +16,9 @@ import { type FoundSettings, followSettings } from "../vmcache/follow.ts";
 import { serveVmCache } from "../vmcache/server.ts";
 import { poolSettings } from "../vmcache/settings.ts";
 
+/** Exit status that the systemd unit takes for a wish. Source: sysexits.h, EX_TEMPFAIL. */
+const START_AGAIN = 75;
+
 export interface ServeOptions {
   /** Value of `--config`. */
   readonly configPath: string | undefined;
@@ -71,11 +74,10 @@ export async function servePool({ configPath, withFlags }: ServeOptions): Promis
         listener,
       ),
   });
-  // A socket of systemd's is not passed on twice: at the next connection it starts the new program itself.
-  if (end === "replaced" && inherited === undefined) {
-    becomeProgram(process.execPath, [process.argv0, ...process.argv.slice(2)], reexecEnv());
-  }
-  return 0;
+  if (end !== "replaced") return 0;
+  // A socket of systemd's is systemd's to pass on: it starts the new program at once.
+  if (inherited !== undefined) return START_AGAIN;
+  becomeProgram(process.execPath, [process.argv0, ...process.argv.slice(2)], reexecEnv());
 }
 
 function filesOf(vm: VmConfig): string[] {

@@ -467,7 +467,8 @@ export const CacheService: GenService<{
     output: typeof GrpcVMConfigSchema;
   },
   /**
-   * Hands out one paused VM. The caller must adopt it within the lease time or it is destroyed.
+   * Hands out one VM, paused, or running since its agent was asked. The caller must adopt it within the lease time or it
+   * is destroyed.
    *
    * @generated from rpc cache.CacheService.GetBaseVM
    */
