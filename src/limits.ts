@@ -67,6 +67,14 @@ export const CLOCK_ATTEMPTS_MAX = 10;
 export const MEMORY_BLOCK_MIB = 128;
 /** Milliseconds for a step that touches only local files. */
 export const FILE_STEP_TIMEOUT_MS = 10_000;
+/** Name servers on loopback addresses in one VM; docker has one. */
+export const NAME_SERVERS_MAX = 4;
+/** Queries that wait in the guest for their answers; the oldest are given up, as a name server under load does. */
+export const NAME_QUERIES_MAX = 256;
+/** Milliseconds for a name server's answer: resolvers ask again after 5 s. Source: resolv.conf(5), timeout. */
+export const NAME_ANSWER_TIMEOUT_MS = 5_000;
+/** Milliseconds without a change after which an interface that was added later is taken as it is; docker needs some 50. */
+export const INTERFACE_REST_MS = 300;
 /** Milliseconds for one call of ip or tc; they take two or three. */
 export const NETWORK_COMMAND_TIMEOUT_MS = 10_000;
 /** Bytes one read of a descriptor asks for unless told: what a pipe holds by default. Source: pipe(7). */

@@ -57,6 +57,9 @@ export const agentMessages = {
   "grpc.OOMEvent": "containerId:1:s",
   "grpc.ListProcessesRequest": "containerId:1:s;format:2:s;args:3:*s",
   "grpc.ListProcessesResponse": "processList:1:y",
+  "grpc.ServeNamesRequest": "address:1:s",
+  "grpc.NextNameQueryRequest": "",
+  "grpc.NameQuery": "id:1:U;address:2:s;message:3:y",
   "google.protobuf.Empty": "",
 };
 
@@ -92,5 +95,8 @@ export const AgentServiceTable = {
     CopyFile: "copyFile:grpc.CopyFileRequest:google.protobuf.Empty",
     GetOOMEvent: "getOOMEvent:grpc.GetOOMEventRequest:grpc.OOMEvent",
     ListProcesses: "listProcesses:grpc.ListProcessesRequest:grpc.ListProcessesResponse",
+    ServeNames: "serveNames:grpc.ServeNamesRequest:google.protobuf.Empty",
+    NextNameQuery: "nextNameQuery:grpc.NextNameQueryRequest:grpc.NameQuery",
+    AnswerNameQuery: "answerNameQuery:grpc.NameQuery:google.protobuf.Empty",
   },
 };

@@ -12,7 +12,7 @@ export const sandboxMessages = {
   "hearth.sandbox.v1.StepTime": "step:1:s;durationUs:2:u",
   "hearth.sandbox.v1.DestroyRequest": "",
   "hearth.sandbox.v1.DestroyResponse": "",
-  "hearth.sandbox.v1.ConnectNetworkRequest": "netnsPath:1:s",
+  "hearth.sandbox.v1.ConnectNetworkRequest": "netnsPath:1:s;loopbackNameServers:2:*s",
   "hearth.sandbox.v1.ConnectNetworkResponse": "connected:1:u",
   "hearth.sandbox.v1.CreateContainerRequest": "containerId:1:s;bundle:2:s;configJson:3:y;terminalRows:4:u;terminalColumns:5:u;mountNamespace:6:s",
   "hearth.sandbox.v1.CreateContainerResponse": "warnings:1:*s;steps:2:*m:hearth.sandbox.v1.StepTime",

@@ -37,6 +37,7 @@ test("reads interfaces, every route with those to gateways last, and permanent n
       kind: "veth",
       mac: "0a:58:0a:04:00:05",
       mtu: 1450,
+      isUp: true,
       addresses: [
         { family: "v4", address: "10.4.0.5", prefixLength: 24 },
         { family: "v6", address: "fd00::5", prefixLength: 64 },

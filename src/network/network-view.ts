@@ -14,6 +14,8 @@ export interface NetworkInterface {
   readonly kind: string;
   readonly mac: string;
   readonly mtu: number;
+  /** Administratively: whoever configures an interface does this last, and renames it before. */
+  readonly isUp: boolean;
   readonly addresses: readonly InterfaceAddress[];
 }
 
@@ -101,6 +103,7 @@ export function parseNetworkView(text: NetworkText): NetworkView {
       kind: link.linkinfo?.info_kind ?? "",
       mac: link.address,
       mtu: link.mtu,
+      isUp: link.flags.includes("UP"),
       addresses: link.addr_info.flatMap(parseAddress),
     }));
   const known = new Set(interfaces.map((entry) => entry.name));

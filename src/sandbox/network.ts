@@ -1,13 +1,16 @@
-/** Gives the VM the interfaces of a network namespace, as they are when it is called; interfaces it already has stay. */
+/** Gives the VM the interfaces of a network namespace: those that it has, and those that are added to it later. */
 import { randomBytes } from "node:crypto";
 import type { AgentClient } from "../agent/client/client.ts";
-import { HearthError } from "../errors.ts";
+import { describeError, HearthError } from "../errors.ts";
 import type { IPFamily as WireFamily } from "../gen/types_pb.ts";
 import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
+import { AGENT_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
+import { InterfaceWatch } from "../network/interface-watch.ts";
 import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
+import { relayNames } from "./name-relay.ts";
 
 /** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
 const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", "tun", ""]);
@@ -17,6 +20,11 @@ export class SandboxNetwork implements AsyncDisposable {
   readonly #agent: AgentClient;
   readonly #log: Log;
   readonly #endpoints = new Map<string, NetworkEndpoint>();
+  readonly #closing = new AbortController();
+  /** Open as long as there are endpoints: it keeps the path of their namespace valid. */
+  #watch: InterfaceWatch | undefined;
+  /** Ends when `closing` aborts. */
+  #following: Promise<unknown> | undefined;
 
   constructor(hypervisor: Hypervisor, agent: AgentClient, log: Log) {
     this.#hypervisor = hypervisor;
@@ -24,8 +32,45 @@ export class SandboxNetwork implements AsyncDisposable {
     this.#log = log;
   }
 
-  /** Returns the number of interfaces connected by this call. Starts no process when there is none to connect. */
-  async connect(netns: string, signal: AbortSignal): Promise<number> {
+  /**
+   * Returns the number of interfaces connected by this call; where there is one, those that come later are connected too,
+   * as `docker network connect` adds them. Starts no process when there is none to connect. Name servers that listen on
+   * `loopbackNameServers` of the namespace are reached from the guest under the same addresses.
+   */
+  async connect(netns: string, loopbackNameServers: readonly string[], signal: AbortSignal): Promise<number> {
+    if (this.#watch !== undefined) return 0;
+    if (interfaceNames(netns).length === 0) return 0;
+    // From before the first look, so that nothing is missed in between.
+    const watch = new InterfaceWatch(netns);
+    this.#watch = watch;
+    const count = await this.#connectNew(watch.netns, () => true, signal);
+    for (const address of loopbackNameServers) await this.#agent.agent.serveNames({ address }, { signal });
+    const closing = this.#closing.signal;
+    const following = [this.#follow(watch, closing)];
+    if (loopbackNameServers.length > 0) following.push(relayNames(this.#agent, watch.netns, this.#log, closing));
+    this.#following = Promise.all(following);
+    return count;
+  }
+
+  async #follow(watch: InterfaceWatch, signal: AbortSignal): Promise<void> {
+    try {
+      for (;;) {
+        await watch.changed(signal);
+        const within = AbortSignal.any([signal, AbortSignal.timeout(AGENT_CALL_TIMEOUT_MS)]);
+        await this.#connectNew(watch.netns, ({ isUp }) => isUp, within);
+      }
+    } catch (thrown) {
+      // Not tried again: to undo what was begun is a change too.
+      if (!signal.aborted) this.#log.error("later interfaces are not connected", { error: describeError(thrown) });
+    }
+  }
+
+  /** Those that are `complete`. */
+  async #connectNew(
+    netns: string,
+    complete: (entry: NetworkInterface) => boolean,
+    signal: AbortSignal,
+  ): Promise<number> {
     const names = interfaceNames(netns).filter((name) => !this.#knows(name));
     if (names.length === 0) return 0;
     const foreign = names.find(isTapName);
@@ -37,7 +82,7 @@ export class SandboxNetwork implements AsyncDisposable {
     if (other !== undefined) {
       throw new HearthError("unimplemented", `connect interface ${other}: it carries no Ethernet frames`);
     }
-    const added = view.interfaces.filter((entry) => names.includes(entry.name));
+    const added = view.interfaces.filter((entry) => names.includes(entry.name) && complete(entry));
     if (added.length === 0) return 0;
     for (const entry of added) await this.#add(netns, entry, signal);
     await this.#configureRoutes(view, signal);
@@ -101,8 +146,11 @@ export class SandboxNetwork implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort();
+    await this.#following;
     for (const endpoint of this.#endpoints.values()) await endpoint[Symbol.asyncDispose]();
     this.#endpoints.clear();
+    this.#watch?.[Symbol.dispose]();
   }
 }
 

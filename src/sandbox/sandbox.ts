@@ -193,10 +193,10 @@ export class Sandbox {
   }
 
   /** Interfaces of the namespace that the VM does not have yet; returns how many there were. */
-  async connectNetwork(netns: string): Promise<number> {
+  async connectNetwork(netns: string, loopbackNameServers: readonly string[]): Promise<number> {
     this.#assertAdopted();
     return await this.#dependencies.steps.run("connect-network", AGENT_CALL_TIMEOUT_MS, (signal) =>
-      this.#network.connect(netns, signal),
+      this.#network.connect(netns, loopbackNameServers, signal),
     );
   }
 

@@ -56,7 +56,9 @@ function vmHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       await sandbox.adopt({ token, vcpus, memoryMib, cgroupDirs }, context.connection);
       return { vcpus: sandbox.vm.hypervisor.vcpus, memoryMib: sandbox.vm.hypervisor.memoryMib, steps: takeSteps() };
     },
-    connectNetwork: async (request) => ({ connected: await sandbox.connectNetwork(request.netnsPath) }),
+    connectNetwork: async ({ netnsPath, loopbackNameServers }) => ({
+      connected: await sandbox.connectNetwork(netnsPath, loopbackNameServers),
+    }),
     destroy: async (_request, context) => {
       sandbox.stayFor(context.answered);
       await sandbox.end("destroy asked for");

@@ -173,3 +173,36 @@ test("neighbours", async () => {
     "fd00::9 lladdr 52:54:00:aa:bb:cc PERMANENT",
   ]);
 });
+
+describe("name servers on loopback addresses", () => {
+  test("what is asked goes to the host, and its answer to who asked", async () => {
+    await ip("link", "set", "lo", "up");
+    const { agent: api } = agent.client;
+    await api.serveNames({ address: "127.0.0.11" });
+    await api.serveNames({ address: "127.0.0.11" });
+    const asked = agent.runInside(["busybox", "nslookup", "-type=a", "db.", "127.0.0.11"]);
+    const { id, address, message } = await api.nextNameQuery({});
+    expect(address).toBe("127.0.0.11");
+    // One label "db", then the root. Source: RFC 1035, 4.1.2.
+    expect(Buffer.from(message.subarray(12, 16))).toEqual(Buffer.from([2, 0x64, 0x62, 0]));
+    await api.answerNameQuery({ id, address, message: answerWith(message, [10, 1, 2, 3]) });
+    expect(await asked).toContain("Address: 10.1.2.3");
+    // Nobody waits for it any more.
+    await api.answerNameQuery({ id, address, message });
+  });
+
+  test.each(["10.0.0.1", "127.0.0", "localhost"])("%s is refused", async (address) => {
+    const thrown = await agent.client.agent.serveNames({ address }).catch((error: unknown) => error);
+    expect(thrown).toMatchObject({ code: "invalid-argument" });
+  });
+});
+
+/** The query as its answer, with one address. Source: RFC 1035, 4.1.1 and 4.1.3. */
+function answerWith(query: Uint8Array, address: readonly number[]): Uint8Array {
+  const header = Buffer.from(query.subarray(0, 12));
+  header.writeUInt16BE(0x8180, 2);
+  header.writeUInt16BE(1, 6);
+  const name = [0xc0, 12];
+  const typeClassAndTtl = [0, 1, 0, 1, 0, 0, 0, 60];
+  return Buffer.concat([header, query.subarray(12), Buffer.from([...name, ...typeClassAndTtl, 0, 4, ...address])]);
+}

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { withHearth } from "../harness/hearth.ts";
+import { until } from "../harness/until.ts";
 
 const id = `hearth-net-${process.pid}`;
 const peer = `${id}-peer`;
@@ -22,8 +23,18 @@ afterAll(async () => {
   for (const name of [id, peer]) await runOrThrow(["ip", "netns", "del", name]);
 });
 
+/** As `docker network connect` does to a container that runs. */
+async function addLaterInterface(): Promise<void> {
+  await runOrThrow(["ip", "-n", peer, "link", "add", "veth1", "type", "veth", "peer", "name", "later", "netns", id]);
+  await runOrThrow(["ip", "-n", peer, "addr", "add", "10.97.0.1/24", "dev", "veth1"]);
+  await runOrThrow(["ip", "-n", peer, "link", "set", "veth1", "up"]);
+  await runOrThrow(["ip", "-n", id, "link", "set", "later", "name", "eth1"]);
+  await runOrThrow(["ip", "-n", id, "addr", "add", "10.97.0.2/24", "dev", "eth1"]);
+  await runOrThrow(["ip", "-n", id, "link", "set", "eth1", "up"]);
+}
+
 test(
-  "address, MTU, routes, and a connection to the other end of the wire",
+  "address, MTU, routes, and a connection to the other end of the wire, over an interface that comes later too",
   async () => {
     const server = spawnProcess({
       argv: ["busybox", "nc", "-ll", "-p", "5000", "-e", "/bin/echo", "from the peer"],
@@ -32,20 +43,27 @@ test(
     try {
       await withHearth({}, async (hearth) => {
         const script = `ip -4 -o addr show eth0 | awk '{print $4}'; cat /sys/class/net/eth0/mtu
-          ip route | sed 's/ *$//'; nc -w 10 10.98.0.1 5000 </dev/null`;
+          ip route | grep -v 10.97 | sed 's/ *$//'; nc -w 10 10.98.0.1 5000 </dev/null
+          until ip -4 -o addr show eth1 2>/dev/null | grep -q 10.97.0.2; do sleep 0.1; done
+          nc -w 10 10.97.0.1 5000 </dev/null`;
         const namespaces = ["pid", "ipc", "uts", "mount"].map((type) => ({ type }));
         const network = { type: "network", path: `/run/netns/${id}` };
         const bundle = await hearth.bundle({
           args: ["sh", "-c", script],
           config: { linux: { namespaces: [...namespaces, network] } },
         });
-        const { status, stdout, stderr } = await hearth.runtime(["run", "--bundle", bundle, id]);
+        const running = hearth.runtime(["run", "--bundle", bundle, id]);
+        const links = () => runOrThrow(["ip", "-n", id, "-o", "link"]);
+        await Promise.race([running, until(links, (seen) => seen.includes("hearth0"))]);
+        await addLaterInterface();
+        const { status, stdout, stderr } = await running;
         expect({ status, stderr: status === 0 ? "" : stderr }).toEqual({ status: 0, stderr: "" });
         expect(stdout.trimEnd().split("\n")).toEqual([
           "10.98.0.2/24",
           "1400",
           "default via 10.98.0.1 dev eth0",
           expect.stringMatching(/^10\.98\.0\.0\/24 dev eth0 .*src 10\.98\.0\.2$/),
+          "from the peer",
           "from the peer",
         ]);
       });

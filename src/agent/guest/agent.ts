@@ -88,7 +88,7 @@ export function createAgent(options: AgentOptions): Agent {
       registerTable(AgentServiceTable, codec, {
         ...containerHandlers(sandbox),
         ...guestHandlers(sandbox, context),
-        ...networkHandlers(),
+        ...networkHandlers(options.log),
       }),
       registerTable(HealthTable, codec, healthHandlers),
     ],

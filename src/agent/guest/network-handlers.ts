@@ -1,15 +1,29 @@
-/** The calls about interfaces, routes and neighbours; the code behind them is loaded when the first comes. */
+/** The calls about interfaces, routes, neighbours and name servers; the code behind them is loaded when the first comes. */
 import { HearthError } from "../../errors.ts";
 import type { AgentService } from "../../gen/agent_pb.ts";
+import type { Log } from "../../log.ts";
 import type { HandlersOf } from "../../rpc/ttrpc/service.ts";
+import type { GuestNameServers } from "./names.ts";
 
 type NetworkHandlers = Pick<
   Required<HandlersOf<typeof AgentService>>,
-  "updateInterface" | "updateRoutes" | "addARPNeighbors" | "listInterfaces" | "listRoutes"
+  | "updateInterface"
+  | "updateRoutes"
+  | "addARPNeighbors"
+  | "listInterfaces"
+  | "listRoutes"
+  | "serveNames"
+  | "nextNameQuery"
+  | "answerNameQuery"
 >;
 
-export function networkHandlers(): NetworkHandlers {
+export function networkHandlers(log: Log): NetworkHandlers {
   const network = () => import("./network.ts");
+  let loading: Promise<GuestNameServers> | undefined;
+  const names = (): Promise<GuestNameServers> => {
+    loading ??= import("./names.ts").then((module) => new module.GuestNameServers(log));
+    return loading;
+  };
   return {
     async updateInterface({ interface: wanted }, { signal }) {
       if (wanted === undefined) throw new HearthError("invalid-argument", "update interface: none given");
@@ -27,6 +41,17 @@ export function networkHandlers(): NetworkHandlers {
     },
     async listRoutes() {
       return await (await network()).listRoutes();
+    },
+    async serveNames({ address }) {
+      await (await names()).serve(address);
+      return {};
+    },
+    async nextNameQuery(_request, { signal }) {
+      return await (await names()).next(signal);
+    },
+    async answerNameQuery({ id, message }) {
+      (await names()).answer(id, message);
+      return {};
     },
   };
 }

@@ -5,12 +5,12 @@ import { dirname, resolve } from "node:path";
 import type { HearthConfig } from "../../config/config.ts";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import type { BaseVm } from "../../factory/base-factory.ts";
-import { CONSOLE_SOCKET_TIMEOUT_MS } from "../../limits.ts";
+import { CONSOLE_SOCKET_TIMEOUT_MS, NAME_SERVERS_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
 import { type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
 import { podRole, wantedSize } from "../../oci/pod.ts";
-import { stringifySpec } from "../../oci/spec.ts";
+import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
@@ -356,7 +356,7 @@ async function runCreateHooks(record: ContainerRecord, { spec, dir }: Bundle): P
 /** After the hooks: an engine such as Docker puts the interfaces into the namespace in one of them. */
 async function connectNetwork(
   { sandbox }: SandboxConnection,
-  { netns, spec }: Bundle,
+  { netns, spec, dir }: Bundle,
   { identity }: PendingShim,
   timeoutMs: number,
   signal: AbortSignal,
@@ -364,5 +364,23 @@ async function connectNetwork(
   if (netns.kind === "host" || podRole(spec.annotations).kind === "member") return;
   // Not the configuration's path: the sandbox process may be in another mount namespace, where it leads nowhere.
   const netnsPath = `/proc/${identity.pid}/ns/net`;
-  await sandbox.connectNetwork({ netnsPath }, { timeoutMs, signal });
+  await sandbox.connectNetwork(
+    { netnsPath, loopbackNameServers: loopbackNameServers(spec.mounts ?? [], dir) },
+    { timeoutMs, signal },
+  );
+}
+
+/** Of the resolv.conf that the container is given; docker names its own name server there in a hook. */
+function loopbackNameServers(mounts: readonly Mount[], bundleDir: string): string[] {
+  const source = mounts.find(({ destination }) => destination === "/etc/resolv.conf")?.source;
+  if (source === undefined) return [];
+  try {
+    const text = readFileSync(resolve(bundleDir, source), "utf8");
+    const servers = [...text.matchAll(/^\s*nameserver\s+(127\.\d+\.\d+\.\d+)\s*$/gm)].map(
+      ([, address]) => address ?? "",
+    );
+    return [...new Set(servers)].slice(0, NAME_SERVERS_MAX);
+  } catch (thrown) {
+    throw toHearthError(thrown, `read name servers of ${source}`);
+  }
 }
