@@ -47,7 +47,8 @@ async function findGroups(parts: readonly string[]): Promise<Group[]> {
   };
   const beside = (await Promise.all(SOURCE_DIRS.map(scan))).flat();
   // What takes long and needs the built executable goes last.
-  const apart = (await scan("test")).sort((a, b) => Number(a.includes("/e2e/")) - Number(b.includes("/e2e/")));
+  const isSlow = (path: string): boolean => /\/(?:e2e|engines)\//.test(path);
+  const apart = (await scan("test")).sort((a, b) => Number(isSlow(a)) - Number(isSlow(b)));
   const groups = apart.map((file) => ({ name: file, files: [file] }));
   return beside.length === 0 ? groups : [{ name: `unit tests (${beside.length} files)`, files: beside }, ...groups];
 }

@@ -12,6 +12,7 @@ import { type Containerd, startContainerd, TEST_IMAGE } from "../harness/contain
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { mountsBelow } from "../harness/leftovers.ts";
 import { type Pool, startPool, vmRecords } from "../harness/pool.ts";
+import { until } from "../harness/until.ts";
 
 const OTHER_RUNTIME = process.env["HEARTH_TEST_RUNTIME"];
 const MIB = 1024 * 1024;
@@ -31,7 +32,7 @@ async function startEngine(pooled: boolean): Promise<Engine> {
   const factory = pooled ? { vm_cache_number: POOL_SIZE, vm_cache_timeout_ms: 60_000 } : {};
   const opened = openHearth({ config: { factory } });
   const { hearth } = opened;
-  const containerd = await startContainerd(join(hearth.dir, "containerd"), hearth.env);
+  const containerd = await startContainerd(join(hearth.dir, "containerd"), { env: hearth.env });
   const pool = pooled && OTHER_RUNTIME === undefined ? startPool(hearth, POOL_SIZE) : undefined;
   return { opened, hearth, containerd, pool };
 }
@@ -157,6 +158,7 @@ describe.each([
   step("exec runs in the container, kill ends it, delete leaves nothing", async () => {
     const { containerd } = engine;
     const id = "lived-in";
+    using events = followEvents(containerd);
     await containerd.mustCtr(["run", "--detach", "--runc-binary", runtimePath(), TEST_IMAGE, id, "sleep", "1000"]);
     const exec = (name: string, ...argv: string[]) => containerd.ctr(["tasks", "exec", "--exec-id", name, id, ...argv]);
     expect(await exec("one", "uname", "-r")).toMatchObject({ status: 0, stdout: `${await guestKernel()}\n` });
@@ -168,14 +170,56 @@ describe.each([
     // The container's own first process, seen from the exec'd one.
     expect(await exec("three", "cat", "/proc/1/cmdline")).toMatchObject({ status: 0, stdout: "sleep\x001000\0" });
     expect((await exec("four", "no-such-program")).stderr).toContain("executable file not found in $PATH");
+    await containerd.mustCtr(["tasks", "pause", id]);
+    expect((await containerd.mustCtr(["tasks", "list"])).stdout).toMatch(/lived-in\s+\d+\s+PAUSED/);
+    expect((await exec("five", "true")).status).not.toBe(0);
+    await containerd.mustCtr(["tasks", "resume", id]);
+    expect((await containerd.mustCtr(["tasks", "metrics", id])).stdout).toMatch(/memory\.usage_in_bytes\s+[1-9]/);
     expect((await containerd.mustCtr(["tasks", "list"])).stdout).toMatch(/lived-in\s+\d+\s+RUNNING/);
     await containerd.mustCtr(["tasks", "kill", "--signal", "SIGKILL", id]);
     await stopped(containerd, id);
     const { stderr } = await containerd.mustCtr(["tasks", "delete", id]);
     expect(stderr).toContain("non-zero exit code 137");
     await containerd.mustCtr(["containers", "delete", id]);
+    const topics = ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"];
+    await until(events.topics, (seen) => topics.every((topic) => seen.includes(`/tasks/${topic}`)));
+  });
+
+  step("attach shows what a container writes from then on", async () => {
+    const { containerd } = engine;
+    const id = "attached-to";
+    const script = "while :; do echo tick; sleep 0.1; done";
+    const flags = ["--detach", "--runc-binary", runtimePath()];
+    await containerd.mustCtr(["run", ...flags, TEST_IMAGE, id, "sh", "-c", script]);
+    const argv = ["ctr", "--address", containerd.socket, "--namespace", containerd.namespace, "tasks", "attach", id];
+    const attached = Bun.spawn(argv, { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
+    let seen = "";
+    for await (const chunk of attached.stdout) {
+      seen += new TextDecoder().decode(chunk);
+      if (seen.includes("tick\ntick\n")) break;
+    }
+    expect(seen).toContain("tick\ntick\n");
+    await containerd.mustCtr(["tasks", "kill", "--signal", "SIGKILL", id]);
+    // It ends as the container ends.
+    expect(await attached.exited).toBe(137);
+    await containerd.ctr(["tasks", "delete", id]);
+    await containerd.mustCtr(["containers", "delete", id]);
   });
 });
+
+/** What `ctr events` shows, from now on. */
+function followEvents(containerd: Containerd): Disposable & { topics(): Promise<string> } {
+  const child = Bun.spawn(["ctr", "--address", containerd.socket, "--namespace", containerd.namespace, "events"], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  let seen = "";
+  void (async () => {
+    for await (const chunk of child.stdout) seen += new TextDecoder().decode(chunk);
+  })();
+  return { topics: async () => seen, [Symbol.dispose]: () => child.kill() };
+}
 
 /** Resolves when the task has ended; fails after a time that even an emulated guest does not need. */
 async function stopped(containerd: Containerd, id: string): Promise<void> {

@@ -26,7 +26,12 @@ interface Descriptor {
 }
 
 /** Writes an OCI image archive named `name` to `path`, using `work` for its parts. Needs no network and no engine. */
-export async function makeImageArchive(path: string, name: string, work: string): Promise<void> {
+export async function makeImageArchive(
+  path: string,
+  name: string,
+  work: string,
+  command: readonly string[] = ["sh"],
+): Promise<void> {
   const rootfs = join(work, "rootfs");
   const layout = join(work, "layout");
   const blobs = join(layout, "blobs/sha256");
@@ -45,8 +50,10 @@ export async function makeImageArchive(path: string, name: string, work: string)
     JSON.stringify({
       architecture: "amd64",
       os: "linux",
-      config: { Env: ["PATH=/bin:/usr/bin"], Cmd: ["sh"] },
+      config: { Env: ["PATH=/bin:/usr/bin"], Cmd: command },
       rootfs: { type: "layers", diff_ids: [layer.digest] },
+      // One for each layer, or builds on top of it fail.
+      history: [{ created_by: "busybox" }],
     }),
     "application/vnd.oci.image.config.v1+json",
   );

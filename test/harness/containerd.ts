@@ -1,15 +1,17 @@
 /** A containerd of a test's own: own root, state and socket, one image made from busybox-static, no network. */
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeImageArchive } from "./busybox.ts";
+import { removeEmptyCgroups } from "./cgroups.ts";
 import { processesUsing } from "./leftovers.ts";
+import type { EngineNetns } from "./netns.ts";
 import { mustRunProgram, PATH, type ProgramOptions, type ProgramResult, runProgram } from "./program.ts";
 
 export const TEST_IMAGE = "hearth.test/busybox:latest";
+const CRI_PLUGIN = "io.containerd.grpc.v1.cri";
 /** Plug-ins that need kernel modules or daemons which a test has no use for. */
 const DISABLED_PLUGINS = [
-  "io.containerd.grpc.v1.cri",
   "io.containerd.snapshotter.v1.aufs",
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
@@ -33,11 +35,23 @@ export interface Containerd extends AsyncDisposable {
   log(): string;
 }
 
-/** `env` is what runtimes see that containerd starts. `dir` is the caller's and removed by it. */
-export async function startContainerd(dir: string, env: Readonly<Record<string, string>> = {}): Promise<Containerd> {
+export interface ContainerdOptions {
+  /** What runtimes see that containerd starts. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** The network namespace it runs in. Default: ours. */
+  readonly netns?: EngineNetns;
+  /** Sections of its configuration for the CRI plug-in, which is off without them. */
+  readonly criConfig?: readonly string[];
+  /** Whether the test image is imported. Default true. */
+  readonly image?: boolean;
+}
+
+/** `dir` is the caller's and removed by it. */
+export async function startContainerd(dir: string, options: ContainerdOptions = {}): Promise<Containerd> {
   mkdirSync(dir, { recursive: true });
-  // Its own: the runtime makes a cgroup of this name, which engines leave behind.
-  const namespace = `hearth-test-${randomBytes(4).toString("hex")}`;
+  const { env, netns, criConfig } = options;
+  // Its own: the runtime makes a cgroup of this name, which engines leave behind. That of CRI is fixed.
+  const namespace = criConfig === undefined ? `hearth-test-${randomBytes(4).toString("hex")}` : "k8s.io";
   const socket = join(dir, "c.sock");
   const config = join(dir, "containerd.toml");
   const logPath = join(dir, "containerd.log");
@@ -47,15 +61,17 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
       "version = 2",
       `root = ${JSON.stringify(join(dir, "root"))}`,
       `state = ${JSON.stringify(join(dir, "state"))}`,
-      `disabled_plugins = ${JSON.stringify(DISABLED_PLUGINS)}`,
+      `disabled_plugins = ${JSON.stringify(criConfig === undefined ? [CRI_PLUGIN, ...DISABLED_PLUGINS] : DISABLED_PLUGINS)}`,
       "[grpc]",
       `address = ${JSON.stringify(socket)}`,
       "[debug]",
       'level = "debug"',
+      ...(criConfig ?? []),
       "",
     ].join("\n"),
   );
-  const child = Bun.spawn(["containerd", "--config", config], {
+  const argv = ["containerd", "--config", config];
+  const child = Bun.spawn(netns === undefined ? argv : netns.inside(argv), {
     env: { PATH, TMPDIR: dir, ...env },
     cwd: "/",
     stdin: "ignore",
@@ -76,7 +92,7 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
     clearTimeout(killer);
     // A shim that outlived its container holds the pipe; it is reported by whoever looks for leftovers.
     await Promise.race([drained, Bun.sleep(processesUsing(dir).length === 0 ? STOP_TIMEOUT_MS : 0)]);
-    removeCgroups(namespace);
+    removeEmptyCgroups(namespace);
   };
   try {
     await booted.promise;
@@ -94,6 +110,7 @@ export async function startContainerd(dir: string, env: Readonly<Record<string, 
     log,
     [Symbol.asyncDispose]: stop,
   };
+  if (options.image === false) return containerd;
   try {
     const archive = join(dir, "image.tar");
     await makeImageArchive(archive, TEST_IMAGE, join(dir, "image"));
@@ -126,13 +143,5 @@ async function removeContainers(base: readonly string[]): Promise<void> {
     await runProgram([...base, "tasks", "kill", "--signal", "SIGKILL", id]);
     await runProgram([...base, "tasks", "delete", "--force", id]);
     await runProgram([...base, "containers", "delete", id]);
-  }
-}
-
-/** The parent of the containers' cgroups in every hierarchy. Not empty, it stays and is reported as left behind. */
-function removeCgroups(namespace: string): void {
-  for (const hierarchy of ["", ...readdirSync("/sys/fs/cgroup")]) {
-    const path = join("/sys/fs/cgroup", hierarchy, namespace);
-    if (existsSync(path)) rmdirSync(path);
   }
 }
