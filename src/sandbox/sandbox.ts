@@ -16,7 +16,7 @@ import {
 } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
-import { type ProcessIdentity, processStat } from "../sys/process-identity.ts";
+import { childPids, type ProcessIdentity, processStat } from "../sys/process-identity.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
@@ -370,9 +370,9 @@ export class Sandbox {
   }
 }
 
-/** QEMU, stopped, answers nothing; virtiofsd is not asked anything until a container needs it. */
+/** QEMU, stopped, answers nothing; virtiofsd, or the child that does its work, is not asked anything until a container needs it. */
 function assertNotStopped(processes: readonly ProcessIdentity[]): void {
-  for (const { pid } of processes) {
+  for (const pid of processes.flatMap((process) => [process.pid, ...childPids(process.pid)])) {
     if (processStat(pid)?.state === "T")
       throw new HearthError("unavailable", `check VM: its process ${pid} is stopped`);
   }

@@ -7,7 +7,14 @@ import { pollFd } from "./readiness.ts";
 import { signalName } from "./signals.ts";
 
 // One name for everything about identities; process-stat is apart only for what must start fast.
-export { isAlive, type ProcessIdentity, type ProcessStat, pidStartTime, processStat } from "./process-stat.ts";
+export {
+  childPids,
+  isAlive,
+  type ProcessIdentity,
+  type ProcessStat,
+  pidStartTime,
+  processStat,
+} from "./process-stat.ts";
 
 /** Identity of a running process; "not-found" when there is none with that pid. */
 export function identifyProcess(pid: number): ProcessIdentity {

@@ -46,6 +46,17 @@ export function parseProcessStat(text: string): ProcessStat {
   };
 }
 
+/** Children of a process's main thread; none where it has gone. Source: proc(5), /proc/PID/task/TID/children. */
+export function childPids(pid: number): number[] {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
+    return text === "" ? [] : text.split(" ").map(Number);
+  } catch (thrown) {
+    if (isNotFound(thrown) || (isErrnoException(thrown) && thrown.code === "ESRCH")) return [];
+    throw toHearthError(thrown, `read children of process ${pid}`);
+  }
+}
+
 /** What /proc says of a process now, zombies included; undefined when there is none. */
 export function processStat(pid: number): ProcessStat | undefined {
   try {

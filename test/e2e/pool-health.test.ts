@@ -14,10 +14,11 @@ import {
 import { join } from "node:path";
 import { isErrnoException } from "../../src/errors.ts";
 import { mount, unmount } from "../../src/sys/mount.ts";
-import { isAlive, processExit, signalProcess } from "../../src/sys/process-identity.ts";
-import { SIGKILL, SIGSTOP } from "../../src/sys/signals.ts";
+import { childPids, isAlive, processExit, processStat, signalProcess } from "../../src/sys/process-identity.ts";
+import { SIGKILL } from "../../src/sys/signals.ts";
 import type { VmRecord } from "../../src/vm/vm-record.ts";
 import type { PoolStatus } from "../../src/vmcache/control.ts";
+import { eventually } from "../harness/eventually.ts";
 import { type ConfigOverrides, type Hearth, withHearth } from "../harness/hearth.ts";
 import { type Pool, processOf, startPool, vmRecords } from "../harness/pool.ts";
 import { PATH } from "../harness/program.ts";
@@ -77,22 +78,22 @@ describe("an idle VM", () => {
     );
   }
 
-  for (const [title, name] of [
-    ["QEMU", "qemu"],
-    ["virtiofsd", "virtiofsd"],
+  for (const [title, victimOf] of [
+    ["QEMU", (vm: VmRecord | undefined) => processOf(vm, "qemu").pid],
+    ["virtiofsd", (vm: VmRecord | undefined) => workerOf(processOf(vm, "virtiofsd").pid)],
   ] as const) {
     test(
       `whose ${title} is stopped by SIGSTOP is never handed out, and found by its regular check`,
       async () => {
         await withPool(2, config({ vm_cache_check_interval_s: 3600 }), async (pool, hearth) => {
           const [oldest, other] = vmRecords(hearth.runDir).toSorted((a, b) => a.readyAtMs - b.readyAtMs);
-          expect(signalProcess(processOf(oldest, name), SIGSTOP)).toBe(true);
+          await stop(victimOf(oldest));
           expect((await pool.claim()).id).toBe(other?.vmId ?? "");
           const full = await pool.until("two others", hasIdle(2));
           expect(full).toMatchObject({ hits: 1, losses: 1 });
 
           const [checked] = vmRecords(hearth.runDir).filter(({ vmId }) => vmId === full.idle[0]?.id);
-          expect(signalProcess(processOf(checked, name), SIGSTOP)).toBe(true);
+          await stop(victimOf(checked));
           writeFileSync(hearth.configPath, readFileSync(hearth.configPath, "utf8").replace("_s = 3600", "_s = 1"));
           const isReplaced = ({ losses, idle }: PoolStatus): boolean => losses === 2 && idle.length === 2;
           await pool.until("a replacement", isReplaced);
@@ -103,6 +104,18 @@ describe("an idle VM", () => {
     );
   }
 });
+
+/** The child that does virtiofsd's work in its sandbox. */
+function workerOf(pid: number): number {
+  const [worker] = childPids(pid);
+  if (worker === undefined) throw new Error(`virtiofsd ${pid} has no child`);
+  return worker;
+}
+
+async function stop(pid: number): Promise<void> {
+  process.kill(pid, "SIGSTOP");
+  await eventually(`process ${pid} to stop`, () => (processStat(pid)?.state === "T" ? true : undefined));
+}
 
 const MEMORY_CGROUPS = "/sys/fs/cgroup/memory";
 
@@ -150,11 +163,10 @@ test(
         const filler = join(hearth.runDir, "filler");
         fill(filler);
         await pool.claim();
-        const isBackingOff = ({ slots }: PoolStatus): boolean =>
-          slots[0]?.state === "backing-off" && slots[0].failures >= 2;
+        const isBackingOff = ({ slots: [slot] }: PoolStatus): boolean =>
+          slot?.state === "backing-off" && slot.lastError.includes("ENOSPC");
         const failing = await pool.until("a slot that backs off", isBackingOff);
-        expect(failing.slots[0]?.lastError).toContain("ENOSPC");
-        expect(failing.bootFailures).toBeGreaterThanOrEqual(2);
+        expect(failing.bootFailures).toBeGreaterThanOrEqual(1);
         unlinkSync(filler);
         expect(await pool.until("a full pool again", hasIdle(1))).toMatchObject({ hits: 1, losses: 0 });
         expect(await pool.stop()).toBe(0);

@@ -4,7 +4,14 @@ import { ChildReaper, tryReap } from "../../src/sys/child-reaper.ts";
 import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { becomeSubreaper, spawnProcess } from "../../src/sys/process.ts";
-import { identifyProcess, isAlive, processExit, processStat, signalProcess } from "../../src/sys/process-identity.ts";
+import {
+  childPids,
+  identifyProcess,
+  isAlive,
+  processExit,
+  processStat,
+  signalProcess,
+} from "../../src/sys/process-identity.ts";
 import { sleep } from "../../src/util/wait.ts";
 
 becomeSubreaper();
@@ -129,4 +136,18 @@ describe("ChildReaper", () => {
     child.kill(9);
     await child.exited;
   });
+});
+
+test("children of a process, and of one that has none or has gone", async () => {
+  const shell = spawnProcess({ argv: ["sh", "-c", "sleep 1000 & echo; wait"] });
+  let children = childPids(shell.pid);
+  while (children.length === 0) children = childPids(shell.pid);
+  const [child = 0] = children;
+  expect(children).toEqual([child]);
+  expect(processStat(child)?.parentPid).toBe(shell.pid);
+  expect(childPids(child)).toEqual([]);
+  process.kill(child, "SIGKILL");
+  shell.kill(9);
+  await shell.exited;
+  expect(childPids(shell.pid)).toEqual([]);
 });
