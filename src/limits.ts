@@ -8,6 +8,8 @@ export const SOCKET_PATH_BYTES_MAX = 107;
 export const CONTAINER_ID_LENGTH_MAX = 200;
 /** Bytes of one stdio chunk carried in an RPC: large enough for throughput, small enough not to hold up other calls. */
 export const STREAM_CHUNK_BYTES_MAX = 256 * 1024;
+/** Chunks of a process's output asked for at once: one is read in the guest while another is on its way. */
+export const STREAM_READS_AHEAD = 2;
 /** Bytes of one QMP line we accept. Source: QEMU's own parser limit, MAX_TOKEN_SIZE 64 MiB; nothing we ask for nears 4 MiB. */
 export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
 /** Bytes of an OCI config.json, 4 MiB less the rest of the RPC that carries it to the guest. */

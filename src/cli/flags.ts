@@ -1,7 +1,7 @@
 /** Strict command-line flags that end at the first positional, as runc's do: `exec c1 ls -la` leaves `-la` alone. */
 import { parseArgs } from "node:util";
-import { HearthError } from "../errors.ts";
 import { didYouMean } from "../util/nearest.ts";
+import { UsageError } from "./usage-error.ts";
 
 export interface Flag {
   readonly type: "boolean" | "string";
@@ -77,13 +77,13 @@ function assignFlag(
   const flag = Object.hasOwn(table, name) ? table[name] : undefined;
   if (flag === undefined) {
     const known = Object.keys(table).map((candidate) => `--${candidate}`);
-    throw new HearthError("invalid-argument", `flag provided but not defined: ${rawName}${didYouMean(rawName, known)}`);
+    throw new UsageError(`flag provided but not defined: ${rawName}${didYouMean(rawName, known)}`);
   }
   if (flag.type === "boolean") {
     values[name] = switchValue(rawName, value);
     return;
   }
-  if (value === undefined) throw new HearthError("invalid-argument", `flag needs an argument: ${rawName}`);
+  if (value === undefined) throw new UsageError(`flag needs an argument: ${rawName}`);
   const list = values[name];
   if (Array.isArray(list)) list.push(value);
   else values[name] = value;
@@ -93,10 +93,7 @@ function assignFlag(
 function switchValue(rawName: string, value: string | undefined): boolean {
   if (value === undefined || value === "true") return true;
   if (value === "false") return false;
-  throw new HearthError(
-    "invalid-argument",
-    `flag ${rawName} takes no value but true or false, got ${JSON.stringify(value)}`,
-  );
+  throw new UsageError(`flag ${rawName} takes no value but true or false, got ${JSON.stringify(value)}`);
 }
 
 function parserOption(flag: Flag): { type: "boolean" | "string"; short?: string } {

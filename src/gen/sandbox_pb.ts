@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file sandbox.proto.
  */
 export const file_sandbox: GenFile = /*@__PURE__*/
-  fileDesc("Cg1zYW5kYm94LnByb3RvEhFoZWFydGguc2FuZGJveC52MSINCgtJbmZvUmVxdWVzdCLQAQoMSW5mb1Jlc3BvbnNlEg0KBXZtX2lkGAEgASgJEikKBXN0YXRlGAIgASgOMhouaGVhcnRoLnNhbmRib3gudjEuVm1TdGF0ZRITCgtzYW5kYm94X3BpZBgDIAEoAxIQCghxZW11X3BpZBgEIAEoAxINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGlkZW50aXR5GAcgASgJEhUKDWNvbnRhaW5lcl9pZHMYCCADKAkSEwoLcmVhZHlfYXRfbXMYCSABKAMiHQoMQ2hlY2tSZXF1ZXN0Eg0KBWFnZW50GAEgASgIIg8KDUNoZWNrUmVzcG9uc2UiPgoMTGVhc2VSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEhAKCGxlYXNlX21zGAIgASgNEg0KBWFnZW50GAMgASgIIkcKDUxlYXNlUmVzcG9uc2USEwoLcmVjb3JkX2pzb24YASABKAwSDQoFdmNwdXMYAiABKA0SEgoKbWVtb3J5X21pYhgDIAEoDSJ7CgxBZG9wdFJlcXVlc3QSDQoFdG9rZW4YASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCghob3N0bmFtZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhMKC2Nncm91cF9kaXJzGAYgAygJIl4KDUFkb3B0UmVzcG9uc2USDQoFdmNwdXMYASABKA0SEgoKbWVtb3J5X21pYhgCIAEoDRIqCgVzdGVwcxgDIAMoCzIbLmhlYXJ0aC5zYW5kYm94LnYxLlN0ZXBUaW1lIi0KCFN0ZXBUaW1lEgwKBHN0ZXAYASABKAkSEwoLZHVyYXRpb25fdXMYAiABKA0iEAoORGVzdHJveVJlcXVlc3QiEQoPRGVzdHJveVJlc3BvbnNlIkoKFUNvbm5lY3ROZXR3b3JrUmVxdWVzdBISCgpuZXRuc19wYXRoGAEgASgJEh0KFWxvb3BiYWNrX25hbWVfc2VydmVycxgCIAMoCSIrChZDb25uZWN0TmV0d29ya1Jlc3BvbnNlEhEKCWNvbm5lY3RlZBgBIAEoDSKdAQoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDgoGYnVuZGxlGAIgASgJEhMKC2NvbmZpZ19qc29uGAMgASgMEhUKDXRlcm1pbmFsX3Jvd3MYBCABKA0SGAoQdGVybWluYWxfY29sdW1ucxgFIAEoDRIXCg9tb3VudF9uYW1lc3BhY2UYBiABKAkiVwoXQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkSKgoFc3RlcHMYAiADKAsyGy5oZWFydGguc2FuZGJveC52MS5TdGVwVGltZSJZChZDb21taXRDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIQCghzaGltX3BpZBgCIAEoAxIXCg9zaGltX3N0YXJ0X3RpbWUYAyABKAQiGQoXQ29tbWl0Q29udGFpbmVyUmVzcG9uc2UiLQoVU3RhcnRDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSIYChZTdGFydENvbnRhaW5lclJlc3BvbnNlIj0KFkRlbGV0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg0KBWZvcmNlGAIgASgIIisKF0RlbGV0ZUNvbnRhaW5lclJlc3BvbnNlEhAKCHZtX2VuZGVkGAEgASgIIi0KFVBhdXNlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiGAoWUGF1c2VDb250YWluZXJSZXNwb25zZSIuChZSZXN1bWVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSIZChdSZXN1bWVDb250YWluZXJSZXNwb25zZSJGChZVcGRhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDCIZChdVcGRhdGVDb250YWluZXJSZXNwb25zZSItChVDb250YWluZXJTdGF0c1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIicKFkNvbnRhaW5lclN0YXRzUmVzcG9uc2USDQoFc3RhdHMYASABKAwiSgoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBmZvcm1hdBgCIAEoCRIMCgRhcmdzGAMgAygJIi0KFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIUCgxwcm9jZXNzX2xpc3QYASABKAwiggEKEkV4ZWNQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIUCgxwcm9jZXNzX2pzb24YAyABKAwSFQoNdGVybWluYWxfcm93cxgEIAEoDRIYChB0ZXJtaW5hbF9jb2x1bW5zGAUgASgNIhUKE0V4ZWNQcm9jZXNzUmVzcG9uc2UiWgoUU2lnbmFsUHJvY2Vzc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDgoGc2lnbmFsGAMgASgNEgsKA2FsbBgEIAEoCCIXChVTaWduYWxQcm9jZXNzUmVzcG9uc2UiSgoSV2FpdFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEg0KBW93bmVyGAMgASgIIioKE1dhaXRQcm9jZXNzUmVzcG9uc2USEwoLZXhpdF9zdGF0dXMYASABKA0iSAoRV3JpdGVTdGRpblJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDAoEZGF0YRgDIAEoDCIlChJXcml0ZVN0ZGluUmVzcG9uc2USDwoHd3JpdHRlbhgBIAEoDSI6ChFDbG9zZVN0ZGluUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCSIUChJDbG9zZVN0ZGluUmVzcG9uc2UifwoRUmVhZE91dHB1dFJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSLwoGc3RyZWFtGAMgASgOMh8uaGVhcnRoLnNhbmRib3gudjEuT3V0cHV0U3RyZWFtEhIKCmxlbmd0aF9tYXgYBCABKA0iLwoSUmVhZE91dHB1dFJlc3BvbnNlEgwKBGRhdGEYASABKAwSCwoDZW9mGAIgASgIIl0KFVJlc2l6ZVRlcm1pbmFsUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIMCgRyb3dzGAMgASgNEg8KB2NvbHVtbnMYBCABKA0iGAoWUmVzaXplVGVybWluYWxSZXNwb25zZSqMAQoHVm1TdGF0ZRIYChRWTV9TVEFURV9VTlNQRUNJRklFRBAAEhQKEFZNX1NUQVRFX0JPT1RJTkcQARIRCg1WTV9TVEFURV9JRExFEAISEwoPVk1fU1RBVEVfTEVBU0VEEAMSFAoQVk1fU1RBVEVfQURPUFRFRBAEEhMKD1ZNX1NUQVRFX0VORElORxAFKmEKDE91dHB1dFN0cmVhbRIdChlPVVRQVVRfU1RSRUFNX1VOU1BFQ0lGSUVEEAASGAoUT1VUUFVUX1NUUkVBTV9TVERPVVQQARIYChRPVVRQVVRfU1RSRUFNX1NUREVSUhACMrkQCg5TYW5kYm94U2VydmljZRJHCgRJbmZvEh4uaGVhcnRoLnNhbmRib3gudjEuSW5mb1JlcXVlc3QaHy5oZWFydGguc2FuZGJveC52MS5JbmZvUmVzcG9uc2USSgoFQ2hlY2sSHy5oZWFydGguc2FuZGJveC52MS5DaGVja1JlcXVlc3QaIC5oZWFydGguc2FuZGJveC52MS5DaGVja1Jlc3BvbnNlEkoKBUxlYXNlEh8uaGVhcnRoLnNhbmRib3gudjEuTGVhc2VSZXF1ZXN0GiAuaGVhcnRoLnNhbmRib3gudjEuTGVhc2VSZXNwb25zZRJKCgVBZG9wdBIfLmhlYXJ0aC5zYW5kYm94LnYxLkFkb3B0UmVxdWVzdBogLmhlYXJ0aC5zYW5kYm94LnYxLkFkb3B0UmVzcG9uc2USUAoHRGVzdHJveRIhLmhlYXJ0aC5zYW5kYm94LnYxLkRlc3Ryb3lSZXF1ZXN0GiIuaGVhcnRoLnNhbmRib3gudjEuRGVzdHJveVJlc3BvbnNlEmUKDkNvbm5lY3ROZXR3b3JrEiguaGVhcnRoLnNhbmRib3gudjEuQ29ubmVjdE5ldHdvcmtSZXF1ZXN0GikuaGVhcnRoLnNhbmRib3gudjEuQ29ubmVjdE5ldHdvcmtSZXNwb25zZRJoCg9DcmVhdGVDb250YWluZXISKS5oZWFydGguc2FuZGJveC52MS5DcmVhdGVDb250YWluZXJSZXF1ZXN0GiouaGVhcnRoLnNhbmRib3gudjEuQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USaAoPQ29tbWl0Q29udGFpbmVyEikuaGVhcnRoLnNhbmRib3gudjEuQ29tbWl0Q29udGFpbmVyUmVxdWVzdBoqLmhlYXJ0aC5zYW5kYm94LnYxLkNvbW1pdENvbnRhaW5lclJlc3BvbnNlEmUKDlN0YXJ0Q29udGFpbmVyEiguaGVhcnRoLnNhbmRib3gudjEuU3RhcnRDb250YWluZXJSZXF1ZXN0GikuaGVhcnRoLnNhbmRib3gudjEuU3RhcnRDb250YWluZXJSZXNwb25zZRJoCg9EZWxldGVDb250YWluZXISKS5oZWFydGguc2FuZGJveC52MS5EZWxldGVDb250YWluZXJSZXF1ZXN0GiouaGVhcnRoLnNhbmRib3gudjEuRGVsZXRlQ29udGFpbmVyUmVzcG9uc2USZQoOUGF1c2VDb250YWluZXISKC5oZWFydGguc2FuZGJveC52MS5QYXVzZUNvbnRhaW5lclJlcXVlc3QaKS5oZWFydGguc2FuZGJveC52MS5QYXVzZUNvbnRhaW5lclJlc3BvbnNlEmgKD1Jlc3VtZUNvbnRhaW5lchIpLmhlYXJ0aC5zYW5kYm94LnYxLlJlc3VtZUNvbnRhaW5lclJlcXVlc3QaKi5oZWFydGguc2FuZGJveC52MS5SZXN1bWVDb250YWluZXJSZXNwb25zZRJoCg9VcGRhdGVDb250YWluZXISKS5oZWFydGguc2FuZGJveC52MS5VcGRhdGVDb250YWluZXJSZXF1ZXN0GiouaGVhcnRoLnNhbmRib3gudjEuVXBkYXRlQ29udGFpbmVyUmVzcG9uc2USZQoOQ29udGFpbmVyU3RhdHMSKC5oZWFydGguc2FuZGJveC52MS5Db250YWluZXJTdGF0c1JlcXVlc3QaKS5oZWFydGguc2FuZGJveC52MS5Db250YWluZXJTdGF0c1Jlc3BvbnNlEmIKDUxpc3RQcm9jZXNzZXMSJy5oZWFydGguc2FuZGJveC52MS5MaXN0UHJvY2Vzc2VzUmVxdWVzdBooLmhlYXJ0aC5zYW5kYm94LnYxLkxpc3RQcm9jZXNzZXNSZXNwb25zZRJcCgtFeGVjUHJvY2VzcxIlLmhlYXJ0aC5zYW5kYm94LnYxLkV4ZWNQcm9jZXNzUmVxdWVzdBomLmhlYXJ0aC5zYW5kYm94LnYxLkV4ZWNQcm9jZXNzUmVzcG9uc2USYgoNU2lnbmFsUHJvY2VzcxInLmhlYXJ0aC5zYW5kYm94LnYxLlNpZ25hbFByb2Nlc3NSZXF1ZXN0GiguaGVhcnRoLnNhbmRib3gudjEuU2lnbmFsUHJvY2Vzc1Jlc3BvbnNlElwKC1dhaXRQcm9jZXNzEiUuaGVhcnRoLnNhbmRib3gudjEuV2FpdFByb2Nlc3NSZXF1ZXN0GiYuaGVhcnRoLnNhbmRib3gudjEuV2FpdFByb2Nlc3NSZXNwb25zZRJZCgpXcml0ZVN0ZGluEiQuaGVhcnRoLnNhbmRib3gudjEuV3JpdGVTdGRpblJlcXVlc3QaJS5oZWFydGguc2FuZGJveC52MS5Xcml0ZVN0ZGluUmVzcG9uc2USWQoKQ2xvc2VTdGRpbhIkLmhlYXJ0aC5zYW5kYm94LnYxLkNsb3NlU3RkaW5SZXF1ZXN0GiUuaGVhcnRoLnNhbmRib3gudjEuQ2xvc2VTdGRpblJlc3BvbnNlElkKClJlYWRPdXRwdXQSJC5oZWFydGguc2FuZGJveC52MS5SZWFkT3V0cHV0UmVxdWVzdBolLmhlYXJ0aC5zYW5kYm94LnYxLlJlYWRPdXRwdXRSZXNwb25zZRJlCg5SZXNpemVUZXJtaW5hbBIoLmhlYXJ0aC5zYW5kYm94LnYxLlJlc2l6ZVRlcm1pbmFsUmVxdWVzdBopLmhlYXJ0aC5zYW5kYm94LnYxLlJlc2l6ZVRlcm1pbmFsUmVzcG9uc2ViBnByb3RvMw");
+  fileDesc("Cg1zYW5kYm94LnByb3RvEhFoZWFydGguc2FuZGJveC52MSINCgtJbmZvUmVxdWVzdCLQAQoMSW5mb1Jlc3BvbnNlEg0KBXZtX2lkGAEgASgJEikKBXN0YXRlGAIgASgOMhouaGVhcnRoLnNhbmRib3gudjEuVm1TdGF0ZRITCgtzYW5kYm94X3BpZBgDIAEoAxIQCghxZW11X3BpZBgEIAEoAxINCgV2Y3B1cxgFIAEoDRISCgptZW1vcnlfbWliGAYgASgNEhAKCGlkZW50aXR5GAcgASgJEhUKDWNvbnRhaW5lcl9pZHMYCCADKAkSEwoLcmVhZHlfYXRfbXMYCSABKAMiHQoMQ2hlY2tSZXF1ZXN0Eg0KBWFnZW50GAEgASgIIg8KDUNoZWNrUmVzcG9uc2UiPgoMTGVhc2VSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEhAKCGxlYXNlX21zGAIgASgNEg0KBWFnZW50GAMgASgIIkcKDUxlYXNlUmVzcG9uc2USEwoLcmVjb3JkX2pzb24YASABKAwSDQoFdmNwdXMYAiABKA0SEgoKbWVtb3J5X21pYhgDIAEoDSJ7CgxBZG9wdFJlcXVlc3QSDQoFdG9rZW4YASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCghob3N0bmFtZRgDIAEoCRINCgV2Y3B1cxgEIAEoDRISCgptZW1vcnlfbWliGAUgASgNEhMKC2Nncm91cF9kaXJzGAYgAygJIl4KDUFkb3B0UmVzcG9uc2USDQoFdmNwdXMYASABKA0SEgoKbWVtb3J5X21pYhgCIAEoDRIqCgVzdGVwcxgDIAMoCzIbLmhlYXJ0aC5zYW5kYm94LnYxLlN0ZXBUaW1lIi0KCFN0ZXBUaW1lEgwKBHN0ZXAYASABKAkSEwoLZHVyYXRpb25fdXMYAiABKA0iEAoORGVzdHJveVJlcXVlc3QiEQoPRGVzdHJveVJlc3BvbnNlIkoKFUNvbm5lY3ROZXR3b3JrUmVxdWVzdBISCgpuZXRuc19wYXRoGAEgASgJEh0KFWxvb3BiYWNrX25hbWVfc2VydmVycxgCIAMoCSIrChZDb25uZWN0TmV0d29ya1Jlc3BvbnNlEhEKCWNvbm5lY3RlZBgBIAEoDSKdAQoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDgoGYnVuZGxlGAIgASgJEhMKC2NvbmZpZ19qc29uGAMgASgMEhUKDXRlcm1pbmFsX3Jvd3MYBCABKA0SGAoQdGVybWluYWxfY29sdW1ucxgFIAEoDRIXCg9tb3VudF9uYW1lc3BhY2UYBiABKAkiVwoXQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkSKgoFc3RlcHMYAiADKAsyGy5oZWFydGguc2FuZGJveC52MS5TdGVwVGltZSJZChZDb21taXRDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIQCghzaGltX3BpZBgCIAEoAxIXCg9zaGltX3N0YXJ0X3RpbWUYAyABKAQiGQoXQ29tbWl0Q29udGFpbmVyUmVzcG9uc2UiLQoVU3RhcnRDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSIYChZTdGFydENvbnRhaW5lclJlc3BvbnNlIj0KFkRlbGV0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg0KBWZvcmNlGAIgASgIIisKF0RlbGV0ZUNvbnRhaW5lclJlc3BvbnNlEhAKCHZtX2VuZGVkGAEgASgIIi0KFVBhdXNlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiGAoWUGF1c2VDb250YWluZXJSZXNwb25zZSIuChZSZXN1bWVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSIZChdSZXN1bWVDb250YWluZXJSZXNwb25zZSJGChZVcGRhdGVDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDCIZChdVcGRhdGVDb250YWluZXJSZXNwb25zZSImCg5XYWl0T29tUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiEQoPV2FpdE9vbVJlc3BvbnNlIi0KFUNvbnRhaW5lclN0YXRzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkiJwoWQ29udGFpbmVyU3RhdHNSZXNwb25zZRINCgVzdGF0cxgBIAEoDCJKChRMaXN0UHJvY2Vzc2VzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDgoGZm9ybWF0GAIgASgJEgwKBGFyZ3MYAyADKAkiLQoVTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEhQKDHByb2Nlc3NfbGlzdBgBIAEoDCKCAQoSRXhlY1Byb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhQKDHByb2Nlc3NfanNvbhgDIAEoDBIVCg10ZXJtaW5hbF9yb3dzGAQgASgNEhgKEHRlcm1pbmFsX2NvbHVtbnMYBSABKA0iFQoTRXhlY1Byb2Nlc3NSZXNwb25zZSJaChRTaWduYWxQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzaWduYWwYAyABKA0SCwoDYWxsGAQgASgIIhcKFVNpZ25hbFByb2Nlc3NSZXNwb25zZSJKChJXYWl0UHJvY2Vzc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSDQoFb3duZXIYAyABKAgiKgoTV2FpdFByb2Nlc3NSZXNwb25zZRITCgtleGl0X3N0YXR1cxgBIAEoDSJIChFXcml0ZVN0ZGluUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIMCgRkYXRhGAMgASgMIiUKEldyaXRlU3RkaW5SZXNwb25zZRIPCgd3cml0dGVuGAEgASgNIjoKEUNsb3NlU3RkaW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIhQKEkNsb3NlU3RkaW5SZXNwb25zZSJ/ChFSZWFkT3V0cHV0UmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIvCgZzdHJlYW0YAyABKA4yHy5oZWFydGguc2FuZGJveC52MS5PdXRwdXRTdHJlYW0SEgoKbGVuZ3RoX21heBgEIAEoDSIvChJSZWFkT3V0cHV0UmVzcG9uc2USDAoEZGF0YRgBIAEoDBILCgNlb2YYAiABKAgiXQoVUmVzaXplVGVybWluYWxSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEgwKBHJvd3MYAyABKA0SDwoHY29sdW1ucxgEIAEoDSIYChZSZXNpemVUZXJtaW5hbFJlc3BvbnNlKowBCgdWbVN0YXRlEhgKFFZNX1NUQVRFX1VOU1BFQ0lGSUVEEAASFAoQVk1fU1RBVEVfQk9PVElORxABEhEKDVZNX1NUQVRFX0lETEUQAhITCg9WTV9TVEFURV9MRUFTRUQQAxIUChBWTV9TVEFURV9BRE9QVEVEEAQSEwoPVk1fU1RBVEVfRU5ESU5HEAUqYQoMT3V0cHV0U3RyZWFtEh0KGU9VVFBVVF9TVFJFQU1fVU5TUEVDSUZJRUQQABIYChRPVVRQVVRfU1RSRUFNX1NURE9VVBABEhgKFE9VVFBVVF9TVFJFQU1fU1RERVJSEAIyixEKDlNhbmRib3hTZXJ2aWNlEkcKBEluZm8SHi5oZWFydGguc2FuZGJveC52MS5JbmZvUmVxdWVzdBofLmhlYXJ0aC5zYW5kYm94LnYxLkluZm9SZXNwb25zZRJKCgVDaGVjaxIfLmhlYXJ0aC5zYW5kYm94LnYxLkNoZWNrUmVxdWVzdBogLmhlYXJ0aC5zYW5kYm94LnYxLkNoZWNrUmVzcG9uc2USSgoFTGVhc2USHy5oZWFydGguc2FuZGJveC52MS5MZWFzZVJlcXVlc3QaIC5oZWFydGguc2FuZGJveC52MS5MZWFzZVJlc3BvbnNlEkoKBUFkb3B0Eh8uaGVhcnRoLnNhbmRib3gudjEuQWRvcHRSZXF1ZXN0GiAuaGVhcnRoLnNhbmRib3gudjEuQWRvcHRSZXNwb25zZRJQCgdEZXN0cm95EiEuaGVhcnRoLnNhbmRib3gudjEuRGVzdHJveVJlcXVlc3QaIi5oZWFydGguc2FuZGJveC52MS5EZXN0cm95UmVzcG9uc2USZQoOQ29ubmVjdE5ldHdvcmsSKC5oZWFydGguc2FuZGJveC52MS5Db25uZWN0TmV0d29ya1JlcXVlc3QaKS5oZWFydGguc2FuZGJveC52MS5Db25uZWN0TmV0d29ya1Jlc3BvbnNlEmgKD0NyZWF0ZUNvbnRhaW5lchIpLmhlYXJ0aC5zYW5kYm94LnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaKi5oZWFydGguc2FuZGJveC52MS5DcmVhdGVDb250YWluZXJSZXNwb25zZRJoCg9Db21taXRDb250YWluZXISKS5oZWFydGguc2FuZGJveC52MS5Db21taXRDb250YWluZXJSZXF1ZXN0GiouaGVhcnRoLnNhbmRib3gudjEuQ29tbWl0Q29udGFpbmVyUmVzcG9uc2USZQoOU3RhcnRDb250YWluZXISKC5oZWFydGguc2FuZGJveC52MS5TdGFydENvbnRhaW5lclJlcXVlc3QaKS5oZWFydGguc2FuZGJveC52MS5TdGFydENvbnRhaW5lclJlc3BvbnNlEmgKD0RlbGV0ZUNvbnRhaW5lchIpLmhlYXJ0aC5zYW5kYm94LnYxLkRlbGV0ZUNvbnRhaW5lclJlcXVlc3QaKi5oZWFydGguc2FuZGJveC52MS5EZWxldGVDb250YWluZXJSZXNwb25zZRJlCg5QYXVzZUNvbnRhaW5lchIoLmhlYXJ0aC5zYW5kYm94LnYxLlBhdXNlQ29udGFpbmVyUmVxdWVzdBopLmhlYXJ0aC5zYW5kYm94LnYxLlBhdXNlQ29udGFpbmVyUmVzcG9uc2USaAoPUmVzdW1lQ29udGFpbmVyEikuaGVhcnRoLnNhbmRib3gudjEuUmVzdW1lQ29udGFpbmVyUmVxdWVzdBoqLmhlYXJ0aC5zYW5kYm94LnYxLlJlc3VtZUNvbnRhaW5lclJlc3BvbnNlEmgKD1VwZGF0ZUNvbnRhaW5lchIpLmhlYXJ0aC5zYW5kYm94LnYxLlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QaKi5oZWFydGguc2FuZGJveC52MS5VcGRhdGVDb250YWluZXJSZXNwb25zZRJlCg5Db250YWluZXJTdGF0cxIoLmhlYXJ0aC5zYW5kYm94LnYxLkNvbnRhaW5lclN0YXRzUmVxdWVzdBopLmhlYXJ0aC5zYW5kYm94LnYxLkNvbnRhaW5lclN0YXRzUmVzcG9uc2USUAoHV2FpdE9vbRIhLmhlYXJ0aC5zYW5kYm94LnYxLldhaXRPb21SZXF1ZXN0GiIuaGVhcnRoLnNhbmRib3gudjEuV2FpdE9vbVJlc3BvbnNlEmIKDUxpc3RQcm9jZXNzZXMSJy5oZWFydGguc2FuZGJveC52MS5MaXN0UHJvY2Vzc2VzUmVxdWVzdBooLmhlYXJ0aC5zYW5kYm94LnYxLkxpc3RQcm9jZXNzZXNSZXNwb25zZRJcCgtFeGVjUHJvY2VzcxIlLmhlYXJ0aC5zYW5kYm94LnYxLkV4ZWNQcm9jZXNzUmVxdWVzdBomLmhlYXJ0aC5zYW5kYm94LnYxLkV4ZWNQcm9jZXNzUmVzcG9uc2USYgoNU2lnbmFsUHJvY2VzcxInLmhlYXJ0aC5zYW5kYm94LnYxLlNpZ25hbFByb2Nlc3NSZXF1ZXN0GiguaGVhcnRoLnNhbmRib3gudjEuU2lnbmFsUHJvY2Vzc1Jlc3BvbnNlElwKC1dhaXRQcm9jZXNzEiUuaGVhcnRoLnNhbmRib3gudjEuV2FpdFByb2Nlc3NSZXF1ZXN0GiYuaGVhcnRoLnNhbmRib3gudjEuV2FpdFByb2Nlc3NSZXNwb25zZRJZCgpXcml0ZVN0ZGluEiQuaGVhcnRoLnNhbmRib3gudjEuV3JpdGVTdGRpblJlcXVlc3QaJS5oZWFydGguc2FuZGJveC52MS5Xcml0ZVN0ZGluUmVzcG9uc2USWQoKQ2xvc2VTdGRpbhIkLmhlYXJ0aC5zYW5kYm94LnYxLkNsb3NlU3RkaW5SZXF1ZXN0GiUuaGVhcnRoLnNhbmRib3gudjEuQ2xvc2VTdGRpblJlc3BvbnNlElkKClJlYWRPdXRwdXQSJC5oZWFydGguc2FuZGJveC52MS5SZWFkT3V0cHV0UmVxdWVzdBolLmhlYXJ0aC5zYW5kYm94LnYxLlJlYWRPdXRwdXRSZXNwb25zZRJlCg5SZXNpemVUZXJtaW5hbBIoLmhlYXJ0aC5zYW5kYm94LnYxLlJlc2l6ZVRlcm1pbmFsUmVxdWVzdBopLmhlYXJ0aC5zYW5kYm94LnYxLlJlc2l6ZVRlcm1pbmFsUmVzcG9uc2ViBnByb3RvMw");
 
 /**
  * @generated from message hearth.sandbox.v1.InfoRequest
@@ -634,6 +634,36 @@ export const UpdateContainerResponseSchema: GenMessage<UpdateContainerResponse> 
   messageDesc(file_sandbox, 26);
 
 /**
+ * @generated from message hearth.sandbox.v1.WaitOomRequest
+ */
+export type WaitOomRequest = Message<"hearth.sandbox.v1.WaitOomRequest"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+};
+
+/**
+ * Describes the message hearth.sandbox.v1.WaitOomRequest.
+ * Use `create(WaitOomRequestSchema)` to create a new message.
+ */
+export const WaitOomRequestSchema: GenMessage<WaitOomRequest> = /*@__PURE__*/
+  messageDesc(file_sandbox, 27);
+
+/**
+ * @generated from message hearth.sandbox.v1.WaitOomResponse
+ */
+export type WaitOomResponse = Message<"hearth.sandbox.v1.WaitOomResponse"> & {
+};
+
+/**
+ * Describes the message hearth.sandbox.v1.WaitOomResponse.
+ * Use `create(WaitOomResponseSchema)` to create a new message.
+ */
+export const WaitOomResponseSchema: GenMessage<WaitOomResponse> = /*@__PURE__*/
+  messageDesc(file_sandbox, 28);
+
+/**
  * @generated from message hearth.sandbox.v1.ContainerStatsRequest
  */
 export type ContainerStatsRequest = Message<"hearth.sandbox.v1.ContainerStatsRequest"> & {
@@ -648,7 +678,7 @@ export type ContainerStatsRequest = Message<"hearth.sandbox.v1.ContainerStatsReq
  * Use `create(ContainerStatsRequestSchema)` to create a new message.
  */
 export const ContainerStatsRequestSchema: GenMessage<ContainerStatsRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 27);
+  messageDesc(file_sandbox, 29);
 
 /**
  * @generated from message hearth.sandbox.v1.ContainerStatsResponse
@@ -667,7 +697,7 @@ export type ContainerStatsResponse = Message<"hearth.sandbox.v1.ContainerStatsRe
  * Use `create(ContainerStatsResponseSchema)` to create a new message.
  */
 export const ContainerStatsResponseSchema: GenMessage<ContainerStatsResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 28);
+  messageDesc(file_sandbox, 30);
 
 /**
  * @generated from message hearth.sandbox.v1.ListProcessesRequest
@@ -696,7 +726,7 @@ export type ListProcessesRequest = Message<"hearth.sandbox.v1.ListProcessesReque
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
 export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 29);
+  messageDesc(file_sandbox, 31);
 
 /**
  * @generated from message hearth.sandbox.v1.ListProcessesResponse
@@ -713,7 +743,7 @@ export type ListProcessesResponse = Message<"hearth.sandbox.v1.ListProcessesResp
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
 export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 30);
+  messageDesc(file_sandbox, 32);
 
 /**
  * @generated from message hearth.sandbox.v1.ExecProcessRequest
@@ -754,7 +784,7 @@ export type ExecProcessRequest = Message<"hearth.sandbox.v1.ExecProcessRequest">
  * Use `create(ExecProcessRequestSchema)` to create a new message.
  */
 export const ExecProcessRequestSchema: GenMessage<ExecProcessRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 31);
+  messageDesc(file_sandbox, 33);
 
 /**
  * @generated from message hearth.sandbox.v1.ExecProcessResponse
@@ -767,7 +797,7 @@ export type ExecProcessResponse = Message<"hearth.sandbox.v1.ExecProcessResponse
  * Use `create(ExecProcessResponseSchema)` to create a new message.
  */
 export const ExecProcessResponseSchema: GenMessage<ExecProcessResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 32);
+  messageDesc(file_sandbox, 34);
 
 /**
  * @generated from message hearth.sandbox.v1.SignalProcessRequest
@@ -799,7 +829,7 @@ export type SignalProcessRequest = Message<"hearth.sandbox.v1.SignalProcessReque
  * Use `create(SignalProcessRequestSchema)` to create a new message.
  */
 export const SignalProcessRequestSchema: GenMessage<SignalProcessRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 33);
+  messageDesc(file_sandbox, 35);
 
 /**
  * @generated from message hearth.sandbox.v1.SignalProcessResponse
@@ -812,7 +842,7 @@ export type SignalProcessResponse = Message<"hearth.sandbox.v1.SignalProcessResp
  * Use `create(SignalProcessResponseSchema)` to create a new message.
  */
 export const SignalProcessResponseSchema: GenMessage<SignalProcessResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 34);
+  messageDesc(file_sandbox, 36);
 
 /**
  * @generated from message hearth.sandbox.v1.WaitProcessRequest
@@ -839,7 +869,7 @@ export type WaitProcessRequest = Message<"hearth.sandbox.v1.WaitProcessRequest">
  * Use `create(WaitProcessRequestSchema)` to create a new message.
  */
 export const WaitProcessRequestSchema: GenMessage<WaitProcessRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 35);
+  messageDesc(file_sandbox, 37);
 
 /**
  * @generated from message hearth.sandbox.v1.WaitProcessResponse
@@ -858,7 +888,7 @@ export type WaitProcessResponse = Message<"hearth.sandbox.v1.WaitProcessResponse
  * Use `create(WaitProcessResponseSchema)` to create a new message.
  */
 export const WaitProcessResponseSchema: GenMessage<WaitProcessResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 36);
+  messageDesc(file_sandbox, 38);
 
 /**
  * @generated from message hearth.sandbox.v1.WriteStdinRequest
@@ -885,7 +915,7 @@ export type WriteStdinRequest = Message<"hearth.sandbox.v1.WriteStdinRequest"> &
  * Use `create(WriteStdinRequestSchema)` to create a new message.
  */
 export const WriteStdinRequestSchema: GenMessage<WriteStdinRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 37);
+  messageDesc(file_sandbox, 39);
 
 /**
  * @generated from message hearth.sandbox.v1.WriteStdinResponse
@@ -904,7 +934,7 @@ export type WriteStdinResponse = Message<"hearth.sandbox.v1.WriteStdinResponse">
  * Use `create(WriteStdinResponseSchema)` to create a new message.
  */
 export const WriteStdinResponseSchema: GenMessage<WriteStdinResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 38);
+  messageDesc(file_sandbox, 40);
 
 /**
  * @generated from message hearth.sandbox.v1.CloseStdinRequest
@@ -926,7 +956,7 @@ export type CloseStdinRequest = Message<"hearth.sandbox.v1.CloseStdinRequest"> &
  * Use `create(CloseStdinRequestSchema)` to create a new message.
  */
 export const CloseStdinRequestSchema: GenMessage<CloseStdinRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 39);
+  messageDesc(file_sandbox, 41);
 
 /**
  * @generated from message hearth.sandbox.v1.CloseStdinResponse
@@ -939,7 +969,7 @@ export type CloseStdinResponse = Message<"hearth.sandbox.v1.CloseStdinResponse">
  * Use `create(CloseStdinResponseSchema)` to create a new message.
  */
 export const CloseStdinResponseSchema: GenMessage<CloseStdinResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 40);
+  messageDesc(file_sandbox, 42);
 
 /**
  * @generated from message hearth.sandbox.v1.ReadOutputRequest
@@ -973,7 +1003,7 @@ export type ReadOutputRequest = Message<"hearth.sandbox.v1.ReadOutputRequest"> &
  * Use `create(ReadOutputRequestSchema)` to create a new message.
  */
 export const ReadOutputRequestSchema: GenMessage<ReadOutputRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 41);
+  messageDesc(file_sandbox, 43);
 
 /**
  * @generated from message hearth.sandbox.v1.ReadOutputResponse
@@ -995,7 +1025,7 @@ export type ReadOutputResponse = Message<"hearth.sandbox.v1.ReadOutputResponse">
  * Use `create(ReadOutputResponseSchema)` to create a new message.
  */
 export const ReadOutputResponseSchema: GenMessage<ReadOutputResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 42);
+  messageDesc(file_sandbox, 44);
 
 /**
  * @generated from message hearth.sandbox.v1.ResizeTerminalRequest
@@ -1027,7 +1057,7 @@ export type ResizeTerminalRequest = Message<"hearth.sandbox.v1.ResizeTerminalReq
  * Use `create(ResizeTerminalRequestSchema)` to create a new message.
  */
 export const ResizeTerminalRequestSchema: GenMessage<ResizeTerminalRequest> = /*@__PURE__*/
-  messageDesc(file_sandbox, 43);
+  messageDesc(file_sandbox, 45);
 
 /**
  * @generated from message hearth.sandbox.v1.ResizeTerminalResponse
@@ -1040,7 +1070,7 @@ export type ResizeTerminalResponse = Message<"hearth.sandbox.v1.ResizeTerminalRe
  * Use `create(ResizeTerminalResponseSchema)` to create a new message.
  */
 export const ResizeTerminalResponseSchema: GenMessage<ResizeTerminalResponse> = /*@__PURE__*/
-  messageDesc(file_sandbox, 44);
+  messageDesc(file_sandbox, 46);
 
 /**
  * @generated from enum hearth.sandbox.v1.VmState
@@ -1251,6 +1281,16 @@ export const SandboxService: GenService<{
     methodKind: "unary";
     input: typeof ContainerStatsRequestSchema;
     output: typeof ContainerStatsResponseSchema;
+  },
+  /**
+   * Answers when a process of the container was killed for want of memory; each kill is told once.
+   *
+   * @generated from rpc hearth.sandbox.v1.SandboxService.WaitOom
+   */
+  waitOom: {
+    methodKind: "unary";
+    input: typeof WaitOomRequestSchema;
+    output: typeof WaitOomResponseSchema;
   },
   /**
    * @generated from rpc hearth.sandbox.v1.SandboxService.ListProcesses

@@ -41,6 +41,19 @@ const CapabilitiesSchema = v.looseObject({
   ambient: v.optional(strings),
 });
 
+/** Source: sched_setattr(2). */
+const SchedulerSchema = v.looseObject({
+  policy: text,
+  nice: v.optional(whole),
+  priority: v.optional(whole),
+  flags: v.optional(strings),
+  runtime: v.optional(whole),
+  deadline: v.optional(whole),
+  period: v.optional(whole),
+});
+
+const IoPrioritySchema = v.looseObject({ class: text, priority: v.optional(whole) });
+
 export const ProcessSchema = v.looseObject({
   terminal: v.optional(flag),
   consoleSize: v.optional(v.looseObject({ height: whole, width: whole })),
@@ -53,6 +66,8 @@ export const ProcessSchema = v.looseObject({
   noNewPrivileges: v.optional(flag),
   apparmorProfile: v.optional(text),
   oomScoreAdj: v.optional(whole),
+  scheduler: v.optional(SchedulerSchema),
+  ioPriority: v.optional(IoPrioritySchema),
   selinuxLabel: v.optional(text),
 });
 
@@ -82,6 +97,12 @@ const HooksSchema = v.looseObject({
   poststop: hooks,
 });
 
+const SeccompSchema = v.looseObject({
+  defaultAction: v.optional(text),
+  listenerPath: v.optional(text),
+  syscalls: v.optional(v.array(v.looseObject({ names: strings, action: text }), "must be a list of rules")),
+});
+
 const DeviceSchema = v.looseObject({
   path: absolute,
   type: text,
@@ -92,6 +113,23 @@ const DeviceSchema = v.looseObject({
   gid: v.optional(id),
 });
 
+const blockDevice = { major: whole, minor: whole };
+const throttles = v.optional(v.array(v.looseObject({ ...blockDevice, rate: whole }), "must be a list"));
+const BlockIoSchema = v.looseObject({
+  weight: v.optional(whole),
+  leafWeight: v.optional(whole),
+  weightDevice: v.optional(
+    v.array(
+      v.looseObject({ ...blockDevice, weight: v.optional(whole), leafWeight: v.optional(whole) }),
+      "must be a list",
+    ),
+  ),
+  throttleReadBpsDevice: throttles,
+  throttleWriteBpsDevice: throttles,
+  throttleReadIOPSDevice: throttles,
+  throttleWriteIOPSDevice: throttles,
+});
+
 export const ResourcesSchema = v.looseObject({
   memory: v.optional(v.looseObject({ limit: v.optional(whole) })),
   cpu: v.optional(
@@ -99,13 +137,15 @@ export const ResourcesSchema = v.looseObject({
       shares: v.optional(whole),
       quota: v.optional(whole),
       period: v.optional(whole),
+      burst: v.optional(whole),
+      idle: v.optional(whole),
       cpus: v.optional(text),
       mems: v.optional(text),
     }),
   ),
   pids: v.optional(v.looseObject({ limit: v.optional(whole) })),
   devices: v.optional(v.array(object)),
-  blockIO: v.optional(object),
+  blockIO: v.optional(BlockIoSchema),
   network: v.optional(object),
   rdma: v.optional(object),
   hugepageLimits: v.optional(v.array(object)),
@@ -120,7 +160,7 @@ const LinuxSchema = v.looseObject({
   cgroupsPath: v.optional(noZero),
   resources: v.optional(ResourcesSchema),
   rootfsPropagation: v.optional(text),
-  seccomp: v.optional(object),
+  seccomp: v.optional(SeccompSchema),
   sysctl: v.optional(v.record(text, text)),
   maskedPaths: v.optional(strings),
   readonlyPaths: v.optional(strings),

@@ -1,5 +1,5 @@
 /** The container's cgroup on the host: one directory per v1 hierarchy, or one of v2, holding shim, QEMU and sandbox process. */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { HearthError, isErrnoException, toHearthError } from "../errors.ts";
 import { CGROUP_REMOVE_ATTEMPTS_MAX, CGROUP_REMOVE_RETRY_MS } from "../limits.ts";
@@ -63,6 +63,11 @@ export function hostCgroup(cgroupsPath: string | undefined, containerId: string)
   const layout = parseCgroupLayout(readFileSync("/proc/self/mountinfo", "utf8"));
   const path = cgroupPathOf(cgroupsPath, containerId);
   return layout.mountPoints.map((mountPoint) => ({ mountPoint, dir: join(mountPoint, path) }));
+}
+
+/** Of the hierarchies that the directories are in: every directory of v2 has this file. */
+export function cgroupVersion(dirs: readonly string[]): 1 | 2 {
+  return dirs.some((dir) => existsSync(join(dir, "cgroup.controllers"))) ? 2 : 1;
 }
 
 /** Makes the directories; existing ones are joined, and stay when another cannot be made. */

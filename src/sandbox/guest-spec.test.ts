@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { Spec } from "../oci/spec.ts";
-import { type GuestSpecContext, guestResources, toGuestSpec } from "./guest-spec.ts";
+import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
 
 const context: GuestSpecContext = {
   containerId: "c1",
@@ -20,10 +20,12 @@ function spec(changes: Partial<Spec> = {}): Spec {
     ociVersion: "1.0.2",
     root: { path: "rootfs" },
     process: { args: ["sh"], cwd: "/", user: { uid: 0, gid: 0 } },
-    linux: { namespaces: [{ type: "pid" }, { type: "network", path: "/run/netns/x" }] },
+    linux: { namespaces: [{ type: "pid" }, { type: "mount" }, { type: "network", path: "/run/netns/x" }] },
     ...changes,
   };
 }
+
+const NAMESPACES = [{ type: "network" }, { type: "mount" }];
 
 describe("paths", () => {
   test("the rootfs comes through the shared directory", () => {
@@ -54,7 +56,7 @@ describe("paths", () => {
   test("the network namespace is the VM's, the cgroup ours, hooks of the host stay on the host", () => {
     const hooks = { prestart: [{ path: "/bin/a" }], startContainer: [{ path: "/bin/b" }] };
     const { config } = toGuestSpec(spec({ hooks }), context);
-    expect(config.linux?.namespaces).toEqual([{ type: "pid" }]);
+    expect(config.linux?.namespaces).toEqual([{ type: "pid" }, { type: "mount" }]);
     expect(config.linux?.cgroupsPath).toBe("/hearth/c1");
     expect(config.hooks).toEqual({ startContainer: [{ path: "/bin/b" }] });
   });
@@ -76,17 +78,21 @@ test("a clone shows its own boot id, wherever and however often /proc is mounted
 
 describe("pods", () => {
   test("the namespace of another container of the VM, which is known by its shim's pid, goes by that container's id", () => {
-    const namespaces = [{ type: "network" }, { type: "ipc", path: "/proc/77/ns/ipc" }, { type: "pid" }];
+    const namespaces = [...NAMESPACES, { type: "ipc", path: "/proc/77/ns/ipc" }, { type: "pid" }];
     const { config } = toGuestSpec(spec({ linux: { namespaces } }), context);
-    expect(config.linux?.namespaces).toEqual([{ type: "ipc", path: "container:infra" }, { type: "pid" }]);
+    expect(config.linux?.namespaces).toEqual([
+      { type: "mount" },
+      { type: "ipc", path: "container:infra" },
+      { type: "pid" },
+    ]);
   });
 
   test("a container that sees cgroups sees its own as the root", () => {
     const mounts = [{ destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup" }];
     const types = (given: Partial<Spec>) => toGuestSpec(spec(given), context).config.linux?.namespaces;
-    expect(types({ mounts })).toEqual([{ type: "pid" }, { type: "cgroup" }]);
-    const linux = { namespaces: [{ type: "network" }, { type: "cgroup" }] };
-    expect(types({ mounts, linux })).toEqual([{ type: "cgroup" }]);
+    expect(types({ mounts })).toEqual([{ type: "pid" }, { type: "mount" }, { type: "cgroup" }]);
+    const linux = { namespaces: [...NAMESPACES, { type: "cgroup" }] };
+    expect(types({ mounts, linux })).toEqual([{ type: "mount" }, { type: "cgroup" }]);
   });
 
   test("memory that an engine made on the host becomes memory of the guest, the same for all who name it", () => {
@@ -117,29 +123,54 @@ describe("pods", () => {
   });
 });
 
+describe("carried into the guest", () => {
+  test("programs of createContainer hooks, by the one file", () => {
+    const hook = { path: "/opt/hook", args: ["hook", "a"] };
+    const files = { ...context, fileTypeOf: () => "file" as const };
+    const guest = toGuestSpec(spec({ hooks: { createContainer: [hook] } }), files);
+    expect(guest.exposures).toContainEqual({ hostPath: "/opt/hook", relativePath: "c1/hooks/0" });
+    expect(guest.config.hooks).toEqual({
+      createContainer: [{ ...hook, path: "/run/hearth/shared/c1/hooks/0" }],
+    });
+  });
+
+  test("mount options without what has no effect in the guest, and a root that leaves propagation to the mounts", () => {
+    const mount = {
+      destination: "/m",
+      type: "tmpfs",
+      options: ["silent", "noexec", "iversion", "rshared", "rnoatime"],
+    };
+    const { mounts, linux } = toGuestSpec(spec({ mounts: [mount] }), context).config;
+    expect(mounts).toEqual([{ ...mount, options: ["noexec", "rshared", "noatime"] }]);
+    expect(linux?.rootfsPropagation).toBe("private");
+  });
+});
+
 test("crun, which knows 1.0 only, is given 1.0 whatever 1.x the bundle says", () => {
   expect(toGuestSpec(spec({ ociVersion: "1.3.0" }), context).config.ociVersion).toBe("1.0.2");
 });
 
 describe("refused, naming the property", () => {
-  const linux = (more: object): Partial<Spec> => ({ linux: { namespaces: [{ type: "network" }], ...more } });
+  const linux = (more: object): Partial<Spec> => ({ linux: { namespaces: NAMESPACES, ...more } });
   const bind = (source: string): Partial<Spec> => ({ mounts: [{ destination: "/m", type: "bind", source }] });
   test.each<[string, Partial<Spec>]>([
-    ["linux.namespaces without network", { linux: { namespaces: [{ type: "pid" }] } }],
-    [
-      "linux.namespaces ipc path",
-      linux({ namespaces: [{ type: "network" }, { type: "ipc", path: "/proc/1/ns/ipc" }] }),
-    ],
-    ["linux.namespaces time", linux({ namespaces: [{ type: "network" }, { type: "time" }] })],
+    ["linux.namespaces without network", { linux: { namespaces: [{ type: "mount" }] } }],
+    ["linux.namespaces without mount", { linux: { namespaces: [{ type: "network" }] } }],
+    ["linux.namespaces ipc path", linux({ namespaces: [...NAMESPACES, { type: "ipc", path: "/proc/1/ns/ipc" }] })],
     ["linux.intelRdt", linux({ intelRdt: { closID: "x" } })],
+    ["linux.namespaces time", linux({ namespaces: [...NAMESPACES, { type: "time" }] })],
     ["linux.timeOffsets", linux({ timeOffsets: { monotonic: { secs: 1 } } })],
+    ["linux.memoryPolicy", linux({ memoryPolicy: { mode: "MPOL_LOCAL" } })],
+    ["linux.netDevices", linux({ netDevices: { eth0: {} } })],
     ["linux.seccomp.listenerPath", linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/x" } })],
     ["linux.devices /dev/sda", linux({ devices: [{ path: "/dev/sda", type: "b", major: 8, minor: 0 }] })],
     ["linux.resources.rdma", linux({ resources: { rdma: { mlx: { hcaHandles: 1 } } } })],
     ["linux.resources.network", linux({ resources: { network: { classID: 1 } } })],
-    ["throttleReadBpsDevice", linux({ resources: { blockIO: { throttleReadBpsDevice: [{ major: 8 }] } } })],
-    ["hooks.createContainer", { hooks: { createContainer: [{ path: "/bin/x" }] } }],
-    ["process.scheduler", { process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, scheduler: {} } }],
+    ["hooks.createContainer.0", { hooks: { createContainer: [{ path: "/missing/x" }] } }],
+    ["hooks.createContainer.0", { hooks: { createContainer: [{ path: "/dev/x" }] } }],
+    ["process.execCPUAffinity", { process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, execCPUAffinity: {} } }],
+    ["mount /m option nosymfollow", { mounts: [{ destination: "/m", type: "tmpfs", options: ["nosymfollow"] }] }],
+    ["mount /m option idmap", { mounts: [{ destination: "/m", type: "bind", source: "/x", options: ["idmap"] }] }],
     ["mount /m", bind("/run/docker.sock")],
     ["mount /m", bind("/dev/sda")],
     ["mount /m", { mounts: [{ destination: "/m", type: "ext4", source: "/dev/sdb" }] }],
@@ -153,33 +184,23 @@ describe("refused, naming the property", () => {
 });
 
 describe("warned about, once each, and not sent to the guest", () => {
-  test("labels, and CPUs of the host", () => {
+  test("labels", () => {
     const guest = toGuestSpec(
       spec({
         process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, apparmorProfile: "p", selinuxLabel: "l" },
         linux: {
           mountLabel: "m",
-          namespaces: [{ type: "network" }],
+          namespaces: NAMESPACES,
           resources: { cpu: { cpus: "0-1", shares: 512 }, pids: { limit: 10 } },
         },
       }),
       context,
     );
-    expect(guest.warnings).toHaveLength(4);
+    expect(guest.warnings).toHaveLength(3);
     expect(guest.config.process).not.toHaveProperty("apparmorProfile");
     expect(guest.config.process).not.toHaveProperty("selinuxLabel");
     expect(guest.config.linux).not.toHaveProperty("mountLabel");
     expect(guest.config.linux?.resources).toEqual({ cpu: { shares: 512 }, pids: { limit: 10 } });
-  });
-
-  test("limits of kernel memory, which docker's updates name as 0 and crun would refuse", () => {
-    const warnings: string[] = [];
-    expect(guestResources({ memory: { limit: 5, kernel: 0, kernelTCP: 0 } }, warnings)).toEqual({
-      memory: { limit: 5 },
-    });
-    expect(warnings).toEqual([]);
-    expect(guestResources({ memory: { kernel: 7 } }, warnings)).toEqual({ memory: {} });
-    expect(warnings).toEqual(["linux.resources.memory.kernel is not applied: cgroup v2 has no such limit"]);
   });
 
   test("devices that mean the same in every kernel pass", () => {
@@ -187,7 +208,7 @@ describe("warned about, once each, and not sent to the guest", () => {
       { path: "/dev/null", type: "c", major: 1, minor: 3 },
       { path: "/dev/fuse", type: "c", major: 10, minor: 229 },
     ];
-    const guest = toGuestSpec(spec({ linux: { namespaces: [{ type: "network" }], devices } }), context);
+    const guest = toGuestSpec(spec({ linux: { namespaces: NAMESPACES, devices } }), context);
     expect(guest.config.linux?.devices).toEqual(devices);
     expect(guest.warnings).toEqual([]);
   });

@@ -5,9 +5,11 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
-import { CONTAINER_NAMESPACE_PREFIX } from "../oci/pod.ts";
-import type { LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
+import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
+import type { Hooks, LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
+import { guestResources } from "./guest-resources.ts";
+import { refuse } from "./refuse.ts";
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
@@ -95,6 +97,7 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
     guestVolume(mount, context, volumes) ?? guestMount(mount, index, context, exposures),
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
+  const hooks = guestHooks(spec.hooks, context, exposures);
   const config: Spec = {
     ...spec,
     ociVersion: GUEST_OCI_VERSION,
@@ -102,11 +105,9 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
     mounts,
     ...(spec.process === undefined ? {} : { process: guestProcess(spec.process, warnings) }),
     linux: guestLinux(spec, context, warnings),
+    ...(hooks === undefined ? {} : { hooks }),
   };
-  config.hooks = spec.hooks?.startContainer === undefined ? undefined : { startContainer: spec.hooks.startContainer };
-  if ((spec.hooks?.createContainer ?? []).length > 0) {
-    refuse("hooks.createContainer", "its program is on the host and its namespaces are in the VM");
-  }
+  if (hooks === undefined) delete config.hooks;
   refuseUnknown(spec, warnings);
   return { config, exposures, volumes, warnings };
 }
@@ -114,10 +115,6 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
 function expose(exposures: Exposure[], hostPath: string, relativePath: string): string {
   exposures.push({ hostPath, relativePath });
   return `${GUEST_SHARED_DIR}/${relativePath}`;
-}
-
-function refuse(property: string, why: string): never {
-  throw new HearthError("unimplemented", `apply ${property}: ${why}`, { facts: { property } });
 }
 
 /** Source: random(4); proc(5) names the file. */
@@ -148,7 +145,7 @@ function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolu
     mountPoint,
     options: [`size=${sizeBytes}`, `mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
   });
-  return { ...mount, source: mountPoint };
+  return { ...mount, options: guestOptions(mount), source: mountPoint };
 }
 
 /** Characters of a hash of the host's path: enough to tell the volumes of one VM apart. */
@@ -158,6 +155,48 @@ function isBindMount({ type, options = [] }: Mount): boolean {
   return type === "bind" || options.includes("bind") || options.includes("rbind");
 }
 
+/**
+ * The hooks that run inside the namespaces of the container. A program of createContainer is named by its path on the host:
+ * that one file comes into the guest, where whatever else it needs (interpreter, libraries) is the guest's.
+ */
+function guestHooks(hooks: Hooks | undefined, context: GuestSpecContext, exposures: Exposure[]): Hooks | undefined {
+  const { createContainer = [], startContainer = [] } = hooks ?? {};
+  if (createContainer.length + startContainer.length === 0) return undefined;
+  const carried = createContainer.map((hook, index) => {
+    const name = `hooks.createContainer.${index}`;
+    const type = context.fileTypeOf(hook.path);
+    if (type === "missing") throw new HearthError("not-found", `apply ${name}: ${hook.path} does not exist`);
+    if (type !== "file") refuse(name, `${hook.path} is a ${type}`);
+    return { ...hook, path: expose(exposures, hook.path, `${context.containerId}/hooks/${index}`) };
+  });
+  return {
+    ...(carried.length === 0 ? {} : { createContainer: carried }),
+    ...(startContainer.length === 0 ? {} : { startContainer }),
+  };
+}
+
+/** Known to mount(8) and not to crun. Without effect on every file system that the guest can mount: taken away. */
+const IDLE_OPTIONS: ReadonlySet<string> = new Set(["silent", "loud", "iversion", "noiversion", "acl"]);
+/** What crun would take for data of the file system, which a bind mount ignores. */
+const UNKNOWN_OPTIONS: ReadonlySet<string> = new Set(
+  ["nosymfollow", "symfollow", "idmap"].flatMap((name) => [name, `r${name}`]),
+);
+
+/**
+ * crun 1.8 gives the kernel wrong flags for the recursive forms of these. When a mount is made in the guest nothing is mounted
+ * below it (what is on the host comes as one file system), so the plain forms say the same.
+ */
+const ACCESS_TIMES: ReadonlySet<string> = new Set(
+  ["atime", "diratime", "relatime", "strictatime"].flatMap((name) => [`r${name}`, `rno${name}`]),
+);
+
+function guestOptions({ destination, options = [] }: Mount): string[] {
+  const unknown = options.find((option) => UNKNOWN_OPTIONS.has(option));
+  if (unknown !== undefined) refuse(`mount ${destination} option ${unknown}`, "the guest's crun does not know it");
+  const kept = options.filter((option) => !IDLE_OPTIONS.has(option));
+  return kept.map((option) => (ACCESS_TIMES.has(option) ? option.slice(1) : option));
+}
+
 /** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */
 function guestMount(mount: Mount, index: number, context: GuestSpecContext, exposures: Exposure[]): Mount {
   if (!isBindMount(mount)) {
@@ -165,7 +204,7 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
     if (!GUEST_FILESYSTEMS.has(type)) refuse(`mount ${mount.destination}`, `file system type ${type} is not supported`);
     if (type === "overlay")
       refuse(`mount ${mount.destination}`, "its layers are on the host; mount it there and bind it");
-    return mount;
+    return mount.options === undefined ? mount : { ...mount, options: guestOptions(mount) };
   }
   if (mount.source === undefined) {
     throw new HearthError("invalid-argument", `read config.json: mount ${mount.destination} has no source`);
@@ -194,7 +233,8 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
         `${hostPath} is a device of the host, which does not reach into a VM`,
       );
   }
-  return { ...mount, source: expose(exposures, hostPath, `${context.containerId}/mounts/${index}`) };
+  const source = expose(exposures, hostPath, `${context.containerId}/mounts/${index}`);
+  return { ...mount, options: guestOptions(mount), source };
 }
 
 function guestProcess(process: Process, warnings: string[]): Process {
@@ -202,9 +242,7 @@ function guestProcess(process: Process, warnings: string[]): Process {
   if (apparmorProfile)
     warnings.push(`process.apparmorProfile ${apparmorProfile} is not applied: the guest has no AppArmor`);
   if (selinuxLabel) warnings.push(`process.selinuxLabel ${selinuxLabel} is not applied: the guest has no SELinux`);
-  for (const property of ["scheduler", "ioPriority", "execCPUAffinity"]) {
-    if (rest[property] !== undefined) refuse(`process.${property}`, "the guest's crun does not know it");
-  }
+  if (rest["execCPUAffinity"] !== undefined) refuse("process.execCPUAffinity", "it names CPUs of the host");
   return rest;
 }
 
@@ -218,15 +256,29 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   }
   const { mountLabel, ...rest } = linux;
   if (mountLabel) warnings.push(`linux.mountLabel ${mountLabel} is not applied: the guest has no SELinux`);
-  if (linux.seccomp?.["listenerPath"]) refuse("linux.seccomp.listenerPath", "its socket is on the host");
-  const resources = linux.resources === undefined ? {} : { resources: guestResources(linux.resources, warnings) };
+  if (linux.seccomp?.listenerPath) refuse("linux.seccomp.listenerPath", "its socket is on the host");
+  const resources =
+    linux.resources === undefined
+      ? {}
+      : { resources: guestResources(linux.resources, podRole(spec.annotations), warnings) };
   return {
     ...rest,
+    ...rootPropagation(spec),
     namespaces: guestNamespaces(spec, context),
     cgroupsPath: `/hearth/${context.containerId}`,
     ...(linux.devices === undefined ? {} : { devices: linux.devices.map(guestDevice) }),
     ...resources,
   };
+}
+
+const PROPAGATIONS: ReadonlySet<string> = new Set(
+  ["shared", "slave", "unbindable"].flatMap((name) => [name, `r${name}`]),
+);
+
+/** Without a word crun ends by making every mount private, which would undo what mounts ask for themselves. */
+function rootPropagation({ mounts, linux }: Spec): { readonly rootfsPropagation?: string } {
+  const asked = (mounts ?? []).some(({ options }) => (options ?? []).some((option) => PROPAGATIONS.has(option)));
+  return asked && !linux?.rootfsPropagation ? { rootfsPropagation: "private" } : {};
 }
 
 /**
@@ -238,9 +290,14 @@ function guestNamespaces({ linux, mounts = [] }: Spec, context: GuestSpecContext
   if (!namespaces.some((namespace) => namespace.type === "network")) {
     refuse("linux.namespaces without network", "the host's network does not reach into a VM");
   }
+  if (!namespaces.some((namespace) => namespace.type === "mount")) {
+    refuse("linux.namespaces without mount", "the container would change the guest's own root");
+  }
   const inGuest = namespaces.flatMap(({ type, path }) => {
     if (type === "network") return [];
-    if (type === "time") return refuse("linux.namespaces time", "the guest's crun does not know it");
+    if (type === "time") {
+      return refuse("linux.namespaces time", "the guest's crun cannot make one beside a pid namespace");
+    }
     return [path ? joinedNamespace(type, path, context) : { type }];
   });
   const seesCgroups = mounts.some(({ type }) => type === "cgroup" || type === "cgroup2");
@@ -266,44 +323,6 @@ function guestDevice(device: LinuxDevice): LinuxDevice {
     `linux.devices ${device.path}`,
     `${device.type} ${device.major}:${device.minor} is a device of the host, which does not reach into a VM`,
   );
-}
-
-type Resources = NonNullable<NonNullable<Spec["linux"]>["resources"]>;
-
-/** Limits are set on the container's cgroup in the guest, in so far as they do not name devices or CPUs of the host. */
-export function guestResources(resources: Resources, warnings: string[]): Resources {
-  const { network, rdma, blockIO, cpu, memory, ...others } = resources;
-  const rest = memory === undefined ? others : { ...others, memory: guestMemory(memory, warnings) };
-  if (network !== undefined && Object.keys(network).length > 0) {
-    refuse("linux.resources.network", "cgroup v2, which the guest has, knows no network classes");
-  }
-  if (rdma !== undefined && Object.keys(rdma).length > 0)
-    refuse("linux.resources.rdma", "the guest has no RDMA devices");
-  if (blockIO !== undefined) {
-    const throttled = Object.entries(blockIO).filter(([, value]) => Array.isArray(value) && value.length > 0);
-    if (throttled.length > 0) refuse(`linux.resources.blockIO.${throttled[0]?.[0]}`, "it names a device of the host");
-    if (blockIO["weight"])
-      warnings.push("linux.resources.blockIO.weight is not applied: the guest has no weighing I/O scheduler");
-  }
-  if (cpu === undefined) return rest;
-  const { cpus, mems, ...shares } = cpu;
-  if (cpus) warnings.push(`linux.resources.cpu.cpus ${cpus} is not applied: it names CPUs of the host`);
-  if (mems) warnings.push(`linux.resources.cpu.mems ${mems} is not applied: it names memory nodes of the host`);
-  for (const property of ["realtimeRuntime", "realtimePeriod"]) {
-    if (shares[property])
-      refuse(`linux.resources.cpu.${property}`, "cgroup v2, which the guest has, has no such limit");
-  }
-  return { ...rest, cpu: shares };
-}
-
-/** A limit of kernel memory alone is nothing that a kernel of today can do; docker's updates always name it, as 0. */
-function guestMemory(memory: NonNullable<Resources["memory"]>, warnings: string[]): NonNullable<Resources["memory"]> {
-  const { kernel, kernelTCP, ...rest } = memory;
-  for (const [name, value] of Object.entries({ kernel, kernelTCP })) {
-    if (Number(value ?? 0) > 0)
-      warnings.push(`linux.resources.memory.${name} is not applied: cgroup v2 has no such limit`);
-  }
-  return rest;
 }
 
 /** Top-level sections of other platforms are theirs (the spec says to ignore them); one for VMs must not be dropped silently. */

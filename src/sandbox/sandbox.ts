@@ -20,8 +20,10 @@ import { childPids, type ProcessIdentity, processStat } from "../sys/process-ide
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
-import { type GuestVolume, guestResources } from "./guest-spec.ts";
+import { guestResources } from "./guest-resources.ts";
+import type { GuestVolume } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
+import { OomBoard } from "./oom-board.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
@@ -67,6 +69,8 @@ export class Sandbox {
   readonly #resources: VmResources;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
+  /** Made when somebody first asks: the agent keeps the events until then. */
+  #ooms: OomBoard | undefined;
 
   constructor(dependencies: SandboxDependencies) {
     this.#dependencies = dependencies;
@@ -242,7 +246,7 @@ export class Sandbox {
     this.container(id);
     const warnings: string[] = [];
     const wanted = parseResources(new TextDecoder().decode(resourcesJson), `resources of container ${id}`);
-    const resources = guestResources(wanted, warnings);
+    const resources = guestResources(wanted, { kind: "single" }, warnings);
     for (const warning of warnings) this.#dependencies.log.warn(warning, { container: id });
     await this.#growFor(id, resources);
     this.#changed();
@@ -278,6 +282,13 @@ export class Sandbox {
     const container = this.#containers.get(id);
     if (container === undefined) throw new HearthError("not-found", `container ${id} does not exist`);
     return container;
+  }
+
+  /** Resolves when a process of the container was killed for want of memory: each kill is told once. */
+  waitOom(id: string, signal: AbortSignal): Promise<void> {
+    this.container(id);
+    this.#ooms ??= new OomBoard(this.vm.agent, this.#dependencies.log);
+    return this.#ooms.next(id, signal);
   }
 
   /** From now the container, and with it the VM, outlives the connection that created it. */
@@ -338,6 +349,7 @@ export class Sandbox {
       await this.vm.agent.agent.destroySandbox({}, { timeoutMs: SANDBOX_END_AGENT_TIMEOUT_MS }).catch(() => {});
     }
     await this.vm.endHypervisor();
+    this.#ooms?.[Symbol.dispose]();
     await this.#network[Symbol.asyncDispose]();
     for (const container of this.#containers.values()) {
       await container.abandon().catch((error: unknown) => {

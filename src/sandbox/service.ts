@@ -112,6 +112,10 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       );
       return { stats: encodeStats(stats) };
     },
+    waitOom: async (request, context) => {
+      await sandbox.waitOom(request.containerId, context.signal);
+      return {};
+    },
     listProcesses: async (request) => {
       sandbox.container(request.containerId);
       const { containerId, format, args } = request;

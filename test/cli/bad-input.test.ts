@@ -56,9 +56,9 @@ describe("bundles", () => {
       "use network namespace /nowhere/ns: ENOENT",
     ],
     [
-      "createContainer hook",
-      config({ hooks: { createContainer: [{ path: "/bin/true" }] }, linux: { namespaces: [{ type: "network" }] } }),
-      "hooks.createContainer",
+      "createContainer hook that is missing",
+      config({ hooks: { createContainer: [{ path: "/nowhere" }] } }),
+      "hooks.createContainer.0: /nowhere does not exist",
     ],
     ["the host's network", config({ linux: { namespaces: [{ type: "pid" }] } }), "linux.namespaces without network"],
     ["a terminal nobody takes", config({ process: { cwd: "/", args: ["x"], terminal: true } }), "cannot allocate tty"],
@@ -76,7 +76,7 @@ describe("bundles", () => {
       ociVersion: "1.0.2",
       process: { cwd: "/", args: ["true"] },
       root: { path: "rootfs" },
-      linux: { namespaces: [{ type: "network" }] },
+      linux: { namespaces: [{ type: "network" }, { type: "mount" }] },
       ...changes,
     });
   }

@@ -86,7 +86,7 @@ export function runtimeFixture(): RuntimeFixture {
         process: { args, cwd: "/", user: { uid: 0, gid: 0 }, env: ["PATH=/usr/bin:/bin"], ...changes.process },
         root: { path: "rootfs" },
         linux: {
-          namespaces: [{ type: "pid" }, { type: "network" }],
+          namespaces: ["pid", "network", "mount"].map((type) => ({ type })),
           cgroupsPath: join("/", name, changes.cgroup ?? ""),
         },
         ...changes.spec,

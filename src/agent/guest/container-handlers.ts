@@ -6,7 +6,7 @@ import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { GuestSandbox } from "./guest-sandbox.ts";
-import { isRecord, type JsonRecord } from "./oci-view.ts";
+import { isRecord, type JsonRecord } from "./json-record.ts";
 import type { OutputStream } from "./stdio.ts";
 
 type AllHandlers = Required<HandlersOf<typeof AgentService>>;

@@ -1,7 +1,7 @@
 /** One container in the guest: its life from crun's `create` to its removal, and the processes that clients started in it. */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describeError, HearthError, toHearthError } from "../../errors.ts";
+import { describeError, HearthError, SystemError, toHearthError } from "../../errors.ts";
 import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
 import { stringifyOciJson } from "../../oci/json.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
@@ -12,7 +12,9 @@ import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
 import type { CrunCall, CrunStdio } from "./crun.ts";
-import { type JsonRecord, type OciConfig, withProcessDefaults } from "./oci-view.ts";
+import type { JsonRecord } from "./json-record.ts";
+import { type OciConfig, withProcessDefaults } from "./oci-view.ts";
+import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 import { applySysctls } from "./sysctl.ts";
@@ -51,6 +53,7 @@ export class Container {
         context.crun.create(call, stdio),
       );
       container.#processes.set(id, init);
+      config.applyAttributes(init.pid);
       return container;
     } catch (thrown) {
       await container.#discard();
@@ -96,9 +99,10 @@ export class Container {
     }
     if (this.init.ended || this.#status === "removing") throw notRunning(name, undefined);
     const program = Array.isArray(process["args"]) ? String(process["args"][0]) : undefined;
+    const attributes = processAttributes(process);
     const starting = this.#spawn(execId, process["terminal"] === true, program, async (call, stdio) => {
       const file = this.bundle.processFile(call.slot);
-      const complete = withProcessDefaults(process, this.#context.openFilesHardLimit);
+      const complete = withProcessDefaults(attributes.process, this.#context.openFilesHardLimit);
       writeFileSync(file, stringifyOciJson(complete), { mode: 0o600 });
       try {
         return await this.#context.crun.exec(call, stdio);
@@ -109,6 +113,8 @@ export class Container {
     this.#starting.set(execId, starting);
     try {
       const started = await starting;
+      // crun has started it already: this comes as soon as may be.
+      applyOrKill(started, attributes);
       this.#processes.get(execId)?.[Symbol.dispose]();
       this.#processes.delete(execId);
       this.#processes.set(execId, started);
@@ -201,6 +207,7 @@ export class Container {
         await removeCgroup(this.cgroupDir);
       }
       this.#context.crun.removeState(this.id);
+      for (const process of this.#processes.values()) process[Symbol.dispose]();
       rmSync(this.bundle.dir, { recursive: true, force: true });
     } catch (thrown) {
       this.#context.log.warn("failed container left something", { container: this.id, error: describeError(thrown) });
@@ -247,6 +254,19 @@ export class Container {
 
   #call(): CrunCall {
     return { id: this.id, bundle: this.bundle, slot: this.#context.crun.newSlot() };
+  }
+}
+
+/** A process that cannot have what it asks for must not run on without. */
+function applyOrKill(process: ContainerProcess, attributes: ProcessAttributes): void {
+  if (process.ended) return;
+  try {
+    attributes.apply(process.pid);
+  } catch (thrown) {
+    if (thrown instanceof SystemError && thrown.errno === "ESRCH") return;
+    if (!process.ended) process.signal(SIGKILL);
+    process[Symbol.dispose]();
+    throw thrown;
   }
 }
 

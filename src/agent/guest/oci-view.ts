@@ -3,9 +3,9 @@ import { posix } from "node:path";
 import { HearthError } from "../../errors.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
+import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
-
-export type JsonRecord = Record<string, unknown>;
+import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 
 export interface OciConfig {
   /** For crun. */
@@ -21,6 +21,8 @@ export interface OciConfig {
   readonly ownPidNamespace: boolean;
   /** Of `linux.sysctl`, what belongs to the network: the VM's namespace is none that crun makes, so it refuses them. */
   readonly networkSysctls: Readonly<Record<string, unknown>>;
+  /** Sets on the init process what crun does not. */
+  readonly applyAttributes: ProcessAttributes["apply"];
 }
 
 /** Changes to a configuration before crun gets it. */
@@ -42,25 +44,6 @@ export interface DeviceNumbers {
   readonly minor: number;
 }
 
-export function isRecord(value: unknown): value is JsonRecord {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** The object at a property, or an empty one when it is absent; anything else is an invalid configuration. */
-export function recordAt(parent: JsonRecord, name: string): JsonRecord {
-  const value = parent[name];
-  if (value === undefined) return {};
-  if (!isRecord(value)) throw new HearthError("invalid-argument", `read OCI configuration: ${name} is not an object`);
-  return value;
-}
-
-function listAt(parent: JsonRecord, name: string): readonly unknown[] {
-  const value = parent[name];
-  if (value === undefined) return [];
-  if (!Array.isArray(value)) throw new HearthError("invalid-argument", `read OCI configuration: ${name} is not a list`);
-  return value;
-}
-
 /** Reads JSON text, or takes what was converted from protobuf. */
 export function ociConfig(
   source: { readonly text: string } | { readonly value: Json },
@@ -75,9 +58,12 @@ export function ociConfig(
   const namespaces = listAt(linux, "namespaces").filter(isRecord).map(joined(changes.initPidOf));
   const sysctls = splitSysctls(linux, namespaces);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
+  const attributes = processAttributes(process);
   const complete = {
     ...parsed,
-    ...(parsed["process"] === undefined ? {} : { process: withProcessDefaults(process, changes.openFilesHardLimit) }),
+    ...(parsed["process"] === undefined
+      ? {}
+      : { process: withProcessDefaults(attributes.process, changes.openFilesHardLimit) }),
     linux: { ...linux, namespaces, sysctl: sysctls.other, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
   };
   const [program] = listAt(process, "args");
@@ -86,6 +72,7 @@ export function ociConfig(
     terminal: process["terminal"] === true,
     program: typeof program === "string" ? program : undefined,
     cgroupPath,
+    applyAttributes: attributes.apply,
     hasPoststart: listAt(hooks, "poststart").length > 0,
     hasPoststop: listAt(hooks, "poststop").length > 0,
     ownPidNamespace:

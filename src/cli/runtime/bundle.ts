@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { HearthError, isNotFound, toHearthError } from "../../errors.ts";
 import { OCI_CONFIG_BYTES_MAX } from "../../limits.ts";
 import { checkCreatable, type Process, parseSpec, type Spec } from "../../oci/spec.ts";
+import { checkRules } from "../../oci/spec-rules.ts";
 
 export interface Bundle {
   /** Absolute. */
@@ -30,6 +31,7 @@ export function readBundle(dir: string): Bundle {
   const configJson = readConfig(source);
   const spec = parseSpec(new TextDecoder().decode(configJson), source);
   checkCreatable(spec, source);
+  checkRules(spec, source);
   const rootfs = resolve(bundleDir, spec.root?.path ?? "");
   checkDirectory("rootfs", rootfs);
   return { dir: bundleDir, spec, configJson, rootfs, netns: netnsOf(spec, source) };

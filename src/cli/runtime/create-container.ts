@@ -15,6 +15,7 @@ import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostTmpfs } from "../../sandbox/host-file.ts";
+import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, type Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
@@ -73,6 +74,9 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   container.noteCgroups(cgroupDirs);
   createHostCgroup(cgroup);
   undo.defer(() => removeHostCgroup(cgroupDirs));
+  if (podRole(bundle.spec.annotations).kind !== "member") {
+    for (const warning of applyHostLimits(cgroupDirs, bundle.spec.linux?.resources)) context.log.warn(warning, { id });
+  }
   const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
   const pty = openTerminal(bundle, options, undo);
   const size = terminalSize(bundle, options);
@@ -85,6 +89,11 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
       signal,
     }),
   );
+  // Before the guest makes the container: its createContainer hooks come after these.
+  const record = newRecord(bundle, id, vm, shim, cgroupDirs);
+  container.save(record);
+  hooks.begun = true;
+  await runCreateHooks(record, bundle);
   const { warnings } = await connection.sandbox.createContainer(
     {
       containerId: id,
@@ -99,10 +108,6 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   for (const warning of warnings) context.log.warn(warning, { id });
   await shim.attach();
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
-  const record = newRecord(bundle, id, vm, shim, cgroupDirs);
-  container.save(record);
-  hooks.begun = true;
-  await runCreateHooks(record, bundle);
   await connectNetwork(connection, bundle, shim, timeoutMs, signal);
   if (pty !== undefined && options.consoleSocket !== undefined)
     await handOverMaster(pty, options.consoleSocket, signal);

@@ -1,6 +1,7 @@
 /** The flags that `create` and `run` share, and those of runc that a VM makes meaningless. */
 import { HearthError } from "../../errors.ts";
 import type { FlagTable } from "../flags.ts";
+import { UsageError } from "../usage-error.ts";
 
 export const CREATE_FLAGS = {
   bundle: { type: "string", short: "b", value: "DIR", help: "bundle directory (default: the current one)" },
@@ -15,7 +16,7 @@ export const CREATE_FLAGS = {
 export function checkPreserveFds(value: string | undefined): void {
   if (value === undefined) return;
   if (!/^\d{1,9}$/.test(value)) {
-    throw new HearthError("invalid-argument", `flag --preserve-fds takes a number, got ${JSON.stringify(value)}`);
+    throw new UsageError(`invalid value ${JSON.stringify(value)} for flag --preserve-fds: must be a number`);
   }
   if (Number(value) > 0) {
     throw new HearthError("unimplemented", `preserve ${value} file descriptors: they do not reach into a VM`);

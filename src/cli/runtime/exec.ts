@@ -13,6 +13,7 @@ import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, dup } from "../../sys/fd.ts";
 import { makeRaw, openPty, setWindowSize } from "../../sys/pty.ts";
 import type { FlagValues } from "../flags.ts";
+import { UsageError } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
 import { checkedPidFile, checkTerminalFlags, consoleSizeOf, handOverMaster } from "./create-container.ts";
@@ -49,7 +50,9 @@ export const command = defineRuntimeCommand({
   failureExitCode: 255,
   async run(context, flags, positionals) {
     const [id, ...args] = positionals;
-    if (id === undefined) throw new HearthError("invalid-argument", "container id is missing");
+    if (id === undefined) throw new UsageError("container id is missing");
+    checkPreserveFds(flags["preserve-fds"]);
+    checkGroups(flags["additional-gids"]);
     const record = readContainer(await context.root(), id);
     const status = statusOf(record);
     if (!canExec(status)) throw cannotExec(id, status);
@@ -81,7 +84,13 @@ function refuseUnsupported(flags: ExecFlags): void {
   if (flags.apparmor) refuse("--apparmor", "the guest has no AppArmor");
   if (flags["process-label"]) refuse("--process-label", "the guest has no SELinux");
   if (flags.cgroup.length > 0) refuse("--cgroup", "sub-cgroups of a container are not supported");
-  checkPreserveFds(flags["preserve-fds"]);
+}
+
+/** Numbers only, as for runc part of the command line's form. */
+function checkGroups(groups: readonly string[]): void {
+  const bad = groups.find((gid) => !/^\d{1,10}$/.test(gid));
+  if (bad !== undefined)
+    throw new UsageError(`invalid value ${JSON.stringify(bad)} for flag --additional-gids: must be a number`);
 }
 
 function readProcessFile(path: string | undefined): Process | undefined {

@@ -3,9 +3,9 @@ import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../../version.ts";
 import { writeOut } from "../output.ts";
 import { defineRuntimeCommand } from "./command.ts";
 
-/** Flags and propagations that the guest's crun applies to a mount. Source: crun, libcrun/mount_flags.perf. */
+/** Flags and propagations that the guest's crun applies to a mount, and those that have no effect there. Source: crun, libcrun/mount_flags.perf. */
 const MOUNT_OPTIONS = (
-  "async atime bind defaults dev diratime dirsync exec iversion lazytime mand noatime nodev nodiratime noexec " +
+  "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime noexec " +
   "noiversion nolazytime nomand norelatime nostrictatime nosuid private ratime rbind rdev rdiratime relatime remount " +
   "rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate rrelatime rro rrw rshared " +
   "rslave rstrictatime rsuid runbindable rw shared silent slave strictatime suid sync tmpcopyup unbindable"
@@ -29,25 +29,27 @@ const SECCOMP = {
   ),
   operators: ["EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE"].map((operator) => `SCMP_CMP_${operator}`),
   archs: ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"],
+  knownFlags: ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"],
+  supportedFlags: ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"],
 };
 
 export const FEATURES = {
   ociVersionMin: "1.0.0",
   ociVersionMax: OCI_VERSION,
-  // createContainer is missing: its programs are on the host and its namespaces in the guest.
-  hooks: ["prestart", "createRuntime", "startContainer", "poststart", "poststop"],
+  hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
   mountOptions: MOUNT_OPTIONS,
   linux: {
     // Joining a namespace of the host by path works for the network alone.
     namespaces: ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
     capabilities: CAPABILITIES,
-    // Of the guest, where the limits are set; on the host the VM's cgroup works in both versions.
-    cgroup: { v1: false, v2: true, systemd: false, systemdUser: false, rdma: false },
+    // Both on the host, for the whole VM; the guest, which limits the container, has v2.
+    cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: false },
     seccomp: SECCOMP,
     apparmor: { enabled: false },
     selinux: { enabled: false },
     intelRdt: { enabled: false },
     mountExtensions: { idmap: { enabled: false } },
+    netDevices: { enabled: false },
   },
   annotations: {
     "org.hearth.version": VERSION,
@@ -55,6 +57,8 @@ export const FEATURES = {
     "org.hearth.guest.kernel": GUEST_KERNEL,
     "org.opencontainers.runc.checkpoint.enabled": "false",
   },
+  // Which VM a container goes into and how large it is; and what the guest's crun reads.
+  potentiallyUnsafeConfigAnnotations: ["io.kubernetes.cri.", "io.kubernetes.cri-o.", "run.oci."],
 } as const;
 
 export const command = defineRuntimeCommand({

@@ -4,6 +4,7 @@ import { didYouMean } from "../../util/nearest.ts";
 import { parseFlags } from "../flags.ts";
 import { writeOut } from "../output.ts";
 import { errorLine, exitCodeOf, printError } from "../report-error.ts";
+import { UsageError } from "../usage-error.ts";
 import type { RuntimeCommand } from "./command.ts";
 import { createContext, type GlobalValues, type RuntimeContext, type RuntimeDependencies } from "./context.ts";
 import { GLOBAL_FLAGS } from "./globals.ts";
@@ -62,7 +63,7 @@ export async function runtimeMain(
     return await command.run(context, commandArgs);
   } catch (thrown) {
     report(context, program, command, thrown);
-    return command?.failureExitCode ?? exitCodeOf(thrown);
+    return thrown instanceof UsageError ? exitCodeOf(thrown) : (command?.failureExitCode ?? exitCodeOf(thrown));
   }
 }
 

@@ -6,6 +6,9 @@ import { writeOut } from "../output.ts";
 import { defineRuntimeCommand } from "./command.ts";
 import { withSandbox } from "./with-sandbox.ts";
 
+/** Of `ps -ef`. */
+const HEADER = "UID          PID    PPID  C STIME TTY          TIME CMD\n";
+
 export const command = defineRuntimeCommand({
   flags: {
     format: { type: "string", short: "f", value: "FORMAT", help: "table (default) or json" },
@@ -25,7 +28,12 @@ export const command = defineRuntimeCommand({
       await writeOut(JSON.stringify(status === "stopped" ? [] : [record.shim.pid]));
       return;
     }
-    if (status === "stopped" || status === "creating") {
+    if (status === "stopped") {
+      // As runc: a table of nothing.
+      await writeOut(HEADER);
+      return;
+    }
+    if (status === "creating") {
       throw new HearthError("failed-precondition", `container not running: ${id}`, { facts: { id, status } });
     }
     const { processList } = await withSandbox(context, record, (sandbox, timeoutMs) =>

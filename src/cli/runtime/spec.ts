@@ -21,7 +21,7 @@ export const command = defineRuntimeCommand({
     const dir = resolve(flags.bundle ?? ".");
     const path = join(dir, "config.json");
     if (statSync(dir, { throwIfNoEntry: false })?.isDirectory() !== true) {
-      throw new HearthError("not-found", `write ${path}: no directory ${dir}`);
+      throw new HearthError("not-found", `write ${path}: no such file or directory`);
     }
     if (existsSync(path)) throw new HearthError("already-exists", `file ${path} exists; remove it first`);
     try {

@@ -3,36 +3,58 @@ import { readFileSync } from "node:fs";
 import { HearthError, toHearthError } from "../../errors.ts";
 import { canSignal, statusOf } from "../../oci/container-record.ts";
 import { lockContainer } from "../../oci/container-store.ts";
+import { podRole } from "../../oci/pod.ts";
 import { parseResources, type Resources, stringifySpec } from "../../oci/spec.ts";
+import { guestResources } from "../../sandbox/guest-resources.ts";
+import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import type { FlagValues } from "../flags.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import { lockTimeoutMs, withSandbox } from "./with-sandbox.ts";
 
 const FLAGS = {
   resources: { type: "string", short: "r", value: "FILE", help: "OCI linux.resources as JSON; - is standard input" },
+  "blkio-weight": { type: "string", value: "N", help: "weight of block I/O, 10 to 1000" },
   "cpu-period": { type: "string", value: "US", help: "CPU period in microseconds" },
   "cpu-quota": { type: "string", value: "US", help: "CPU time in each period in microseconds" },
   "cpu-share": { type: "string", value: "N", help: "CPU shares" },
+  "cpu-rt-period": { type: "string", value: "US", help: "refused: the guest's cgroups have no real-time limit" },
+  "cpu-rt-runtime": { type: "string", value: "US", help: "refused: the guest's cgroups have no real-time limit" },
+  "cpuset-cpus": { type: "string", value: "LIST", help: "CPUs of the host that the VM may use" },
+  "cpuset-mems": { type: "string", value: "LIST", help: "memory nodes of the host that the VM may use" },
   memory: { type: "string", value: "BYTES", help: "memory limit" },
   "memory-reservation": { type: "string", value: "BYTES", help: "soft memory limit" },
   "memory-swap": { type: "string", value: "BYTES", help: "limit of memory and swap" },
   "pids-limit": { type: "string", value: "N", help: "most processes" },
+  "l3-cache-schema": { type: "string", value: "TEXT", help: "refused: not supported" },
+  "mem-bw-schema": { type: "string", value: "TEXT", help: "refused: not supported" },
 } as const;
+
+type NumberFlag = Exclude<
+  keyof typeof FLAGS,
+  "resources" | "cpuset-cpus" | "cpuset-mems" | "l3-cache-schema" | "mem-bw-schema"
+>;
 
 export const command = defineRuntimeCommand({
   flags: FLAGS,
   positionals: "<container-id>",
   async run(context, flags, positionals) {
     const id = onlyContainerId(positionals);
-    const resources = flags.resources === undefined ? fromFlags(flags) : fromFile(flags.resources);
     await using container = await lockContainer(await context.root(), id, await lockTimeoutMs(context));
     if (!canSignal(statusOf(container.record))) {
       throw new HearthError("failed-precondition", `container not running: ${id}`, { facts: { id } });
     }
+    const resources = flags.resources === undefined ? fromFlags(flags) : fromFile(flags.resources);
+    const { record } = container;
+    const role = podRole(record.annotations);
+    const warnings: string[] = [];
+    // What the guest cannot have is said here; the sandbox process leaves it out again for itself.
+    guestResources(resources, role, warnings);
     const resourcesJson = new TextEncoder().encode(stringifySpec(resources));
     await withSandbox(context, container.record, (sandbox, timeoutMs) =>
       sandbox.updateContainer({ containerId: id, resourcesJson }, { timeoutMs }),
     );
+    if (role.kind !== "member") warnings.push(...applyHostLimits(record.cgroupDirs, resources));
+    for (const warning of warnings) context.log.warn(warning, { id });
   },
 });
 
@@ -48,7 +70,10 @@ function fromFile(path: string): Resources {
 }
 
 function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
-  const number = (name: Exclude<keyof typeof FLAGS, "resources">): bigint | undefined => {
+  for (const name of ["l3-cache-schema", "mem-bw-schema"] as const) {
+    if (flags[name]) throw new HearthError("unimplemented", `use --${name}: Intel RDT is not supported`);
+  }
+  const number = (name: NumberFlag): bigint | undefined => {
     const text = flags[name];
     if (text === undefined) return undefined;
     if (!/^-?\d{1,19}$/.test(text)) {
@@ -56,14 +81,23 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
     }
     return BigInt(text);
   };
-  const cpu = present({ period: number("cpu-period"), quota: number("cpu-quota"), shares: number("cpu-share") });
+  const cpu = present({
+    period: number("cpu-period"),
+    quota: number("cpu-quota"),
+    shares: number("cpu-share"),
+    realtimePeriod: number("cpu-rt-period"),
+    realtimeRuntime: number("cpu-rt-runtime"),
+    cpus: flags["cpuset-cpus"] || undefined,
+    mems: flags["cpuset-mems"] || undefined,
+  });
   const memory = present({
     limit: number("memory"),
     reservation: number("memory-reservation"),
     swap: number("memory-swap"),
   });
   const pids = present({ limit: number("pids-limit") });
-  const resources = present({ cpu, memory, pids });
+  const blockIO = present({ weight: number("blkio-weight") });
+  const resources = present({ cpu, memory, pids, blockIO });
   if (resources === undefined) throw new HearthError("invalid-argument", "nothing to update: no limit was given");
   return resources;
 }

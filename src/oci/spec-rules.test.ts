@@ -1,0 +1,48 @@
+import { describe, expect, test } from "bun:test";
+import type { Spec } from "./spec.ts";
+import { checkRules } from "./spec-rules.ts";
+
+const spec = (changes: Partial<Spec>): Spec => ({ ociVersion: "1.0.2", ...changes });
+const user = { uid: 0, gid: 0 };
+const limit = (type: string): { type: string; soft: number; hard: number } => ({ type, soft: 1, hard: 2 });
+
+describe("refused, naming the property", () => {
+  test.each<[string, Partial<Spec>]>([
+    [
+      "process.rlimits has RLIMIT_A more than once",
+      { process: { cwd: "/", user, rlimits: [limit("RLIMIT_A"), limit("RLIMIT_A")] } },
+    ],
+    ["annotations has an empty key", { annotations: { "": "x" } }],
+    ["linux.namespaces has pid more than once", { linux: { namespaces: [{ type: "pid" }, { type: "pid" }] } }],
+    ['linux.rootfsPropagation "bogus" is not known', { linux: { rootfsPropagation: "bogus" } }],
+    ["need a user namespace", { linux: { uidMappings: [{ containerID: 0 }] } }],
+    ["linux.seccomp.defaultAction is missing", { linux: { seccomp: {} } }],
+    [
+      "linux.seccomp.syscalls.1.names",
+      {
+        linux: {
+          seccomp: {
+            defaultAction: "A",
+            syscalls: [
+              { names: ["x"], action: "B" },
+              { names: [], action: "B" },
+            ],
+          },
+        },
+      },
+    ],
+  ])("%s", (message, changes) => {
+    expect(() => checkRules(spec(changes), "config.json")).toThrow(message);
+  });
+});
+
+test("what the spec allows passes", () => {
+  const process = { cwd: "/", user, rlimits: [limit("RLIMIT_A"), limit("RLIMIT_B")] };
+  const linux = {
+    namespaces: [{ type: "pid" }, { type: "user" }],
+    uidMappings: [{ containerID: 0 }],
+    rootfsPropagation: "rslave",
+    seccomp: { defaultAction: "A", syscalls: [{ names: ["x"], action: "B" }] },
+  };
+  expect(() => checkRules(spec({ process, annotations: { a: "" }, linux }), "config.json")).not.toThrow();
+});

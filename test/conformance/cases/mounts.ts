@@ -1,0 +1,247 @@
+/** config.md: mounts, and the file systems of config-linux.md. */
+import { bundleConfig } from "../../harness/bundle.ts";
+import { type Case, prints, refuses, type Topic } from "../case.ts";
+
+const SPEC = "config.md#mounts";
+const STANDARD = bundleConfig({ args: [] })["mounts"];
+const mounts = (...more: readonly object[]): { config: Record<string, unknown> } => ({
+  config: { mounts: [...(Array.isArray(STANDARD) ? STANDARD : []), ...more] },
+});
+const tmpfs = (options: readonly string[], destination = "/m"): object => ({
+  destination,
+  type: "tmpfs",
+  source: "tmpfs",
+  options,
+});
+const bind = (options: readonly string[], source = "$DIR/src", destination = "/m"): object => ({
+  destination,
+  type: "bind",
+  source,
+  options,
+});
+/** The options of what is mounted at /m. */
+const OPTIONS = "awk '$5 == \"/m\" {print $6}' /proc/self/mountinfo | tail -1";
+const SUPER_OPTIONS = "grep ' /m ' /proc/self/mountinfo | tail -1 | sed 's/.* - //'";
+const PROPAGATION = "grep ' /m ' /proc/self/mountinfo | tail -1 | sed 's/ - .*//' | cut -d' ' -f7- | tr -d '0-9'";
+
+/** Whether a flag is among the options of a tmpfs mounted with `given`. */
+const flag = (given: string, shows: RegExp): Case =>
+  prints(`${given} of a file system`, SPEC, OPTIONS, shows, mounts(tmpfs([given])));
+const bindFlag = (given: string, shows: RegExp): Case =>
+  prints(`${given} of a bind mount`, SPEC, OPTIONS, shows, {
+    directories: ["src"],
+    ...mounts(bind(["rbind", given])),
+  });
+const propagation = (given: string, shows: string): Case =>
+  prints(`propagation ${given}`, SPEC, PROPAGATION, shows, mounts(tmpfs([given])));
+/** An option that the kernel does not show: the mount works all the same. */
+const taken = (given: string): Case =>
+  prints(`${given} is taken`, SPEC, "touch /m/x && echo ok", "ok", mounts(tmpfs([given])));
+
+const NESTED = {
+  directories: ["src/inner"],
+  files: { "src/file": "outer\n", "src/inner/file": "inner\n" },
+} as const;
+
+export const MOUNTS: Topic = {
+  topic: "mounts",
+  cases: [
+    prints("in the listed order", SPEC, "ls /m", "second", mounts(tmpfs([]), tmpfs([], "/m/second"))),
+    prints(
+      "a later mount hides an earlier one",
+      SPEC,
+      "ls /m",
+      "",
+      mounts(tmpfs([]), tmpfs([], "/m/hidden"), tmpfs([])),
+    ),
+    prints(
+      "a mount point that is missing is made",
+      SPEC,
+      "test -d /made/deep && touch /made/deep/x && echo ok",
+      "ok",
+      mounts(tmpfs([], "/made/deep")),
+    ),
+    prints(
+      "a relative destination is below the root",
+      SPEC,
+      "grep -c ' /rel ' /proc/self/mountinfo",
+      "1",
+      mounts(tmpfs([], "rel")),
+    ),
+    prints(
+      "a destination through a symbolic link stays in the container",
+      SPEC,
+      "cat /etc-link/../m/x 2>/dev/null; grep -c ' /target ' /proc/self/mountinfo",
+      "1",
+      {
+        links: { "rootfs/link": "../../../../target" },
+        directories: ["rootfs/target"],
+        ...mounts(tmpfs([], "/link")),
+      },
+    ),
+    prints("a directory of the host", SPEC, "cat /m/file", "outer", { ...NESTED, ...mounts(bind(["bind"])) }),
+    prints("a file of the host", SPEC, "cat /etc/one", "outer", {
+      ...NESTED,
+      ...mounts(bind(["bind"], "$DIR/src/file", "/etc/one")),
+    }),
+    prints("a file over an existing file", SPEC, "cat /etc/passwd", "outer", {
+      ...NESTED,
+      ...mounts(bind(["bind", "ro"], "$DIR/src/file", "/etc/passwd")),
+    }),
+    prints("a source relative to the bundle", SPEC, "cat /m/file", "outer", {
+      ...NESTED,
+      ...mounts(bind(["bind"], "src", "/m")),
+    }),
+    prints("bind without the type", SPEC, "cat /m/file", "outer", {
+      ...NESTED,
+      ...mounts({ destination: "/m", source: "$DIR/src", options: ["rbind"] }),
+    }),
+    prints("the type bind without the option", SPEC, "cat /m/file", "outer", {
+      ...NESTED,
+      ...mounts({ destination: "/m", type: "bind", source: "$DIR/src", options: ["rbind"] }),
+    }),
+    {
+      name: "what the container writes into a bind mount is on the host",
+      spec: SPEC,
+      args: ["/bin/sh", "-c", "echo written >/m/new"],
+      directories: ["src"],
+      ...mounts(bind(["rbind", "rw"])),
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"] }, { file: "$DIR/src/new", holds: "written" }],
+    },
+    {
+      name: "what the host writes is in the container",
+      spec: SPEC,
+      directories: ["src"],
+      ...mounts(bind(["rbind"])),
+      steps: [
+        { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+        { write: "$DIR/src/late", text: "late\n" },
+        { run: ["exec", "$ID", "/bin/cat", "/m/late"], stdout: "late" },
+      ],
+    },
+    prints("a read-only bind mount", SPEC, "touch /m/x 2>/dev/null || echo read-only", "read-only", {
+      ...NESTED,
+      ...mounts(bind(["rbind", "ro"])),
+    }),
+    prints("bind leaves out what is mounted below, rbind does not", SPEC, "ls /m; echo; ls /n", "inner\n\ninner", {
+      ...NESTED,
+      files: {},
+      ...mounts(bind(["bind"]), bind(["rbind"], "$DIR/src", "/n")),
+    }),
+    prints("several options at once", SPEC, OPTIONS, /^ro,nosuid,nodev,noexec/, {
+      directories: ["src"],
+      ...mounts(bind(["rbind", "ro", "nosuid", "nodev", "noexec"])),
+    }),
+    flag("ro", /^ro\b/),
+    flag("rw", /^rw\b/),
+    flag("nosuid", /\bnosuid\b/),
+    flag("suid", /^rw,relatime$/),
+    flag("nodev", /\bnodev\b/),
+    flag("dev", /^rw,relatime$/),
+    flag("noexec", /\bnoexec\b/),
+    flag("exec", /^rw,relatime$/),
+    flag("noatime", /\bnoatime\b/),
+    flag("atime", /\brelatime\b/),
+    flag("nodiratime", /\bnodiratime\b/),
+    flag("diratime", /^rw,relatime$/),
+    flag("relatime", /\brelatime\b/),
+    flag("norelatime", /^rw/),
+    flag("strictatime", /^rw$/),
+    flag("nostrictatime", /\brelatime\b/),
+    prints("sync of a file system", SPEC, SUPER_OPTIONS, /\bsync\b/, mounts(tmpfs(["sync"]))),
+    prints("dirsync of a file system", SPEC, SUPER_OPTIONS, /\bdirsync\b/, mounts(tmpfs(["dirsync"]))),
+    ...["async", "lazytime", "nolazytime", "iversion", "noiversion", "silent", "loud"].map(taken),
+    { ...taken("defaults"), runcFails: "runc 1.1.5 gives it to the file system" },
+    bindFlag("ro", /^ro\b/),
+    bindFlag("nosuid", /\bnosuid\b/),
+    bindFlag("nodev", /\bnodev\b/),
+    bindFlag("noexec", /\bnoexec\b/),
+    bindFlag("noatime", /\bnoatime\b/),
+    prints("an executable on a noexec mount", SPEC, "/m/run 2>/dev/null || echo refused", "refused", {
+      files: { "src/run": "#!/bin/sh\necho ran\n" },
+      ...mounts(bind(["rbind", "noexec"])),
+    }),
+    propagation("private", ""),
+    propagation("rprivate", ""),
+    propagation("shared", "shared:"),
+    propagation("rshared", "shared:"),
+    propagation("slave", ""),
+    propagation("rslave", ""),
+    propagation("unbindable", "unbindable"),
+    propagation("runbindable", "unbindable"),
+    bindFlag("rnoatime", /^rw,noatime$/),
+    bindFlag("rrelatime", /^rw,relatime$/),
+    bindFlag("rnosuid", /\bnosuid\b/),
+    bindFlag("rnodev", /\bnodev\b/),
+    bindFlag("rnoexec", /\bnoexec\b/),
+    prints("a recursive read-only mount", SPEC, "touch /m/inner/x 2>/dev/null || echo read-only", "read-only", {
+      ...NESTED,
+      ...mounts(bind(["rbind", "rro"])),
+    }),
+    prints(
+      "size and mode of a tmpfs",
+      SPEC,
+      "df -k /m | tail -1 | awk '{print $2}'; stat -c %a /m",
+      "2048\n1777",
+      mounts(tmpfs(["size=2048k", "mode=1777"])),
+    ),
+    prints(
+      "a full tmpfs is full",
+      SPEC,
+      "dd if=/dev/zero of=/m/x bs=1k count=200 2>/dev/null || echo full",
+      "full",
+      mounts(tmpfs(["size=64k"])),
+    ),
+    prints("uid and gid of a tmpfs", SPEC, "stat -c '%u %g' /m", "1000 50", mounts(tmpfs(["uid=1000", "gid=50"]))),
+    prints("tmpcopyup", SPEC, "cat /m/kept; touch /m/x; ls /m | tr '\\n' ' '", "kept\nkept x", {
+      files: { "rootfs/m/kept": "kept\n" },
+      ...mounts(tmpfs(["tmpcopyup"])),
+    }),
+    prints("/proc is the container's", SPEC, "echo $(ls -d /proc/[0-9]* | wc -l) $(cat /proc/1/comm)", /^[2-5] sh$/),
+    prints("/dev/shm is of its size", SPEC, "df -k /dev/shm | tail -1 | awk '{print $2}'", "65536"),
+    prints(
+      "/dev/pts is an instance of its own",
+      SPEC,
+      "ls /dev/pts; test -L /dev/ptmx && readlink /dev/ptmx",
+      "ptmx\npts/ptmx",
+    ),
+    prints("mqueue", SPEC, "grep -c ' /dev/mqueue .* - mqueue ' /proc/self/mountinfo", "1"),
+    prints("sysfs is read-only", SPEC, "grep -o ' /sys ro' /proc/self/mountinfo | head -1", " /sys ro"),
+    prints(
+      "the cgroup file system",
+      "config-linux.md#control-groups",
+      "test -d /sys/fs/cgroup && grep -c ' - cgroup' /proc/self/mountinfo | sed 's/[1-9][0-9]*/some/'",
+      "some",
+      mounts({
+        destination: "/sys/fs/cgroup",
+        type: "cgroup",
+        source: "cgroup",
+        options: ["nosuid", "noexec", "nodev", "ro"],
+      }),
+    ),
+    refuses(
+      "a source that is missing",
+      SPEC,
+      /no such file|does not exist|nothing/i,
+      mounts(bind(["rbind"], "$DIR/nothing")),
+    ),
+    refuses(
+      "a file system that no kernel has",
+      SPEC,
+      /nofs|no such device/,
+      mounts({ destination: "/m", type: "nofs", source: "x" }),
+    ),
+    refuses("a mount without a destination", SPEC, undefined, mounts({ type: "tmpfs", source: "tmpfs" })),
+    refuses(
+      "options that are no list",
+      SPEC,
+      undefined,
+      mounts({ destination: "/m", type: "tmpfs", source: "tmpfs", options: "ro" }),
+    ),
+    refuses("an option that the file system does not know", SPEC, undefined, mounts(tmpfs(["bogus=1"]))),
+    refuses("a directory over a file", SPEC, undefined, {
+      ...NESTED,
+      ...mounts(bind(["bind"], "$DIR/src", "/etc/passwd")),
+    }),
+  ],
+};

@@ -1,0 +1,157 @@
+/** config-linux.md: namespaces, user namespace mappings, time offsets. */
+import { bundleConfig } from "../../harness/bundle.ts";
+import { type Case, prints, refuses, type Topic } from "../case.ts";
+
+const SPEC = "config-linux.md#namespaces";
+const MOUNTS = bundleConfig({ args: [] })["mounts"];
+const STANDARD_MOUNTS = Array.isArray(MOUNTS) ? MOUNTS : [];
+const STANDARD = ["pid", "network", "ipc", "uts", "mount"];
+const namespaces = (types: readonly string[], linux: object = {}): { config: Record<string, unknown> } => ({
+  config: { linux: { namespaces: types.map((type) => ({ type })), ...linux } },
+});
+const own = (file: string, type: string): Case => ({
+  name: `a ${type} namespace of its own`,
+  spec: SPEC,
+  ...namespaces([...new Set([...STANDARD, type])]),
+  files: { "rootfs/other": "" },
+  args: ["/bin/sh", "-c", `readlink /proc/self/ns/${file} | sed 's/[0-9]*//g'`],
+  steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: `${file}:[]` }],
+});
+/** Ids 0 to 9 of the container are 100000 and up of outside. */
+const MAPPINGS = [{ containerID: 0, hostID: 100_000, size: 70_000 }];
+const userNamespace = (extra: object = {}): { config: Record<string, unknown> } => ({
+  config: {
+    linux: {
+      namespaces: [...STANDARD, "user"].map((type) => ({ type })),
+      uidMappings: MAPPINGS,
+      gidMappings: MAPPINGS,
+      maskedPaths: [],
+      readonlyPaths: [],
+    },
+    ...extra,
+  },
+});
+const USER = "config-linux.md#user-namespace-mappings";
+const TIME = "config-linux.md#offset-for-time-namespace";
+
+export const NAMESPACES: Topic = {
+  topic: "namespaces",
+  cases: [
+    own("pid", "pid"),
+    own("net", "network"),
+    own("ipc", "ipc"),
+    own("uts", "uts"),
+    own("mnt", "mount"),
+    own("cgroup", "cgroup"),
+    prints("the program is process 1 of its pid namespace", SPEC, "echo $$", "1"),
+    prints(
+      "without a pid namespace it is not",
+      SPEC,
+      "test $$ -gt 1 && echo other",
+      "other",
+      namespaces(["network", "ipc", "uts", "mount"]),
+    ),
+    prints(
+      "without a UTS namespace the host name is the runtime's",
+      SPEC,
+      'test -n "$(hostname)" && echo some',
+      "some",
+      {
+        config: {
+          hostname: undefined,
+          linux: { namespaces: ["pid", "network", "ipc", "mount"].map((type) => ({ type })) },
+        },
+      },
+    ),
+    prints("an empty network namespace has the loopback interface alone", SPEC, "ls /sys/class/net", "lo"),
+    prints(
+      "a cgroup namespace hides where the cgroup is",
+      SPEC,
+      "cut -d: -f3 /proc/self/cgroup | sort -u",
+      "/",
+      namespaces([...STANDARD, "cgroup"]),
+    ),
+    refuses(
+      "a namespace given twice",
+      SPEC,
+      /duplicate|twice|more than once|malformed/i,
+      namespaces([...STANDARD, "pid"]),
+    ),
+    refuses("a namespace that nobody knows", SPEC, /bogus/i, namespaces([...STANDARD, "bogus"])),
+    refuses("no mount namespace", SPEC, undefined, namespaces(["pid", "network", "ipc", "uts"])),
+    refuses("a path that is no namespace", SPEC, undefined, {
+      files: { file: "" },
+      config: {
+        linux: {
+          namespaces: [
+            ...STANDARD.filter((type) => type !== "network").map((type) => ({ type })),
+            { type: "network", path: "$DIR/file" },
+          ],
+        },
+      },
+    }),
+    refuses("a path of a namespace that is missing", SPEC, undefined, {
+      config: {
+        linux: {
+          namespaces: [
+            ...STANDARD.filter((type) => type !== "network").map((type) => ({ type })),
+            { type: "network", path: "$DIR/nothing" },
+          ],
+        },
+      },
+    }),
+    refuses("a path of a namespace of another type", SPEC, undefined, {
+      config: {
+        linux: {
+          namespaces: [
+            ...STANDARD.filter((type) => type !== "network").map((type) => ({ type })),
+            { type: "network", path: "/proc/1/ns/ipc" },
+          ],
+        },
+      },
+      alone: true,
+    }),
+    prints(
+      "a user namespace: the container sees its own ids",
+      USER,
+      "echo $(id -u) $(id -g); awk '{print $1, $2, $3}' /proc/self/uid_map",
+      "0 0\n0 100000 70000",
+      userNamespace(),
+    ),
+    prints(
+      "a user namespace: gid mappings",
+      USER,
+      "awk '{print $1, $2, $3}' /proc/self/gid_map",
+      "0 100000 70000",
+      userNamespace(),
+    ),
+    prints(
+      "a user namespace: another user",
+      USER,
+      "echo $(id -u) $(id -g)",
+      "5 6",
+      userNamespace({ process: { user: { uid: 5, gid: 6 } } }),
+    ),
+    {
+      name: "a user namespace: files belong to the outer ids",
+      spec: USER,
+      args: ["/bin/sh", "-c", "touch /m/x && stat -c '%u %g' /m/x"],
+      directories: ["rootfs/m"],
+      ...userNamespace({
+        process: { user: { uid: 0, gid: 0 } },
+        mounts: [...STANDARD_MOUNTS, { destination: "/m", type: "tmpfs", source: "tmpfs", options: ["mode=777"] }],
+      }),
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "0 0" }],
+    },
+    refuses("mappings without a user namespace", USER, undefined, {
+      config: { linux: { uidMappings: MAPPINGS, gidMappings: MAPPINGS } },
+      runcFails: "runc 1.1.5 ignores them",
+    }),
+    refuses("a user namespace without mappings", USER, undefined, namespaces([...STANDARD, "user"])),
+    refuses("a time namespace", TIME, /time/, namespaces([...STANDARD, "time"])),
+    refuses("time offsets", TIME, /timeOffsets/, {
+      ...namespaces(STANDARD, { timeOffsets: { boottime: { secs: 5 } } }),
+      runcFails: "time namespaces came with runc 1.2",
+    }),
+  ],
+};
