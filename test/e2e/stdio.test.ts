@@ -42,7 +42,7 @@ beforeAll(async () => {
   }
 }, VM_TIMEOUT_MS);
 afterAll(async () => {
-  for (const id of [MEMBER, POD]) await hearth.runtime(["delete", "--force", id]);
+  for (const id of [`${POD}-shell`, MEMBER, POD]) await hearth.runtime(["delete", "--force", id]);
   await opened.close();
 }, VM_TIMEOUT_MS);
 
@@ -201,8 +201,15 @@ test(
     await terminal.until("Stopped");
     await terminal.type("jobs; bg; kill %1; wait; echo no more $?\r");
     await terminal.until("no more 0");
-    await terminal.type("cat\rline\r\u0004");
+    // The shell asks the terminal where it is: what comes before that answer may be taken for it.
+    await terminal.until("shell> ");
+    await terminal.type("printf 'g%s\\n' o; cat; echo status $?\r");
+    await terminal.until("go\r\n");
+    await terminal.type("line\r");
     await terminal.until("line\r\nline\r\n");
+    await terminal.type("\u0004");
+    await terminal.until("status 0\r\n");
+    await terminal.until("shell> ");
     await terminal.type("\u0004");
     await terminal.until("ended 0");
     // The terminal is as it was.
