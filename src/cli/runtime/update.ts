@@ -7,6 +7,7 @@ import { podRole } from "../../oci/pod.ts";
 import { parseResources, type Resources, stringifySpec } from "../../oci/spec.ts";
 import { guestResources } from "../../sandbox/guest-resources.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
+import { byteSize } from "../../util/byte-size.ts";
 import type { FlagValues } from "../flags.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import { lockTimeoutMs, withSandbox } from "./with-sandbox.ts";
@@ -31,7 +32,14 @@ const FLAGS = {
 
 type NumberFlag = Exclude<
   keyof typeof FLAGS,
-  "resources" | "cpuset-cpus" | "cpuset-mems" | "l3-cache-schema" | "mem-bw-schema"
+  | "resources"
+  | "memory"
+  | "memory-reservation"
+  | "memory-swap"
+  | "cpuset-cpus"
+  | "cpuset-mems"
+  | "l3-cache-schema"
+  | "mem-bw-schema"
 >;
 
 export const command = defineRuntimeCommand({
@@ -81,6 +89,14 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
     }
     return BigInt(text);
   };
+  const bytes = (name: "memory" | "memory-reservation" | "memory-swap"): bigint | undefined => {
+    const text = flags[name];
+    const size = text === undefined ? undefined : byteSize(text);
+    if (text !== undefined && size === undefined) {
+      throw new HearthError("invalid-argument", `flag --${name} takes a size, got ${JSON.stringify(text)}`);
+    }
+    return size;
+  };
   const cpu = present({
     period: number("cpu-period"),
     quota: number("cpu-quota"),
@@ -91,9 +107,9 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
     mems: flags["cpuset-mems"] || undefined,
   });
   const memory = present({
-    limit: number("memory"),
-    reservation: number("memory-reservation"),
-    swap: number("memory-swap"),
+    limit: bytes("memory"),
+    reservation: bytes("memory-reservation"),
+    swap: bytes("memory-swap"),
   });
   const pids = present({ limit: number("pids-limit") });
   const blockIO = present({ weight: number("blkio-weight") });
