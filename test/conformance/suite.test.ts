@@ -28,8 +28,7 @@ beforeAll(async () => {
   opened = openHearth();
   runc = runcSubject(runcDir.dir);
   ours = hearthSubject(opened.hearth);
-  // A container in a user namespace has to pass through them.
-  for (const dir of [dirname(runcDir.dir), runcDir.dir, opened.hearth.dir]) chmodSync(dir, statSync(dir).mode | 0o055);
+  for (const dir of [runcDir.dir, opened.hearth.dir]) makePassable(dir);
   await startPod(opened.hearth);
 }, CASE_TIMEOUT_MS);
 
@@ -38,6 +37,14 @@ afterAll(async () => {
   runcDir[Symbol.dispose]();
   await opened.close();
 }, CASE_TIMEOUT_MS);
+
+/** A container in a user namespace of runc has to come to its root as nobody in particular. */
+function makePassable(dir: string): void {
+  for (let at = dir; at !== dirname(at); at = dirname(at)) {
+    const { mode } = statSync(at);
+    if ((mode & 0o005) !== 0o005) chmodSync(at, mode | 0o005);
+  }
+}
 
 async function performOnBoth(given: Case): Promise<void> {
   const id = `case-${++count}`;
