@@ -111,8 +111,13 @@ export const SANDBOX_END_GRACE_MS = 5_000;
 export const SANDBOX_REPORT_BYTES_MAX = 64 * 1024;
 /** Bytes kept of what a failing sandbox process wrote to its standard error: the last lines say why. */
 export const SANDBOX_STDERR_TAIL_BYTES = 4 * 1024;
-/** Milliseconds for one call of crun in the guest: an emulated one needs 0.3 s, one with a cold cache several. */
-export const CRUN_TIMEOUT_MS = 60_000;
+/**
+ * Milliseconds for one call of crun in the guest: an emulated one needs 0.3 s, one with a cold cache several. The host has
+ * a deadline that knows how slow it is; this one is for a crun that would stay for ever.
+ */
+export const CRUN_TIMEOUT_MS = 600_000;
+/** Milliseconds a step of a sandbox process may take at most, however slow its host. */
+export const STEP_TIMEOUT_MS_MAX = 600_000;
 /** Bytes of crun's log that are read for an error message. */
 export const CRUN_LOG_BYTES_MAX = 16 * 1024;
 /** Milliseconds the agent waits for a hot-plugged device to appear; PCI hot-plug takes 0.2 s, emulated ones up to 2. */

@@ -22,7 +22,7 @@ import { vmRecordOf } from "./record.ts";
 import { rehearse } from "./rehearsal.ts";
 import { Sandbox } from "./sandbox.ts";
 import { sandboxService } from "./service.ts";
-import { createSteps, type Steps, type StepTime } from "./steps.ts";
+import { createSteps, type Steps, type StepsOptions, type StepTime, stretchOf } from "./steps.ts";
 
 const READY_FD = 3;
 /** An idle VM that no server ever heard of would stay for ever; a leased one has its lease. */
@@ -56,7 +56,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   const boot = new AbortController();
   let endBy = (signal: string): void => boot.abort(new HearthError("cancelled", `ended by ${signal}`));
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => endBy(signal));
-  const steps = createSteps({
+  const stepsOptions: StepsOptions = {
     failAt: launch.failAt,
     signal: boot.signal,
     onStart: (step) => {
@@ -67,7 +67,8 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
       log.debug("step done", { step: time.step, durationUs: time.durationUs });
       times.push(time);
     },
-  });
+  };
+  const steps = createSteps(stepsOptions);
   const { promise: ended, resolve: onEnded } = Promise.withResolvers<string>();
   await steps.run("make-directory", FILE_STEP_TIMEOUT_MS, async () => {
     makeVmDirectory(paths, foundations);
@@ -80,7 +81,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   const onChange = (changed: Sandbox) => writeJsonAtomic(vm.paths.record, vmRecordOf(changed));
   const sandbox = new Sandbox({
     vm,
-    steps,
+    steps: createSteps({ ...stepsOptions, stretch: stretchOf(launch.config.bootTimeoutMs) }),
     log,
     onEnded,
     onChange: (changed) => quietly(log, () => onChange(changed)),

@@ -1,5 +1,7 @@
 /** Named steps of a sandbox's life: timed for benchmarks and logs, bounded, and each can be made to fail by a test. */
+import { DEFAULT_CONFIG } from "../config/defaults.ts";
 import { DeadlineError, HearthError, toHearthError } from "../errors.ts";
+import { STEP_TIMEOUT_MS_MAX } from "../limits.ts";
 
 export const SANDBOX_STEPS = [
   "make-directory",
@@ -42,7 +44,7 @@ export interface StepTime {
 export interface Steps {
   /**
    * Runs `work` with a signal that aborts at the deadline or with the options' signal. A failure says which step it was;
-   * the duration goes to `onStep`. `timeoutMs` 1 to 600000.
+   * the duration goes to `onStep`. `timeoutMs` 1 to 600000, before it is stretched.
    */
   run<T>(step: SandboxStep, timeoutMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
 }
@@ -54,12 +56,23 @@ export interface StepsOptions {
   readonly failAt?: string | undefined;
   /** Once it aborts, the step that runs and all that follow fail with its reason. */
   readonly signal?: AbortSignal;
+  /** Every deadline is so many times longer, up to STEP_TIMEOUT_MS_MAX. At least 1; default 1. */
+  readonly stretch?: number;
+}
+
+/**
+ * How much longer a guest is waited for than one that boots in the default time: an operator who gives it more for its
+ * boot, on a host that is slow, means all of its steps.
+ */
+export function stretchOf(bootTimeoutMs: number): number {
+  return Math.max(1, bootTimeoutMs / DEFAULT_CONFIG.hypervisor.boot_timeout_ms);
 }
 
 export function createSteps(options: StepsOptions): Steps {
   return {
-    async run(step, timeoutMs, work) {
+    async run(step, baseTimeoutMs, work) {
       options.onStart?.(step);
+      const timeoutMs = Math.min(Math.round(baseTimeoutMs * (options.stretch ?? 1)), STEP_TIMEOUT_MS_MAX);
       const startedAt = performance.now();
       const timeout = AbortSignal.timeout(timeoutMs);
       const signal = options.signal === undefined ? timeout : AbortSignal.any([timeout, options.signal]);
