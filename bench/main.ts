@@ -12,6 +12,7 @@ import { type Hearth, openHearth } from "../test/harness/hearth.ts";
 import { startPool, vmRecords } from "../test/harness/pool.ts";
 import { PATH } from "../test/harness/program.ts";
 import { firstOutput, type Launch, type Samples, sample, summarize, wholeProcess } from "./measure.ts";
+import { measureTemplates } from "./templates.ts";
 import { measureThroughput } from "./throughput.ts";
 
 const STARTS = 7;
@@ -45,7 +46,18 @@ function record(row: Row): void {
   );
 }
 
+/** `bun bench/main.ts templates` measures those alone. */
 async function bench(): Promise<void> {
+  if (process.argv[2] !== "templates") await benchAll();
+  await measureTemplates({
+    time: add,
+    memory: (name, value) => record({ name, value, unit: "MiB", ratios: {} }),
+  });
+  mkdirSync(join(REPOSITORY, "build"), { recursive: true });
+  writeFileSync(join(REPOSITORY, "build/bench.json"), `${JSON.stringify({ machine: machine(), rows }, null, 2)}\n`);
+}
+
+async function benchAll(): Promise<void> {
   const hold = new HeldQemu();
   const opened = openHearth({
     config: {
@@ -64,8 +76,6 @@ async function bench(): Promise<void> {
     await opened.close();
     hold.remove();
   }
-  mkdirSync(join(REPOSITORY, "build"), { recursive: true });
-  writeFileSync(join(REPOSITORY, "build/bench.json"), `${JSON.stringify({ machine: machine(), rows }, null, 2)}\n`);
 }
 
 async function measure(hearth: Hearth, hold: HeldQemu): Promise<void> {

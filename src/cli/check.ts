@@ -7,6 +7,7 @@ import { checkQemuVersion, formatVersion, probeQemuVersion } from "../hypervisor
 import { silentLog } from "../log.ts";
 import { VHOST_VSOCK } from "../sys/vsock.ts";
 import { checkSharedFs, checkTransport, readHostFacts, resolveVmConfig } from "../vm/resolve-config.ts";
+import { findTemplate } from "../vm/template-store.ts";
 import { vmCacheStatus } from "../vmcache/control.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
@@ -68,6 +69,7 @@ async function examineHost(configPath: string | undefined): Promise<Finding[]> {
     checkMemory(hypervisor.default_memory, host.memoryMib),
     checkRunDir(runtime.run_dir),
     await checkPool(config),
+    await checkTemplate(config),
   );
   return findings;
 }
@@ -107,6 +109,19 @@ async function checkPool({ factory }: HearthConfig): Promise<Finding> {
   try {
     const { pid, idle } = await vmCacheStatus(factory.vm_cache_endpoint);
     return { what, verdict: "ok", detail: `server ${pid}, ${idle.length} of ${number} VMs ready` };
+  } catch (thrown) {
+    return { what, verdict: "warning", detail: errorLine(thrown) };
+  }
+}
+
+/** Without one containers start all the same, only later: a warning. */
+async function checkTemplate(config: HearthConfig): Promise<Finding> {
+  const what = "template";
+  const { enable_template: isEnabled, template_path: path } = config.factory;
+  if (!isEnabled) return { what, verdict: "ok", detail: "not enabled" };
+  try {
+    findTemplate(path, await resolveVmConfig(config, silentLog));
+    return { what, verdict: "ok", detail: `ready in ${path}` };
   } catch (thrown) {
     return { what, verdict: "warning", detail: errorLine(thrown) };
   }

@@ -6,7 +6,7 @@ import { HearthError } from "../errors.ts";
 import { createLog, silentLog } from "../log.ts";
 import { resolveVmConfig } from "../vm/resolve-config.ts";
 import { listTemplates, type TemplateStatus } from "../vm/template-store.ts";
-import { identityDigest } from "../vm/vm-config.ts";
+import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { type FlagTable, parseFlags } from "./flags.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
@@ -64,15 +64,27 @@ async function init(config: HearthConfig, force: boolean): Promise<number> {
   if (!isOnTmpfs(factory.template_path)) {
     log.warn("template is not on tmpfs, so its memory is written to a disk", { template_path: factory.template_path });
   }
-  const vmConfig = await resolveVmConfig(config, log);
-  const { built } = await ensureTemplate(
-    { templateDir: factory.template_path, runDir: runtime.run_dir, logLevel: runtime.log_level, log, force },
-    vmConfig,
-    stopSignal(),
-  );
-  const id = shortened(identityDigest(vmConfig));
-  await writeOut(built ? `template ${id} made\n` : `template ${id} is there already\n`);
+  const options = {
+    templateDir: factory.template_path,
+    runDir: runtime.run_dir,
+    logLevel: runtime.log_level,
+    log,
+    force,
+  };
+  const signal = stopSignal();
+  for (const vmConfig of shapesOf(config, await resolveVmConfig(config, log))) {
+    const { built } = await ensureTemplate(options, vmConfig, signal);
+    const id = shortened(identityDigest(vmConfig));
+    await writeOut(built ? `template ${id} made\n` : `template ${id} is there already\n`);
+  }
   return 0;
+}
+
+/** The VMs that the runtime and the pool want: of the default size, and of each of the pool's shapes. */
+function shapesOf({ factory }: HearthConfig, vm: VmConfig): VmConfig[] {
+  const shapes = factory.vm_cache_shapes.map(({ vcpus, memory }) => ({ ...vm, vcpus, memoryMib: memory }));
+  const byIdentity = new Map([vm, ...shapes].map((config) => [identityDigest(config), config]));
+  return [...byIdentity.values()];
 }
 
 async function destroy({ factory, runtime }: HearthConfig): Promise<number> {

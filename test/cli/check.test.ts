@@ -38,6 +38,15 @@ test("what a host has is named", async () => {
     detail: expect.stringMatching(/^(virtio-serial|vsock by)/),
   });
   expect(find("pool")).toMatchObject({ verdict: "ok", detail: "not configured" });
+  expect(find("template")).toMatchObject({ verdict: "ok", detail: "not enabled" });
+});
+
+test("a template that is wanted and not there is a warning: VMs are booted", async () => {
+  const template = "[factory]\nenable_template = true\ntemplate_path = 'DIR/template'\n";
+  const { find } = await check(
+    `${template}[hypervisor.qemu]\nshared_fs = 'virtio-9p'\n[runtime]\ndata_dir = 'DIR/data'\n`,
+  );
+  expect(find("template")).toMatchObject({ verdict: "warning", detail: expect.stringContaining("there is none") });
 });
 
 test.each([
