@@ -220,6 +220,8 @@ export const VIRTIOFSD_VERSION_TIMEOUT_MS = 5_000;
 export const KILLED_EXIT_TIMEOUT_MS = 10_000;
 /** Bytes of a template's state, its memory apart: devices and CPUs, a third of a MiB. */
 export const TEMPLATE_STATE_BYTES_MAX = 64 * 1024 * 1024;
+/** MiB free where a template is made: what a guest has written to when it is saved, twice over. */
+export const TEMPLATE_ROOM_MIB = 256;
 /** Milliseconds to wait for somebody else who makes or removes templates: a boot, many times over. */
 export const TEMPLATE_LOCK_TIMEOUT_MS = 120_000;
 /** Milliseconds until the pool tries again to make a template that could not be made; it boots its VMs meanwhile. */

@@ -1,9 +1,9 @@
 /** Makes a template: boots a VM, has it rehearsed and saved, and publishes the files. One at a time on a host. */
 
-import { existsSync } from "node:fs";
-import { toHearthError } from "../errors.ts";
+import { existsSync, statfsSync } from "node:fs";
+import { HearthError, toHearthError } from "../errors.ts";
 import { formatVersion, probeQemuVersion } from "../hypervisor/qemu/version.ts";
-import { TEMPLATE_LOCK_TIMEOUT_MS } from "../limits.ts";
+import { TEMPLATE_LOCK_TIMEOUT_MS, TEMPLATE_ROOM_MIB } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { templateLock } from "../paths.ts";
 import { type FileLock, lock } from "../sys/lock.ts";
@@ -51,7 +51,7 @@ export async function ensureTemplate(
   if (madeMeanwhile !== undefined) return { files: madeMeanwhile, built: false };
   removeOutdated(templateDir, config);
   await build(options, config, signal);
-  return { files: findTemplate(templateDir, config), built: true };
+  return { files: findTemplate(templateDir, config).files, built: true };
 }
 
 /** Removes every template and whatever an interrupted init left; clones go on. Returns the identities of those removed. */
@@ -86,7 +86,7 @@ async function lockTemplates(
 
 function tryFind(templateDir: string, config: VmConfig): TemplateFiles | undefined {
   try {
-    return findTemplate(templateDir, config);
+    return findTemplate(templateDir, config).files;
   } catch (thrown) {
     if (thrown instanceof TemplateError) return undefined;
     throw thrown;
@@ -99,8 +99,26 @@ function removeOutdated(templateDir: string, config: VmConfig): void {
   }
 }
 
+/** A guest that finds no page to write to ends QEMU by SIGBUS, which tells nobody why. */
+function checkRoom(templateDir: string, { memoryMib }: VmConfig): void {
+  const { bavail, bsize } = statfsSync(templateDir);
+  const freeMib = Math.floor((bavail * bsize) / MIB);
+  const neededMib = Math.min(memoryMib, TEMPLATE_ROOM_MIB);
+  if (freeMib >= neededMib) return;
+  throw new HearthError(
+    "resource-exhausted",
+    `make template in ${templateDir}: ${freeMib} MiB free, ${neededMib} needed`,
+    {
+      hint: "set [factory] template_path to a larger tmpfs",
+    },
+  );
+}
+
+const MIB = 1024 * 1024;
+
 async function build(options: BuildOptions, config: VmConfig, signal: AbortSignal): Promise<void> {
   const { templateDir, runDir, log = silentLog } = options;
+  checkRoom(templateDir, config);
   const qemuVersion = formatVersion(await probeQemuVersion(config.qemuPath, signal));
   const half = makeHalf(templateDir);
   try {

@@ -1,7 +1,6 @@
 /** The template factory: clones one VM of a saved one by starting a sandbox process for it. It makes no template itself. */
 import { HearthError } from "../errors.ts";
-import type { TemplateFiles } from "../vm/template-store.ts";
-import { findTemplate, markBroken } from "../vm/template-store.ts";
+import { type FoundTemplate, findTemplate, markBroken } from "../vm/template-store.ts";
 import type { BaseFactory } from "./base-factory.ts";
 import { baseVmOf } from "./direct.ts";
 import { type LaunchedSandbox, type LaunchOptions, launchSandbox } from "./launch.ts";
@@ -18,7 +17,12 @@ export function createTemplateFactory(templateDir: string, options: LaunchOption
     getBaseVm: async (config, signal) => {
       const template = findTemplate(templateDir, config);
       return baseVmOf(
-        await launchClone(template, options, () => launchSandbox({ ...options, template }, config, signal), signal),
+        await launchClone(
+          template,
+          options,
+          () => launchSandbox({ ...options, template: template.files }, config, signal),
+          signal,
+        ),
         "template",
       );
     },
@@ -26,7 +30,7 @@ export function createTemplateFactory(templateDir: string, options: LaunchOption
 }
 
 async function launchClone(
-  template: TemplateFiles,
+  template: FoundTemplate,
   { log }: LaunchOptions,
   launch: () => Promise<LaunchedSandbox>,
   signal: AbortSignal,
@@ -36,7 +40,7 @@ async function launchClone(
   } catch (thrown) {
     const isItsFault = thrown instanceof HearthError && STEPS_OF_TEMPLATE.has(thrown.facts["step"]);
     if (isItsFault && !signal.aborted) {
-      log?.info("template marked as broken", { state: template.state });
+      log?.info("template marked as broken", { state: template.files.state });
       markBroken(template, thrown.message);
     }
     throw thrown;

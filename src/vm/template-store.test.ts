@@ -81,7 +81,11 @@ describe("a template", () => {
     const identity = publish();
     expect(identity).toBe(identityDigest(config));
     const paths = templatePaths(join(dir, identity));
-    expect(findTemplate(dir, config)).toEqual({ kind: "copy-on-write", memory: paths.memory, state: paths.state });
+    expect(findTemplate(dir, config).files).toEqual({
+      kind: "copy-on-write",
+      memory: paths.memory,
+      state: paths.state,
+    });
     expect(problemOf({ ...config, vcpus: 2 })).toStartWith("missing: ");
     expect(listTemplates(dir)).toMatchObject([{ identity, state: "ready", reason: "", record: { vcpus: 1 } }]);
     expect(listTemplates(dir)[0]?.allocatedBytes).toBeGreaterThanOrEqual(4096);
@@ -90,9 +94,9 @@ describe("a template", () => {
   test("of one shape does not replace that of another, one of the same does", () => {
     publish();
     publish({ ...config, memoryMib: 512 });
-    const before = statSync(findTemplate(dir, config).memory).ino;
+    const before = statSync(findTemplate(dir, config).files.memory).ino;
     publish();
-    expect(statSync(findTemplate(dir, config).memory).ino).not.toBe(before);
+    expect(statSync(findTemplate(dir, config).files.memory).ino).not.toBe(before);
     expect(listTemplates(dir).map(({ state }) => state)).toEqual(["ready", "ready"]);
     expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]);
   });
@@ -106,7 +110,7 @@ describe("a template", () => {
   test("is copied where virtiofsd must see the memory", () => {
     expect(templateKind({ sharedFs: "virtio-fs" })).toBe("copied");
     publish({ ...config, sharedFs: "virtio-fs" });
-    expect(findTemplate(dir, { ...config, sharedFs: "virtio-fs" }).kind).toBe("copied");
+    expect(findTemplate(dir, { ...config, sharedFs: "virtio-fs" }).files.kind).toBe("copied");
   });
 });
 
@@ -123,11 +127,7 @@ describe("a template that is no good", () => {
     ["a record that is no JSON", "broken: .*template.json", (file) => truncateSync(file("template.json"), 20)],
     ["a record of a later version", "broken: .*version", (file) => edit(file("template.json"), { version: 2 })],
     ["a record without its kind", "broken: .*kind", (file) => edit(file("template.json"), { kind: "new" })],
-    [
-      "a clone that failed",
-      "broken: .*no luck",
-      (file) => writeFileSync(file("fault.json"), '{"atMs":1,"reason":"no luck"}'),
-    ],
+    ["a clone that failed", "broken: .*no luck", () => markBroken(findTemplate(dir, config), "no luck")],
     ["a fault nobody can read", "broken: .*could not be made", (file) => writeFileSync(file("fault.json"), "")],
   ];
 
@@ -161,12 +161,16 @@ describe("a template that is no good", () => {
 
   test("is marked, and a mark for one that has gone is none", () => {
     const identity = publish();
-    const files = findTemplate(dir, config);
-    markBroken(files, "restore: not a migration stream");
+    const found = findTemplate(dir, config);
+    markBroken(found, "restore: not a migration stream");
     expect(problemOf()).toContain("restore: not a migration stream");
     removeTemplate(dir, identity);
-    markBroken(files, "late");
+    markBroken(found, "late");
     expect(listTemplates(dir)).toEqual([]);
+    // Nor is it one for the template that took its place.
+    publish();
+    markBroken({ ...found, createdAtMs: found.createdAtMs - 1 }, "late");
+    expect(problemOf()).toBe("none");
   });
 
   function appendInPlace(path: string): void {

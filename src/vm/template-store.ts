@@ -1,7 +1,7 @@
 /** Saved VMs on the host, one directory for each identity: looking for one that fits, listing, publishing and removing them. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import * as v from "valibot";
 import { HearthError, isNotFound, toHearthError } from "../errors.ts";
 import { TEMPLATE_STATE_BYTES_MAX } from "../limits.ts";
@@ -67,19 +67,31 @@ const TemplateRecordSchema = v.looseObject({
 });
 export type TemplateRecord = v.InferOutput<typeof TemplateRecordSchema>;
 
-const FaultSchema = v.object({ atMs: v.number(), reason: v.string() });
+const FaultSchema = v.object({
+  atMs: v.number(),
+  reason: v.string(),
+  /** Of the template that is at fault: another may have taken its place since. */
+  createdAtMs: v.number(),
+});
 
 /** Names of half-made and half-removed templates; whoever holds the lock removes them. */
 const HALF_PREFIX = ".half-";
 
+export interface FoundTemplate {
+  readonly files: TemplateFiles;
+  /** Milliseconds since the epoch; tells it from another that takes its place. */
+  readonly createdAtMs: number;
+}
+
 /** The template for VMs of this configuration. Fails with TemplateError when there is none that can be used. */
-export function findTemplate(templateDir: string, config: VmConfig): TemplateFiles {
+export function findTemplate(templateDir: string, config: VmConfig): FoundTemplate {
   const paths = templatePaths(join(templateDir, identityDigest(config)));
   const record = readRecord(paths);
   if (record === undefined) throw noTemplate(templateDir, config);
   const damage = findDamage(paths, record);
   if (damage !== undefined) throw new TemplateError("broken", `use template ${shortened(record.identity)}: ${damage}`);
-  return { kind: record.kind, memory: paths.memory, state: paths.state };
+  const files = { kind: record.kind, memory: paths.memory, state: paths.state };
+  return { files, createdAtMs: record.createdAtMs };
 }
 
 /** One of that size that was made before an upgrade says more than that there is none. */
@@ -194,10 +206,10 @@ export function removeHalves(templateDir: string): number {
 }
 
 /** From now on the template counts as broken, until it is made anew. One that has gone meanwhile needs no mark. */
-export function markBroken(files: TemplateFiles, reason: string): void {
-  const { fault } = templatePaths(join(files.state, ".."));
+export function markBroken({ files, createdAtMs }: FoundTemplate, reason: string): void {
+  const { fault } = templatePaths(dirname(files.state));
   try {
-    writeJsonAtomic(fault, { atMs: Date.now(), reason });
+    writeJsonAtomic(fault, { atMs: Date.now(), reason, createdAtMs });
   } catch (thrown) {
     if (!isNotFound(thrown)) throw thrown;
   }
@@ -213,7 +225,7 @@ function findUpgrade(record: TemplateRecord, config: VmConfig): string | undefin
 }
 
 function findDamage(paths: TemplatePaths, record: TemplateRecord): string | undefined {
-  const fault = readFault(paths.fault);
+  const fault = readFault(paths.fault, record);
   if (fault !== undefined) return fault;
   try {
     const memory = statSync(paths.memory, { bigint: true });
@@ -246,9 +258,10 @@ function readRecord(paths: TemplatePaths): TemplateRecord | undefined {
   throw new TemplateError("broken", `read ${paths.record}: ${v.getDotPath(issue) ?? ""} ${issue.message}`);
 }
 
-function readFault(path: string): string | undefined {
+function readFault(path: string, { createdAtMs }: TemplateRecord): string | undefined {
   try {
-    return v.parse(FaultSchema, readJson(path)).reason;
+    const fault = v.parse(FaultSchema, readJson(path));
+    return fault.createdAtMs === createdAtMs ? fault.reason : undefined;
   } catch (thrown) {
     return isNotFound(thrown) ? undefined : "a clone could not be made of it";
   }

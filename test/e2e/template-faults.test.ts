@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   statSync,
@@ -12,6 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { mount, unmount } from "../../src/sys/mount.ts";
 import { isAlive } from "../../src/sys/process-identity.ts";
 import { type ConfigOverrides, type Hearth, withHearth } from "../harness/hearth.ts";
 import { startPool, vmRecords } from "../harness/pool.ts";
@@ -179,6 +181,23 @@ templateTest(
   },
   { ...CONFIG, hypervisor: { ...CONFIG.hypervisor, boot_timeout_ms: 20_000 } },
 );
+
+templateTest("no room for a template: said before a VM is booted for it", async (hearth) => {
+  const path = join(hearth.dir, "small");
+  mkdirSync(path, { mode: 0o700 });
+  mount({ source: "tmpfs", target: path, type: "tmpfs", data: "size=100m,mode=700" });
+  try {
+    const config = hearth.configWith({ factory: { template_path: path } });
+    const { status, stderr } = await hearth.run(["--config", config, "template", "init"]);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/make template in .*: \d+ MiB free, 256 needed/);
+    expect(stderr).toContain("hint: set [factory] template_path");
+    expect(readdirSync(path)).toEqual(["lock"]);
+    expect(await run(hearth, "all-the-same", config)).toEqual({ source: "direct", reasons: ["missing"] });
+  } finally {
+    unmount(path);
+  }
+});
 
 templateTest("a pool whose template cannot be made boots its VMs", async (hearth) => {
   const path = join(hearth.dir, "file");

@@ -48,7 +48,7 @@ describe("making a template", () => {
     const options = building(fixture);
     const { files, built } = await ensureTemplate(options, VM_CONFIG, never);
     expect(built).toBe(true);
-    expect(findTemplate(options.templateDir, VM_CONFIG)).toEqual(files);
+    expect(findTemplate(options.templateDir, VM_CONFIG).files).toEqual(files);
     expect((await ensureTemplate(options, VM_CONFIG, never)).built).toBe(false);
     expect((await ensureTemplate(options, OTHER_SHAPE, never)).built).toBe(true);
     expect((await ensureTemplate({ ...options, force: true }, VM_CONFIG, never)).built).toBe(true);
