@@ -126,6 +126,7 @@ describe("a template that is no good", () => {
     ["no record", "missing: ", (file) => rmSync(file("template.json"))],
     ["a record that is no JSON", "broken: .*template.json", (file) => truncateSync(file("template.json"), 20)],
     ["a record of a later version", "broken: .*version", (file) => edit(file("template.json"), { version: 2 })],
+    ["another's record", "broken: .*another's", (file) => edit(file("template.json"), { identity: "0".repeat(64) })],
     ["a record without its kind", "broken: .*kind", (file) => edit(file("template.json"), { kind: "new" })],
     ["a clone that failed", "broken: .*no luck", () => markBroken(findTemplate(dir, config), "no luck")],
     ["a fault nobody can read", "broken: .*could not be made", (file) => writeFileSync(file("fault.json"), "")],

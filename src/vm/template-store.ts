@@ -1,7 +1,7 @@
 /** Saved VMs on the host, one directory for each identity: looking for one that fits, listing, publishing and removing them. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { HearthError, isNotFound, toHearthError } from "../errors.ts";
 import { TEMPLATE_STATE_BYTES_MAX } from "../limits.ts";
@@ -225,6 +225,7 @@ function findUpgrade(record: TemplateRecord, config: VmConfig): string | undefin
 }
 
 function findDamage(paths: TemplatePaths, record: TemplateRecord): string | undefined {
+  if (record.identity !== basename(paths.dir)) return "its record is another's";
   const fault = readFault(paths.fault, record);
   if (fault !== undefined) return fault;
   try {

@@ -22,7 +22,13 @@ export interface VmAgent extends AsyncDisposable {
 /** Directory of the container roots on the host; `GUEST_SHARED` in the guest. */
 export const GUEST_SHARED = `${GUEST_RUN_DIR}/shared`;
 
-export async function bootVmAgent(guestDir: string, options: { readonly maxVcpus?: number } = {}): Promise<VmAgent> {
+export interface VmAgentOptions {
+  readonly maxVcpus?: number;
+  /** As virtiofsd needs it. */
+  readonly sharedMemory?: boolean;
+}
+
+export async function bootVmAgent(guestDir: string, options: VmAgentOptions = {}): Promise<VmAgent> {
   const dir = mkdtempSync(join(tmpdir(), "hearth-agent-vm-"));
   const paths = vmPaths(dir, "t");
   mkdirSync(paths.shared, { recursive: true });
@@ -42,7 +48,7 @@ export async function bootVmAgent(guestDir: string, options: { readonly maxVcpus
       maxVcpus: options.maxVcpus ?? 1,
       memoryMib: 512,
       maxMemoryMib: 2048,
-      sharedMemory: false,
+      sharedMemory: options.sharedMemory ?? false,
       qmpSocket: paths.qmpSocket,
       agentSocket: paths.agentSocket,
       consoleLog: paths.consoleLog,

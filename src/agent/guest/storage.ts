@@ -1,12 +1,21 @@
 /** Storages: what a client wants mounted in the guest, for the sandbox or for one container. */
 import { chmodSync, existsSync, lchownSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize } from "node:path";
-import { HearthError, toHearthError } from "../../errors.ts";
+import { HearthError, SystemError, toHearthError } from "../../errors.ts";
 import type { Storage } from "../../gen/agent_pb.ts";
 import type { FSGroupChangePolicy } from "../../gen/types_pb.ts";
 import type { Log } from "../../log.ts";
-import { MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount, setReadOnly, unmount } from "../../sys/mount.ts";
-import { blockDevice } from "./devices.ts";
+import {
+  type MountOptions,
+  MS_BIND,
+  MS_RDONLY,
+  MS_REC,
+  MS_REMOUNT,
+  mount,
+  setReadOnly,
+  unmount,
+} from "../../sys/mount.ts";
+import { blockDevice, waitForDevice } from "./devices.ts";
 import { parseMountOptions } from "./mount-options.ts";
 
 /** By the names of Kata's drivers. */
@@ -115,9 +124,29 @@ async function mountStorage(
   if (driver === "bind" || (flags & MS_BIND) !== 0) bind(source, mountPoint, flags | MS_BIND);
   else {
     const type = fileSystemType(driver, storage.fstype);
-    mount({ source: source === "" ? type : source, target: mountPoint, type, flags, ...(data === "" ? {} : { data }) });
+    const options = {
+      source: source === "" ? type : source,
+      target: mountPoint,
+      type,
+      flags,
+      ...(data === "" ? {} : { data }),
+    };
+    if (driver === "virtio-fs") await waitForDevice(`virtio-fs ${source}`, () => mountIfThere(options), signal);
+    else mount(options);
   }
   for (const kind of propagation) mount({ source: "none", target: mountPoint, flags: kind });
+}
+
+/** A file system whose device is just being plugged is not known by its tag yet: undefined then, true when it is mounted. */
+function mountIfThere(options: MountOptions): true | undefined {
+  try {
+    mount(options);
+    return true;
+  } catch (thrown) {
+    // Source: Linux fs/fuse/virtio_fs.c, virtio_fs_get_tree.
+    if (thrown instanceof SystemError && thrown.errno === "EINVAL") return undefined;
+    throw thrown;
+  }
 }
 
 function fileSystemType(driver: StorageDriver, wanted: string): string {
