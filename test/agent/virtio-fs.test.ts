@@ -13,7 +13,7 @@ const MOUNT_POINT = "/run/hearth/plugged";
 
 test("a mount that was asked for before the device is there waits for it, and not for ever", async () => {
   using place = scratch();
-  await using vm = await bootVmAgent(GUEST_DIR, { sharedMemory: true });
+  await using vm = await bootVmAgent(GUEST_DIR, { isBare: true });
   const paths = vmPaths(place.dir, "v");
   mkdirSync(paths.dir, { recursive: true });
   await using shared = await openSharedDirectory({

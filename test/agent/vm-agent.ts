@@ -22,13 +22,22 @@ export interface VmAgent extends AsyncDisposable {
 /** Directory of the container roots on the host; `GUEST_SHARED` in the guest. */
 export const GUEST_SHARED = `${GUEST_RUN_DIR}/shared`;
 
+const SHARED_STORAGE = {
+  driver: "9p",
+  source: "hearthShared",
+  fstype: "9p",
+  options: ["trans=virtio", "version=9p2000.L", "msize=524288", "cache=mmap"],
+  mountPoint: GUEST_SHARED,
+};
+
 export interface VmAgentOptions {
   readonly maxVcpus?: number;
-  /** As virtiofsd needs it. */
-  readonly sharedMemory?: boolean;
+  /** No shared directory, and memory that virtiofsd can share: one may be plugged. Default false. */
+  readonly isBare?: boolean;
 }
 
 export async function bootVmAgent(guestDir: string, options: VmAgentOptions = {}): Promise<VmAgent> {
+  const { isBare = false } = options;
   const dir = mkdtempSync(join(tmpdir(), "hearth-agent-vm-"));
   const paths = vmPaths(dir, "t");
   mkdirSync(paths.shared, { recursive: true });
@@ -48,12 +57,14 @@ export async function bootVmAgent(guestDir: string, options: VmAgentOptions = {}
       maxVcpus: options.maxVcpus ?? 1,
       memoryMib: 512,
       maxMemoryMib: 2048,
-      sharedMemory: options.sharedMemory ?? false,
+      sharedMemory: isBare,
       qmpSocket: paths.qmpSocket,
       agentSocket: paths.agentSocket,
       consoleLog: paths.consoleLog,
       qemuLog: paths.qemuLog,
-      devices: [{ kind: "shared-directory-9p", tag: "hearthShared", path: paths.shared, readOnly: false }],
+      devices: isBare
+        ? []
+        : [{ kind: "shared-directory-9p", tag: "hearthShared", path: paths.shared, readOnly: false }],
       seccomp: false,
     },
     { log: silentLog, signal: AbortSignal.timeout(60_000) },
@@ -66,15 +77,7 @@ export async function bootVmAgent(guestDir: string, options: VmAgentOptions = {}
     await client.agent.createSandbox({
       sandboxId: "t",
       hostname: "guest",
-      storages: [
-        {
-          driver: "9p",
-          source: "hearthShared",
-          fstype: "9p",
-          options: ["trans=virtio", "version=9p2000.L", "msize=524288", "cache=mmap"],
-          mountPoint: GUEST_SHARED,
-        },
-      ],
+      storages: isBare ? [] : [SHARED_STORAGE],
     });
     const booted: VmAgent = {
       client,
