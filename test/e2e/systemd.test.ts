@@ -1,6 +1,15 @@
 /** The units of packaging/systemd, and the pool server as systemd runs it: socket activation, readiness, watchdog, kill. */
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { REPOSITORY } from "../../scripts/step.ts";
 import { DEFAULT_CONFIG } from "../../src/config/defaults.ts";
@@ -141,6 +150,25 @@ test(
   },
   VM_TEST_TIMEOUT_MS,
 );
+
+test("when its program is replaced on disk it ends with the status that makes systemd start the new one", async () => {
+  expect(values(unit("hearth-vmcache.service"), "RestartForceExitStatus")).toEqual(["75"]);
+  using dir = scratch();
+  const executable = dir.path("hearth");
+  copyFileSync(join(REPOSITORY, "dist/hearth"), executable);
+  await withHearth({ executable }, async (hearth) => {
+    const notifySocket = join(hearth.dir, "notify");
+    using notified = new DatagramLog(notifySocket);
+    const child = activate(hearth, notifySocket);
+    await listening(hearth.endpoint, child);
+    expect((await vmCacheStatus(hearth.endpoint, 30_000)).pid).toBe(child.pid);
+    await notified.next("READY=1");
+    copyFileSync(executable, `${executable}.new`);
+    chmodSync(`${executable}.new`, 0o755);
+    renameSync(`${executable}.new`, executable);
+    expect(await child.exited).toBe(75);
+  });
+});
 
 test("a socket that is not the configured endpoint is refused", async () => {
   await withHearth({}, async (hearth) => {

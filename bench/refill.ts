@@ -1,0 +1,38 @@
+/** From a hand-out to the next VM that is ready, for each way of making VMs; what an idle booted one costs. */
+import { sample } from "./measure.ts";
+import { KINDS, memoryOf, type PoolUnderTest, withPool } from "./pool-under-test.ts";
+import type { Report } from "./report.ts";
+
+const REFILLS = 7;
+/** Booted VMs share little but programs and the guest's image. */
+const IDLE = 2;
+
+export async function measureRefill(report: Report): Promise<void> {
+  let bootedMs: number | undefined;
+  for (const kind of KINDS) {
+    await withPool(kind, 1, async (pool) => {
+      const refill = await sample(REFILLS, () => refillMs(pool));
+      const ratios = bootedMs === undefined ? undefined : { booted: refill.median / bootedMs };
+      const ms = report.time(`hand-out to refilled, ${kind}`, refill, ratios);
+      bootedMs ??= ms;
+    });
+  }
+  await withPool("booted", IDLE, (pool) => reportMemory(report, pool));
+}
+
+async function refillMs(pool: PoolUnderTest): Promise<number> {
+  await pool.full();
+  const startedAt = performance.now();
+  await pool.cache.getBaseVM({}, { timeoutMs: 60_000 });
+  await pool.full();
+  return performance.now() - startedAt;
+}
+
+/** Proportional set sizes of what one idle VM consists of. */
+async function reportMemory(report: Report, pool: PoolUnderTest): Promise<void> {
+  const memory = await memoryOf(pool);
+  memory.delete("server");
+  for (const [name, mib] of memory) report.memory(`PSS of an idle VM, booted: ${name}`, mib / IDLE);
+  const all = [...memory.values()].reduce((sum, mib) => sum + mib, 0);
+  report.memory("PSS of an idle VM, booted: all of it", all / IDLE);
+}
