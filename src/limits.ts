@@ -178,6 +178,8 @@ export const VM_PROVEN_MS = 5_000;
 export const SETTINGS_SETTLE_MS = 300;
 /** Milliseconds for `hearth --version` of the program that takes our place. */
 export const PROGRAM_TRIAL_TIMEOUT_MS = 10_000;
+/** Idle VMs of a shape that are checked at once: a clone's first check translates code for a second, emulated. */
+export const VM_CHECKS_AT_ONCE_MAX = 2;
 /** Milliseconds between two looks at which idle VMs are due for a check, and at whether the host was suspended. */
 export const POOL_LOOK_INTERVAL_MS = 5_000;
 /** Milliseconds asleep that count as a suspension of the host; the two clocks are read one after the other. */

@@ -17,6 +17,10 @@ export type CacheEvent = { readonly shape: string; readonly slot: number } & (
   | { readonly kind: "handed-out"; readonly vmId: string; readonly waitMs: number; readonly ageMs: number }
 );
 
+type WithoutPlace<Event> = Event extends unknown ? Omit<Event, "shape" | "slot"> : never;
+/** An event of a shape that is known from where it happens. */
+export type WhatHappened = WithoutPlace<CacheEvent>;
+
 /** "queue-full": refused at once. "gave-up": the client cancelled, or its deadline passed. "closed": the pool was ending. */
 export type MissReason = "queue-full" | "gave-up" | "closed" | "mismatch";
 

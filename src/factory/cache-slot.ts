@@ -61,3 +61,20 @@ export function slotStatus(slot: Slot, shape: string): SlotStatus {
     retryAtMs: state.kind === "backing-off" ? state.retryAtMs : undefined,
   };
 }
+
+/** The less, the sooner a slot that is not wanted any more goes. */
+export function lossOf({ state }: Slot): number {
+  return ["empty", "backing-off", "ending", "booting", "idle", "checking", "leasing"].indexOf(state.kind);
+}
+
+/** Those whose idle VM has not proved for longer than this that it lives, the most overdue first. */
+export function dueForCheck(
+  slots: readonly Slot[],
+  intervalMs: number,
+): { readonly slot: Slot; readonly vm: IdleVm }[] {
+  const due = slots.flatMap((slot) => {
+    const { state } = slot;
+    return state.kind === "idle" && state.vm.provenAgoMs >= intervalMs ? [{ slot, vm: state.vm }] : [];
+  });
+  return due.sort((a, b) => b.vm.provenAgoMs - a.vm.provenAgoMs);
+}

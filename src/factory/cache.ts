@@ -3,15 +3,21 @@
  * away once. Every slot refills by itself and backs off by itself: a failed boot never closes the pool.
  */
 import { assert, describeError, HearthError, toHearthError } from "../errors.ts";
-import { VM_CHECK_TIMEOUT_MS, VM_LEASE_TIMEOUT_MS, VM_PROVEN_MS, VM_STABLE_MS } from "../limits.ts";
+import {
+  VM_CHECK_TIMEOUT_MS,
+  VM_CHECKS_AT_ONCE_MAX,
+  VM_LEASE_TIMEOUT_MS,
+  VM_PROVEN_MS,
+  VM_STABLE_MS,
+} from "../limits.ts";
 import type { Log } from "../log.ts";
 import { RemoteError } from "../rpc/status.ts";
 import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { backoffMs } from "./backoff.ts";
 import type { BaseFactory } from "./base-factory.ts";
 import type { BootBudget, Booter } from "./boot-budget.ts";
-import type { CacheCounts, CacheEvent } from "./cache-event.ts";
-import { Slot, type SlotState, type SlotStatus, slotStatus } from "./cache-slot.ts";
+import type { CacheCounts, CacheEvent, WhatHappened } from "./cache-event.ts";
+import { dueForCheck, lossOf, Slot, type SlotState, type SlotStatus, slotStatus } from "./cache-slot.ts";
 import { ClaimQueue } from "./claim-queue.ts";
 import { connectIdleVm, endSandboxProcess, type IdleVm, type IdleVmFacts, type VmLease } from "./idle-vm.ts";
 import { newToken } from "./launch.ts";
@@ -179,14 +185,17 @@ export class VmCache implements Booter {
 
   /** Checks the idle VMs whose last proof of life is older than the interval, and replaces the oldest that is too old. */
   look(): void {
-    for (const slot of this.#slots) {
-      if (slot.state.kind !== "idle") continue;
-      const { vm } = slot.state;
-      if (vm.provenAgoMs < this.#settings.checkIntervalMs) continue;
-      slot.state = { kind: "checking", vm };
-      void this.#track(this.#check(slot, vm));
-    }
+    this.#startChecks();
     this.#retireOldest();
+  }
+
+  /** Few at once: a hundred clones that are all checked for the first time would starve each other. */
+  #startChecks(): void {
+    const room = VM_CHECKS_AT_ONCE_MAX - this.#slots.filter(({ state }) => state.kind === "checking").length;
+    for (const { slot, vm } of dueForCheck(this.#slots, this.#settings.checkIntervalMs).slice(0, Math.max(0, room))) {
+      slot.state = { kind: "checking", vm };
+      void this.#track(this.#check(slot, vm)).then(() => this.#startChecks());
+    }
   }
 
   /** From now on every VM has to prove anew that it lives, before it is handed out and at the next look. */
@@ -486,11 +495,3 @@ export class VmCache implements Booter {
 
 /** Milliseconds from a hand-out to its refill: time for the answer to leave, nothing against a boot. */
 const REFILL_DELAY_MS = 5;
-
-type WithoutPlace<Event> = Event extends unknown ? Omit<Event, "shape" | "slot"> : never;
-type WhatHappened = WithoutPlace<CacheEvent>;
-
-/** The less, the sooner a slot that is not wanted any more goes. */
-function lossOf({ state }: Slot): number {
-  return ["empty", "backing-off", "ending", "booting", "idle", "checking", "leasing"].indexOf(state.kind);
-}

@@ -6,7 +6,7 @@ import { createDirectFactory } from "../../src/factory/direct.ts";
 import { connectIdleVm } from "../../src/factory/idle-vm.ts";
 import { type PoolSettings, VmPool, type VmPoolOptions } from "../../src/factory/vm-pool.ts";
 import { SandboxService } from "../../src/gen/sandbox_pb.ts";
-import { SUSPENSION_MS_MIN } from "../../src/limits.ts";
+import { SUSPENSION_MS_MIN, VM_CHECKS_AT_ONCE_MAX } from "../../src/limits.ts";
 import { TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { createTtrpcClient } from "../../src/rpc/ttrpc/descriptors.ts";
 import { clockNanoseconds } from "../../src/sys/clock.ts";
@@ -286,6 +286,25 @@ describe("VMs that are no good", () => {
 });
 
 describe("proof of life", () => {
+  test("few VMs are checked at once, and each has its turn", async () => {
+    using fixture = sandboxFixture();
+    let most = 0;
+    await using it = new TestCache(fixture, {
+      slots: 6,
+      checkIntervalMs: 20,
+      onEvent: ({ kind }) => {
+        if (kind !== "checked") return;
+        most = Math.max(most, it.cache.slots.filter(({ state }) => state === "checking").length);
+      },
+    });
+    await it.seen("ready", 6);
+    const before = it.events.length;
+    await it.seen("checked", it.count("checked") + 18);
+    const checked = it.events.slice(before).flatMap((event) => (event.kind === "checked" ? [event.vmId] : []));
+    expect(new Set(checked).size).toBe(6);
+    expect(most).toBe(VM_CHECKS_AT_ONCE_MAX);
+  });
+
   test("a VM that has just booted is leased on its word", async () => {
     using fixture = sandboxFixture();
     await using it = new TestCache(fixture, { slots: 1 });
