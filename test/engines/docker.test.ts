@@ -108,6 +108,18 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect(await must("exec", name, "sh", "-c", "grep -c $(hostname) /etc/hosts")).toBe("1\n");
     });
 
+    test("a network that it is connected to while it runs", async () => {
+      await must("network", "create", "--subnet", "10.77.0.0/24", "later");
+      await must("network", "connect", "--ip", "10.77.0.9", "later", name);
+      const addresses = () => must("exec", name, "ip", "-4", "-o", "addr");
+      await until(addresses, (seen) => seen.includes("10.77.0.9/24"));
+      expect(await must("exec", name, "ping", "-c", "1", "-W", "5", "10.77.0.1")).toContain("1 packets received");
+      await must("network", "disconnect", "later", name);
+      await must("network", "rm", "later");
+      const { stdout } = await inNetns("wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html");
+      expect(stdout).toBe("from the host\n");
+    });
+
     test("stats and top", async () => {
       // The whole VM's, which is not limited on the host but by its size.
       expect(await must("stats", "--no-stream", "--format", "{{.MemUsage}}", name)).toMatch(/^[\d.]+MiB \/ /);
