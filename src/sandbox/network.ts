@@ -1,4 +1,4 @@
-/** Gives the VM the interfaces of a network namespace: those that it has, and those that are added to it later. */
+/** Gives the VM the interfaces of a network namespace: those that it has, and those that come and go later. */
 import { randomBytes } from "node:crypto";
 import type { AgentClient } from "../agent/client/client.ts";
 import { describeError, HearthError } from "../errors.ts";
@@ -15,11 +15,19 @@ import { relayNames } from "./name-relay.ts";
 /** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
 const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", "tun", ""]);
 
+interface Connected {
+  readonly endpoint: NetworkEndpoint;
+  /** Of QEMU's device. */
+  readonly nicId: string;
+}
+
 export class SandboxNetwork implements AsyncDisposable {
   readonly #hypervisor: Hypervisor;
   readonly #agent: AgentClient;
   readonly #log: Log;
-  readonly #endpoints = new Map<string, NetworkEndpoint>();
+  /** By the name of the interface. */
+  readonly #endpoints = new Map<string, Connected>();
+  #nextIndex = 0;
   readonly #closing = new AbortController();
   /** Open as long as there are endpoints: it keeps the path of their namespace valid. */
   #watch: InterfaceWatch | undefined;
@@ -65,44 +73,44 @@ export class SandboxNetwork implements AsyncDisposable {
     }
   }
 
-  /** Those that are `complete`. */
+  /** Those that are `complete`; what is no longer there leaves the VM. Returns the number of those connected. */
   async #connectNew(
     netns: string,
     complete: (entry: NetworkInterface) => boolean,
     signal: AbortSignal,
   ): Promise<number> {
-    const names = interfaceNames(netns).filter((name) => !this.#knows(name));
-    if (names.length === 0) return 0;
-    const foreign = names.find(isTapName);
-    if (foreign !== undefined) {
+    const present = interfaceNames(netns);
+    const gone = [...this.#endpoints.keys()].filter((name) => !present.includes(name));
+    for (const name of gone) await this.#remove(name, signal);
+    const foreign = present.find(isTapName);
+    if (foreign !== undefined && this.#nextIndex === 0) {
       throw new HearthError("unimplemented", `connect network: ${foreign} connects this namespace to another VM`);
     }
+    const names = present.filter((name) => !this.#endpoints.has(name) && !isTapName(name));
+    if (names.length === 0 && gone.length === 0) return 0;
     const view = await readNetwork(netns, signal);
     const other = view.otherInterfaces.find((name) => names.includes(name));
     if (other !== undefined) {
       throw new HearthError("unimplemented", `connect interface ${other}: it carries no Ethernet frames`);
     }
     const added = view.interfaces.filter((entry) => names.includes(entry.name) && complete(entry));
-    if (added.length === 0) return 0;
+    if (added.length === 0 && gone.length === 0) return 0;
     for (const entry of added) await this.#add(netns, entry, signal);
     await this.#configureRoutes(view, signal);
     return added.length;
-  }
-
-  #knows(name: string): boolean {
-    return this.#endpoints.has(name) || [...this.#endpoints.values()].some((endpoint) => endpoint.tapName === name);
   }
 
   async #add(netns: string, source: NetworkInterface, signal: AbortSignal): Promise<void> {
     if (!CONNECTABLE_KINDS.has(source.kind)) {
       throw new HearthError("unimplemented", `connect interface ${source.name}: kind ${source.kind} is not supported`);
     }
-    const index = this.#endpoints.size;
+    const index = this.#nextIndex++;
+    const nicId = `nic${index}`;
     const endpoint = await connectInterface(netns, source, index, signal);
-    this.#endpoints.set(source.name, endpoint);
+    this.#endpoints.set(source.name, { endpoint, nicId });
     const mac = source.mac === "" ? randomMac() : source.mac;
     await this.#hypervisor.addDevice(
-      { kind: "nic", id: `nic${index}`, tapFds: [endpoint.tap.fd], mac, mtu: source.mtu },
+      { kind: "nic", id: nicId, tapFds: [endpoint.tap.fd], mac, mtu: source.mtu },
       signal,
     );
     endpoint.tap[Symbol.dispose]();
@@ -118,6 +126,15 @@ export class SandboxNetwork implements AsyncDisposable {
       { signal },
     );
     this.#log.info("interface connected", { interface: source.name, mac, tap: endpoint.tapName });
+  }
+
+  async #remove(name: string, signal: AbortSignal): Promise<void> {
+    const connected = this.#endpoints.get(name);
+    if (connected === undefined) return;
+    await this.#hypervisor.removeDevice(connected.nicId, signal);
+    await connected.endpoint[Symbol.asyncDispose]();
+    this.#endpoints.delete(name);
+    this.#log.info("interface removed", { interface: name });
   }
 
   async #configureRoutes(view: NetworkView, signal: AbortSignal): Promise<void> {
@@ -148,7 +165,7 @@ export class SandboxNetwork implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
     await this.#following;
-    for (const endpoint of this.#endpoints.values()) await endpoint[Symbol.asyncDispose]();
+    for (const { endpoint } of this.#endpoints.values()) await endpoint[Symbol.asyncDispose]();
     this.#endpoints.clear();
     this.#watch?.[Symbol.dispose]();
   }

@@ -115,6 +115,10 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       await until(addresses, (seen) => seen.includes("10.77.0.9/24"));
       expect(await must("exec", name, "ping", "-c", "1", "-W", "5", "10.77.0.1")).toContain("1 packets received");
       await must("network", "disconnect", "later", name);
+      await until(addresses, (seen) => !seen.includes("10.77.0.9/24"));
+      await must("network", "connect", "--ip", "10.77.0.8", "later", name);
+      await until(addresses, (seen) => seen.includes("10.77.0.8/24"));
+      await must("network", "disconnect", "later", name);
       await must("network", "rm", "later");
       const { stdout } = await inNetns("wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html");
       expect(stdout).toBe("from the host\n");

@@ -1,7 +1,7 @@
 /** Waiting for what an engine does some time after it was told to, and tells nobody about. */
 
-/** More than an emulated guest needs for anything. */
-const TIMEOUT_MS = 30_000;
+/** More than an emulated guest needs for anything, a boot on a busy machine included. */
+const TIMEOUT_MS = 90_000;
 const LOOK_INTERVAL_MS = 50;
 
 /** Looks again and again until what is seen is as wanted, and returns it; fails with what was seen last. */
