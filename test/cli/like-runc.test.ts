@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect } from "bun:test";
 import { chmodSync, copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { type CommandResult, type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
+import { type CommandResult, logLines, type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
 import { testUnless } from "../harness/skip.ts";
 
 /** Phrases that engines look for in the last error; where runc says one of them, so do we. */
@@ -205,6 +205,43 @@ describe("as runc", () => {
       expect(fixture.leftovers()).toEqual([]);
     },
     120_000,
+  );
+});
+
+describe("in the log file", () => {
+  testUnless(needsRunc)(
+    "JSON lines with level, message and time, of which engines show the last error",
+    async () => {
+      await makeBundles();
+      for (const args of [
+        ["state", "c1"],
+        ["kill", "c1", "9"],
+        ["delete", "c1"],
+        ["start", "c1"],
+        ["create", "--bundle", "/nowhere", "c1"],
+        ["exec", "c1", "true"],
+        ["state", "a b"],
+      ]) {
+        const logs = await Promise.all(
+          [runc, fixture.run].map(async (run, index) => {
+            const path = fixture.path(`log-${index}`);
+            await Bun.write(path, "");
+            await run(["--log", path, "--log-format", "json", ...args]);
+            return logLines(path);
+          }),
+        );
+        const [their, our] = logs.map((lines) => lines.at(-1));
+        const phrases = PHRASES.filter((phrase) => their?.msg.includes(phrase));
+        expect([args, their?.level, our?.level]).toEqual([args, "error", "error"]);
+        expect([args, our?.msg, phrases.filter((phrase) => our?.msg.includes(phrase))]).toEqual([
+          args,
+          our?.msg,
+          phrases,
+        ]);
+        expect(Object.keys(our ?? {}).toSorted()).toEqual(Object.keys(their ?? {}).toSorted());
+      }
+    },
+    60_000,
   );
 });
 
