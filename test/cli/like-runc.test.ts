@@ -53,6 +53,7 @@ async function runc(args: readonly string[]): Promise<CommandResult> {
 /** A container of busybox that sleeps, for either. */
 async function makeBundles(): Promise<void> {
   const args = ["/bin/busybox", "sleep", "1000"];
+  if (existsSync(join(theirs, "config.json"))) return;
   fixture.writeBundle(args);
   mkdirSync(join(theirs, "rootfs", "bin"), { recursive: true });
   copyFileSync("/bin/busybox", join(theirs, "rootfs", "bin", "busybox"));
@@ -179,6 +180,9 @@ describe("as runc", () => {
         ["exec", "--pid-file", "/nowhere/pid", "c1", "/bin/busybox", "true"],
         ["exec", "--console-socket", "/nowhere/s", "c1", "/bin/busybox", "true"],
         ["exec", "--detach", "c1", "/bin/busybox", "true"],
+        ["exec", "--apparmor", "x", "c1", "/bin/busybox", "true"],
+        ["exec", "--process-label", "x", "c1", "/bin/busybox", "true"],
+        ["exec", "--cgroup", "/", "c1", "/bin/busybox", "true"],
         ["exec", "--tty", "--detach", "c1", "/bin/busybox", "true"],
         ["exec", "c1", "/nowhere"],
         ["list", "-q"],

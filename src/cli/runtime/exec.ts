@@ -38,7 +38,7 @@ const FLAGS = {
   "no-new-privs": { type: "boolean", help: "set no_new_privs" },
   cap: { type: "string", short: "c", multiple: true, value: "CAP", help: "add a capability" },
   "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
-  cgroup: { type: "string", multiple: true, value: "PATH", help: "not supported" },
+  cgroup: { type: "string", multiple: true, value: "PATH", help: "the container's own, /, alone" },
   "ignore-paused": { type: "boolean", help: "accepted: exec in a paused container is an error all the same" },
 } as const;
 export type ExecFlags = FlagValues<typeof FLAGS>;
@@ -83,7 +83,8 @@ function refuseUnsupported(flags: ExecFlags): void {
   };
   if (flags.apparmor) refuse("--apparmor", "the guest has no AppArmor");
   if (flags["process-label"]) refuse("--process-label", "the guest has no SELinux");
-  if (flags.cgroup.length > 0) refuse("--cgroup", "sub-cgroups of a container are not supported");
+  const below = flags.cgroup.find((path) => path.split(":").at(-1) !== "/");
+  if (below !== undefined) refuse(`--cgroup ${below}`, "sub-cgroups of a container are not supported");
 }
 
 /** Numbers only, as for runc part of the command line's form. */
