@@ -50,6 +50,13 @@ const CASES: Readonly<Record<string, BootOptions>> = {
     memoryFile: { path: "/t/vm.mem", access: "copy-on-write" },
     restore: { statePath: "/t/vm.state", ignoreShared: true },
   },
+  "copied-clone": {
+    ...BASE,
+    devices: [],
+    laterDevices: ["shared-directory-virtio-fs"],
+    memoryFd: asFd(9),
+    restore: { statePath: "/t/vm.state", ignoreShared: true },
+  },
   vsock: { ...BASE, vsock: { cid: 4_294_967_294, fd: asFd(9) } },
   disks: {
     ...BASE,
