@@ -2,7 +2,11 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { dup } from "../../src/sys/fd.ts";
+import { FdReader } from "../../src/sys/fd-reader.ts";
+import { FdWriter } from "../../src/sys/fd-writer.ts";
 import { processExit, signalProcess } from "../../src/sys/process-identity.ts";
+import { openPty } from "../../src/sys/pty.ts";
 import { SIGKILL, SIGSTOP } from "../../src/sys/signals.ts";
 import { stopVmCache, vmCacheStatus } from "../../src/vmcache/control.ts";
 import { eventually } from "../harness/eventually.ts";
@@ -103,25 +107,30 @@ test(
   "Ctrl-C in its terminal ends the server and its idle VMs, and reaches no VM in use",
   async () => {
     await withHearth({ config }, async (hearth) => {
-      let shown = "";
-      await using terminal = new Bun.Terminal({
-        cols: 200,
-        rows: 50,
-        data: (_terminal, data) => {
-          shown += new TextDecoder().decode(data);
-        },
-      });
-      const server = Bun.spawn([hearth.executable, "vmcache", "serve", "--number", "1"], {
+      const pty = openPty();
+      using reader = new FdReader(dup(pty.master.fd));
+      using keyboard = new FdWriter(pty.master);
+      const server = Bun.spawn(["setsid", "-cw", hearth.executable, "vmcache", "serve", "--number", "1"], {
         env: { PATH, ...hearth.env },
-        terminal,
+        stdio: [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       });
+      pty.terminal.close();
+      let shown = "";
+      const read = async (): Promise<void> => {
+        for (let chunk = await reader.read(); chunk !== null; chunk = await reader.read()) {
+          shown += new TextDecoder().decode(chunk);
+        }
+      };
+      const watching = read().catch(() => {});
       const isFull = async () =>
         (await vmCacheStatus(hearth.endpoint).catch(() => undefined))?.idle.length === 1 ? true : undefined;
       await eventually("an idle VM", isFull, TIMEOUT_MS);
       await startPooled(hearth);
       await eventually("another idle VM", isFull, TIMEOUT_MS);
-      terminal.write("\x03");
+      await keyboard.write(new TextEncoder().encode("\x03"));
       expect(await server.exited).toBe(0);
+      reader.close();
+      await watching;
       expect(shown).toContain("^C");
       expect(vmRecords(hearth.runDir).map(({ state }) => state)).toEqual(["adopted"]);
       await expectRunning(hearth);
