@@ -10,54 +10,16 @@ import {
   VM_PROVEN_MS,
   VM_STABLE_MS,
 } from "../limits.ts";
-import type { Log } from "../log.ts";
 import { RemoteError } from "../rpc/status.ts";
 import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { backoffMs } from "./backoff.ts";
-import type { BaseFactory } from "./base-factory.ts";
-import type { BootBudget, Booter } from "./boot-budget.ts";
-import type { CacheCounts, CacheEvent, WhatHappened } from "./cache-event.ts";
+import type { Booter } from "./boot-budget.ts";
+import type { WhatHappened } from "./cache-event.ts";
+import type { CacheParts, CacheSettings, HandedOutVm, OnBootStep } from "./cache-parts.ts";
 import { dueForCheck, lossOf, Slot, type SlotState, type SlotStatus, slotStatus } from "./cache-slot.ts";
 import { ClaimQueue } from "./claim-queue.ts";
-import { connectIdleVm, endSandboxProcess, type IdleVm, type IdleVmFacts, type VmLease } from "./idle-vm.ts";
+import { connectIdleVm, endSandboxProcess, type IdleVm } from "./idle-vm.ts";
 import { newToken } from "./launch.ts";
-
-/** Reports the steps of a boot that is under way. */
-export type OnBootStep = (vmId: string, step: string) => void;
-
-/** What the operator sets and may change while the pool runs. */
-export interface CacheSettings {
-  /** VMs kept ready, 1 or more. */
-  readonly number: number;
-  /** Milliseconds in which a VM handed out must be adopted. */
-  readonly leaseMs: number;
-  readonly queueLengthMax: number;
-  readonly backoff: { readonly minMs: number; readonly maxMs: number };
-  /** Milliseconds between two checks of an idle VM. */
-  readonly checkIntervalMs: number;
-  /** Milliseconds after which an idle VM is replaced; 0: never. */
-  readonly ageMaxMs: number;
-}
-
-/** The same for every shape of a pool. */
-export interface CacheParts {
-  readonly runDir: string;
-  /** Makes the base factory of one boot; its VMs must come in mode "idle". */
-  readonly base: (onStep: OnBootStep) => BaseFactory;
-  readonly log: Log;
-  readonly onEvent: (event: CacheEvent) => void;
-  readonly counts: CacheCounts;
-  readonly budget: BootBudget;
-  readonly leaseTimeoutMs?: number | undefined;
-  readonly stableMs?: number | undefined;
-}
-
-export interface HandedOutVm {
-  readonly facts: IdleVmFacts;
-  readonly lease: VmLease;
-  /** Destroys the VM: the client it was meant for has gone. */
-  revoke(): Promise<void>;
-}
 
 /** "<vcpus>x<MiB>": unique among the shapes of a pool. */
 export function shapeName({ vcpus, memoryMib }: Pick<VmConfig, "vcpus" | "memoryMib">): string {
@@ -75,6 +37,7 @@ export class VmCache implements Booter {
   readonly identity: string;
   readonly #parts: CacheParts;
   readonly #log: Log;
+  readonly #provenMs: number;
   readonly #slots: Slot[] = [];
   readonly #claims: ClaimQueue<{ readonly slot: Slot; readonly vm: IdleVm }>;
   readonly #bootAbort = new AbortController();
@@ -90,6 +53,7 @@ export class VmCache implements Booter {
     this.identity = identityDigest(config);
     this.#parts = parts;
     this.#log = parts.log.with({ shape: this.shape });
+    this.#provenMs = parts.provenMs ?? VM_PROVEN_MS;
     this.#settings = settings;
     this.#claims = new ClaimQueue(settings.queueLengthMax);
     this.#resize();
@@ -183,9 +147,14 @@ export class VmCache implements Booter {
     }
   }
 
-  /** Checks the idle VMs whose last proof of life is older than the interval, and replaces the oldest that is too old. */
-  look(): void {
+  /**
+   * Checks the idle VMs whose last proof of life is older than the interval, and the one that is next in line when its
+   * proof would be too old before the next look, `nextMs` from now. Replaces the oldest that is too old.
+   */
+  look(nextMs: number): void {
     this.#startChecks();
+    const next = this.#oldestIdle();
+    if (next !== undefined && next.vm.provenAgoMs >= this.#provenMs - nextMs) void this.#startCheck(next.slot, next.vm);
     this.#retireOldest();
   }
 
@@ -193,9 +162,13 @@ export class VmCache implements Booter {
   #startChecks(): void {
     const room = VM_CHECKS_AT_ONCE_MAX - this.#slots.filter(({ state }) => state.kind === "checking").length;
     for (const { slot, vm } of dueForCheck(this.#slots, this.#settings.checkIntervalMs).slice(0, Math.max(0, room))) {
-      slot.state = { kind: "checking", vm };
-      void this.#track(this.#check(slot, vm)).then(() => this.#startChecks());
+      void this.#startCheck(slot, vm).then(() => this.#startChecks());
     }
+  }
+
+  #startCheck(slot: Slot, vm: IdleVm): Promise<void> {
+    slot.state = { kind: "checking", vm };
+    return this.#track(this.#check(slot, vm));
   }
 
   /** From now on every VM has to prove anew that it lives, before it is handed out and at the next look. */
@@ -257,7 +230,7 @@ export class VmCache implements Booter {
   async #handOut(slot: Slot, vm: IdleVm, startedAt: number): Promise<HandedOutVm | undefined> {
     try {
       const timeoutMs = this.#parts.leaseTimeoutMs ?? VM_LEASE_TIMEOUT_MS;
-      const agent = vm.provenAgoMs > VM_PROVEN_MS;
+      const agent = vm.provenAgoMs > this.#provenMs;
       const lease = await this.#track(
         vm.lease({ token: newToken(), leaseMs: this.#settings.leaseMs, agent }, timeoutMs),
       );

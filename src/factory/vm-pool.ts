@@ -8,8 +8,9 @@ import { type Log, silentLog } from "../log.ts";
 import { clockNanoseconds } from "../sys/clock.ts";
 import { identityDigest, type VmConfig, type VmSize } from "../vm/vm-config.ts";
 import { BootBudget, type BudgetLimits } from "./boot-budget.ts";
-import { type CacheParts, type CacheSettings, type HandedOutVm, ShapeGoneError, VmCache } from "./cache.ts";
+import { ShapeGoneError, VmCache } from "./cache.ts";
 import { type CacheCounters, CacheCounts, type CacheEvent, type MissReason } from "./cache-event.ts";
+import type { CacheParts, CacheSettings, HandedOutVm } from "./cache-parts.ts";
 import type { SlotStatus } from "./cache-slot.ts";
 import type { IdleVm } from "./idle-vm.ts";
 
@@ -26,7 +27,8 @@ export interface PoolSettings extends BudgetLimits, Omit<CacheSettings, "number"
   readonly templateDir?: string | undefined;
 }
 
-export interface VmPoolOptions extends Pick<CacheParts, "runDir" | "base" | "leaseTimeoutMs" | "stableMs"> {
+export interface VmPoolOptions
+  extends Pick<CacheParts, "runDir" | "base" | "leaseTimeoutMs" | "stableMs" | "provenMs"> {
   readonly settings: PoolSettings;
   readonly log?: Log;
   readonly onEvent?: ((event: CacheEvent) => void) | undefined;
@@ -65,7 +67,7 @@ export class VmPool implements AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   constructor(options: VmPoolOptions) {
-    const { settings, runDir, base, leaseTimeoutMs, stableMs } = options;
+    const { settings, runDir, base, leaseTimeoutMs, stableMs, provenMs } = options;
     this.#log = options.log ?? silentLog;
     this.#settings = settings;
     this.#budget = new BootBudget(settings);
@@ -74,6 +76,7 @@ export class VmPool implements AsyncDisposable {
       base,
       leaseTimeoutMs,
       stableMs,
+      provenMs,
       log: this.#log,
       onEvent: options.onEvent ?? (() => {}),
       counts: this.#counts,
@@ -244,13 +247,16 @@ export class VmPool implements AsyncDisposable {
 
   #lookRegularly(): void {
     clearInterval(this.#lookTimer);
-    const intervalMs = Math.min(this.#lookIntervalMs, this.#settings.checkIntervalMs);
-    this.#lookTimer = setInterval(() => this.#look(), intervalMs);
+    this.#lookTimer = setInterval(() => this.#look(), this.#lookMs);
+  }
+
+  get #lookMs(): number {
+    return Math.min(this.#lookIntervalMs, this.#settings.checkIntervalMs);
   }
 
   #look(): void {
     this.#noticeSuspension();
-    for (const cache of this.#caches) cache.look();
+    for (const cache of this.#caches) cache.look(this.#lookMs);
   }
 
   /** A host that slept may have lost what its VMs need: all of them have to prove that they live. */
@@ -262,7 +268,7 @@ export class VmPool implements AsyncDisposable {
     this.#log.warn("host was suspended, checking all vms", { sleptMs: Math.round(sleptMs) });
     for (const cache of this.#caches) {
       cache.distrust();
-      cache.look();
+      cache.look(this.#lookMs);
     }
   }
 }

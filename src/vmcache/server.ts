@@ -52,7 +52,7 @@ export interface PoolServerOptions {
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
   /** Times other than those of limits.ts. */
-  readonly times?: Pick<VmPoolOptions, "leaseTimeoutMs" | "stableMs" | "lookIntervalMs">;
+  readonly times?: Pick<VmPoolOptions, "leaseTimeoutMs" | "stableMs" | "provenMs" | "lookIntervalMs">;
 }
 
 export interface MetricsPlaces {

@@ -35,6 +35,7 @@ class TestCache {
       base,
       onEvent,
       stableMs = 0,
+      provenMs,
       leaseTimeoutMs,
       lookIntervalMs,
       suspendedMs,
@@ -44,6 +45,7 @@ class TestCache {
       runDir: fixture.runDir,
       settings: testSettings({ number: slots, settings }),
       stableMs,
+      provenMs,
       leaseTimeoutMs,
       lookIntervalMs,
       suspendedMs,
@@ -340,6 +342,16 @@ describe("proof of life", () => {
     });
     pool.adopt(await connectIdleVm({ runDir: fixture.runDir, vmId }));
     expect(await promise).toMatchObject({ kind: "checked", vmId });
+  });
+
+  test("the one that is next in line is asked again and again, so that a claim need not ask it", async () => {
+    using fixture = sandboxFixture();
+    await using it = new TestCache(fixture, { slots: 2, bootsAtOnce: 1, provenMs: 40, lookIntervalMs: 20 });
+    await it.seen("ready", 2);
+    await it.seen("checked", 3);
+    const [next] = it.events.flatMap((event) => (event.kind === "ready" ? [event.vmId] : []));
+    const checked = it.events.flatMap((event) => (event.kind === "checked" ? [event.vmId] : []));
+    expect(new Set(checked)).toEqual(new Set([next ?? ""]));
   });
 
   test("after the host was suspended all idle VMs are checked at once", async () => {
