@@ -10,6 +10,7 @@ import {
   VM_PROVEN_MS,
   VM_STABLE_MS,
 } from "../limits.ts";
+import type { Log } from "../log.ts";
 import { RemoteError } from "../rpc/status.ts";
 import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { backoffMs } from "./backoff.ts";
