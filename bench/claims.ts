@@ -71,8 +71,8 @@ async function measureSustained(report: Report, pool: PoolUnderTest, kind: Kind,
   };
   await Promise.all(caches.map(claimOn));
   const claim = summarize(claims);
-  const name = `sustained claims of ${clients}, ${kind}s`;
-  report.record(`${name}`, claims.length / (SUSTAINED_MS / 1000), "1/s", {}, claim);
+  const name = `sustained claims of ${clients} clients, ${kind}`;
+  report.record(name, claims.length / (SUSTAINED_MS / 1000), "1/s", {}, claim);
   report.record(`${name}: p50`, claim.median, "ms");
   report.record(`${name}: p99`, claim.p99, "ms");
 }

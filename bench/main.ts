@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: what a start, an exec and an idle VM cost, on this machine and in one run, with runc and crun beside
  * them; how fast a pool refills, and how it grows. Prints a table and writes build/bench.json. Nothing here decides a
- * test: machines are shared and noisy. All of it takes about half an hour on two emulating cores.
+ * test: machines are shared and noisy. All of it takes about 40 minutes on two emulating cores.
  *
  * npm run bench -- PART…   only those parts; see PARTS
  */

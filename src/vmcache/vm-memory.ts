@@ -25,7 +25,12 @@ export class VmMemorySampler {
   current(): Promise<readonly VmMemory[]> {
     const now = performance.now();
     if (this.#last === undefined || now - this.#last.atMs >= MEMORY_SAMPLE_MS) {
-      this.#last = { atMs: now, memory: measure(this.#runDir) };
+      const memory = measure(this.#runDir);
+      this.#last = { atMs: now, memory };
+      // A failure is told to whoever asked, and does not stand.
+      memory.catch(() => {
+        this.#last = undefined;
+      });
     }
     return this.#last.memory;
   }
