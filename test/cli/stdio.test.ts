@@ -292,6 +292,25 @@ describe("terminals", () => {
     pty.terminal.close();
   });
 
+  test("warnings are for a terminal, and stay out of the container's standard error elsewhere", async () => {
+    fixture.script({ warnings: ["process.apparmorProfile x is not applied"] });
+    fixture.writeBundle(sh("echo said >&2"));
+    const elsewhere = await fixture.run(["run", "c1"]);
+    expect(elsewhere).toEqual({ exitCode: 0, stdout: "", stderr: "said\n" });
+    const pty = openPty();
+    using reader = new FdReader(pty.master);
+    const child = Bun.spawn(fixture.argv("run", "c2"), {
+      env: fixture.env,
+      cwd: fixture.bundle,
+      stdio: ["ignore", "ignore", pty.terminal.fd],
+    });
+    const text = terminalText(reader);
+    await text.until("process.apparmorProfile x is not applied");
+    await text.until("said\r\n");
+    expect(await child.exited).toBe(0);
+    pty.terminal.close();
+  });
+
   test("exec --tty", async () => {
     fixture.writeBundle(["sleep", "1000"]);
     await fixture.ok(["run", "-d", "c1"]);

@@ -33,7 +33,6 @@ export interface RuntimeContext extends RuntimeDependencies {
   /** True when the log goes to a file of its own, so that standard error is free for the error itself. */
   readonly logsToFile: boolean;
   readonly debug: boolean;
-  readonly systemdCgroup: boolean;
   /** Reads the files at the first call. */
   config(): Promise<HearthConfig>;
   /** `--root`, else below the configured run directory. */
@@ -43,7 +42,7 @@ export interface RuntimeContext extends RuntimeDependencies {
 export type GlobalValues = FlagValues<typeof GLOBAL_FLAGS>;
 
 /**
- * `ownStderr`: nobody but us writes to standard error, so that warnings may go there when there is no log file.
+ * `ownStderr`: warnings may go to standard error when there is no log file.
  * Opens the log file, if there is one, for the rest of the process's life. Fails with invalid-argument for a bad flag.
  */
 export function createContext(
@@ -72,7 +71,6 @@ export function createContext(
     log,
     logsToFile: path !== undefined,
     debug: globals.debug,
-    systemdCgroup: globals["systemd-cgroup"],
     config: configOnce,
     async root() {
       const { root } = globals;

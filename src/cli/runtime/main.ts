@@ -1,4 +1,5 @@
 /** `hearth runtime`: runc's command line. Global flags, then a command, each in a file of its own, loaded when named. */
+import { isatty } from "node:tty";
 import { HearthError } from "../../errors.ts";
 import { didYouMean } from "../../util/nearest.ts";
 import { parseFlags } from "../flags.ts";
@@ -34,7 +35,10 @@ export const RUNTIME_COMMANDS: Readonly<Record<string, CommandEntry>> = {
   restore: { summary: "not supported", load: () => import("./unsupported.ts") },
 };
 
-/** Their standard error is the container's or the process's too: only the error that ends them belongs there. */
+/**
+ * Their standard error is the container's or the process's too: only the error that ends them belongs there, unless it is
+ * a terminal, where somebody reads the warnings.
+ */
 const CONTAINER_STDERR_COMMANDS: ReadonlySet<string> = new Set(["create", "run", "exec"]);
 
 /** Runs one command line and resolves with the exit status; reports its own errors. */
@@ -50,7 +54,8 @@ export async function runtimeMain(
     ({ flags: globals, rest } = parseFlags(GLOBAL_FLAGS, args));
     if (globals.version) return await printVersion();
     if (globals.help || rest.length === 0 || rest[0] === "help") return await printUsage(program);
-    context = createContext(globals, dependencies, { ownStderr: !CONTAINER_STDERR_COMMANDS.has(rest[0] ?? "") });
+    const ownStderr = !CONTAINER_STDERR_COMMANDS.has(rest[0] ?? "") || isatty(2);
+    context = createContext(globals, dependencies, { ownStderr });
   } catch (thrown) {
     printError(program, thrown);
     return exitCodeOf(thrown);
