@@ -1,8 +1,11 @@
 import { expect, test } from "bun:test";
-import { appendFileSync } from "node:fs";
+import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { PoolInProcess } from "../harness/pool-fixture.ts";
+import { runProgram } from "../harness/program.ts";
 import { logLines, runtimeFixture } from "../harness/runtime-fixture.ts";
 import { sandboxFixture } from "../harness/sandbox-fixture.ts";
+import { scratch } from "../harness/scratch.ts";
 
 test("a pooled VM that cannot be adopted costs a warning, never the container", async () => {
   using pooled = sandboxFixture();
@@ -27,3 +30,31 @@ test("a pooled VM that cannot be adopted costs a warning, never the container", 
   await pool.stop();
   expect(pooled.leftovers()).toEqual([]);
 }, 20_000);
+
+const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
+
+test.each([
+  ["vm_cache_number = 0", [], "vm_cache_number is 0, so there is nothing to keep"],
+  [
+    "vm_cache_shapes = [{ vcpus = 1, memory = 256, number = 1 }]",
+    ["--number", "2"],
+    "--number is for a pool of one size, and vm_cache_shapes are configured",
+  ],
+  ["vm_cache_number = 1", ["--number", "1001"], "--number must be 1 to 1000"],
+])("serve with %p and %p is refused before anything is made", async (factory, args, message) => {
+  using dir = scratch();
+  const files = ["kernel", "initrd", "image"].map((key) => `${key} = "${MAIN}"\n`).join("");
+  const config = `[hypervisor.qemu]\nshared_fs = "virtio-9p"\n${files}[factory]\n${factory}\n[runtime]\nrun_dir = "${dir.path("run")}"\n`;
+  writeFileSync(dir.path("config.toml"), config);
+  const { status, stderr } = await runProgram([
+    process.execPath,
+    MAIN,
+    "--config",
+    dir.path("config.toml"),
+    "vmcache",
+    "serve",
+    ...args,
+  ]);
+  expect([status, stderr]).toEqual([1, expect.stringContaining(message)]);
+  expect(existsSync(dir.path("run"))).toBe(false);
+});
