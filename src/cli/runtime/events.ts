@@ -1,6 +1,7 @@
 /** `events`: lines of resource usage and of OOM kills of a container, in runc's form, until it ends; or the usage once. */
 import { HearthError } from "../../errors.ts";
 import type { BlkioStatsEntry, MemoryData, StatsContainerResponse } from "../../gen/agent_pb.ts";
+import { OOM_AFTER_END_MS } from "../../limits.ts";
 import { canSignal, statusOf } from "../../oci/container-record.ts";
 import { readContainer } from "../../oci/container-store.ts";
 import { stringifyOciJson } from "../../oci/json.ts";
@@ -72,6 +73,8 @@ async function stream(events: EventStream): Promise<void> {
   const tasks = [printAtIntervals(events, stop.signal), printOoms(events, stop.signal)];
   try {
     await Promise.race([ended, ...tasks]);
+    // The kill that ended it is told at the same time, by another call.
+    await sleep(OOM_AFTER_END_MS);
   } catch (thrown) {
     const gone = isSandboxGone(thrown) || (thrown instanceof HearthError && thrown.code === "not-found");
     if (!gone) throw thrown;

@@ -196,11 +196,7 @@ export const CGROUPS: Topic = {
       name: "events until the container ends, with OOM kills",
       runcFails: "runc 1.1.5 goes on when the container has ended",
       spec: "runtime.md#operations",
-      args: [
-        "/bin/sh",
-        "-c",
-        "until [ -e /go ]; do sleep 0.05; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 0.2",
-      ],
+      args: ["/bin/sh", "-c", "until [ -e /go ]; do sleep 0.05; done; dd if=/dev/zero of=/dev/null bs=64M count=1"],
       config: { linux: { resources: { memory: { limit: 16 * MIB } } } },
       steps: [
         { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },

@@ -1,0 +1,62 @@
+/** Limits of a whole VM on a host with cgroup version 2 alone; those of version 1 are in the conformance suite. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Scratch, scratch } from "../harness/scratch.ts";
+import { TestHost } from "../harness/test-host/test-host.ts";
+
+const START_TIMEOUT_MS = 180_000;
+const FIXTURE = join(import.meta.dir, "../fixtures/apply-host-limits.ts");
+
+let files: Scratch;
+let host: TestHost;
+beforeAll(async () => {
+  files = scratch();
+  writeFileSync(files.path("disk"), new Uint8Array(1024 * 1024));
+  host = await TestHost.start({ disk: files.path("disk") });
+}, START_TIMEOUT_MS);
+afterAll(async () => {
+  await host[Symbol.asyncDispose]();
+  files[Symbol.dispose]();
+});
+
+const apply = (resources: object): Promise<string> =>
+  host.ok([process.execPath, FIXTURE, "/pods/one", JSON.stringify(resources)]).then(({ stdout }) => stdout);
+const limit = (file: string): Promise<string> => host.sh(`cat /sys/fs/cgroup/pods/one/${file}`);
+
+test(
+  "CPU, CPUs and block I/O, with the controllers handed down to where they are needed",
+  async () => {
+    const [major, minor] = (await host.sh("awk '$4 == \"vda\" {print $1, $2}' /proc/partitions"))
+      .split(" ")
+      .map(Number);
+    const warnings = await apply({
+      cpu: { shares: 512, quota: 50_000, period: 100_000, burst: 10_000, cpus: "0", mems: "0" },
+      blockIO: {
+        throttleReadBpsDevice: [{ major, minor, rate: 1_000_000 }],
+        throttleWriteIOPSDevice: [{ major, minor, rate: 50 }],
+      },
+    });
+    expect(warnings).toBe("[]");
+    const files = ["cpu.weight", "cpu.max", "cpu.max.burst", "cpuset.cpus", "cpuset.mems", "io.max"];
+    expect(await Promise.all(files.map(limit))).toEqual([
+      "20",
+      "50000 100000",
+      "10000",
+      "0",
+      "0",
+      `${major}:${minor} rbps=1000000 wbps=max riops=max wiops=50`,
+    ]);
+  },
+  START_TIMEOUT_MS,
+);
+
+test(
+  "an update changes what it names, and a limit that the kernel refuses is an error",
+  async () => {
+    await apply({ cpu: { quota: -1, period: 100_000 } });
+    expect(await limit("cpu.max")).toBe("max 100000");
+    await expect(apply({ cpu: { cpus: "77" } })).rejects.toThrow("apply linux.resources.cpu.cpus 77");
+  },
+  START_TIMEOUT_MS,
+);
