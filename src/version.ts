@@ -10,7 +10,7 @@ export const COMMIT: string = typeof HEARTH_COMMIT === "string" ? HEARTH_COMMIT 
 /** Release of the guest kernel that the executable carries. */
 export const GUEST_KERNEL: string = typeof HEARTH_GUEST_KERNEL === "string" ? HEARTH_GUEST_KERNEL : "none";
 /** Version of the OCI runtime specification that state and features follow; any 1.x configuration is read. */
-export const OCI_VERSION = "1.2.1";
+export const OCI_VERSION = "1.3.0";
 
 /** The lines of `--version`; the first starts with the program's name as runc's does, which engines parse. */
 export function versionText(program: string): string {

@@ -248,7 +248,7 @@ describe("hooks", () => {
       points.map((point, index) => [
         [point, point, fixture.bundle],
         {
-          ociVersion: "1.2.1",
+          ociVersion: "1.3.0",
           id: "c1",
           status: ["creating", "creating", "running", "stopped"][index],
           ...(point === "poststop" ? {} : { pid }),
