@@ -1,5 +1,7 @@
 /** Clones of a saved VM with a real container: over both ways of sharing files, alone and in a pool, and without one. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { statSync } from "node:fs";
+import { join } from "node:path";
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { startPool, vmRecords } from "../harness/pool.ts";
 
@@ -8,7 +10,7 @@ const VM_TEST_TIMEOUT_MS = 180_000;
 /** What `hearth template status --json` prints, as far as it is looked at here. */
 interface TemplateStatusJson {
   readonly usable: boolean;
-  readonly templates: readonly { readonly identity: string; readonly state: string; readonly kind: string }[];
+  readonly templates: readonly { readonly dir: string; readonly state: string; readonly kind: string }[];
 }
 
 async function templateStatus(hearth: Hearth): Promise<TemplateStatusJson> {
@@ -52,7 +54,11 @@ describe.each([
   test(
     "a container runs in a clone, without a warning, and nothing of the template is changed by it",
     async () => {
-      expect(await templateStatus(hearth)).toMatchObject({ usable: true, templates: [{ state: "ready", kind }] });
+      const before = await templateStatus(hearth);
+      expect(before).toMatchObject({ usable: true, templates: [{ state: "ready", kind }] });
+      for (const name of ["vm.mem", "vm.state", "template.json"]) {
+        expect(statSync(join(before.templates[0]?.dir ?? "", name)).mode & 0o777).toBe(0o600);
+      }
       for (const id of ["one", "two"]) {
         const { lines, source, stderr } = await inContainer(id, "echo in >/file; cat /file; hostname");
         expect(lines).toEqual(["in", "hearth-test"]);
