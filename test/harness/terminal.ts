@@ -15,11 +15,15 @@ export class TerminalSession {
   #seen = 0;
   readonly #looks = new Set<() => void>();
   readonly #child: Bun.Subprocess;
+  /** Resolves when all that it ever showed is in `text`. */
+  readonly #ended: Promise<void>;
   readonly #argv: readonly string[];
 
   constructor(argv: readonly string[], options: TerminalOptions = {}) {
     const decoder = new TextDecoder();
+    const { promise: ended, resolve: end } = Promise.withResolvers<void>();
     this.#argv = argv;
+    this.#ended = ended;
     this.#child = Bun.spawn([...argv], {
       env: { PATH, TERM: "xterm", ...options.env },
       cwd: "/",
@@ -30,6 +34,7 @@ export class TerminalSession {
           this.text += decoder.decode(data, { stream: true });
           for (const look of this.#looks) look();
         },
+        exit: () => end(),
       },
     });
   }
@@ -56,7 +61,7 @@ export class TerminalSession {
     };
     const timer = setTimeout(() => fail("time ran out"), WAIT_TIMEOUT_MS);
     this.#looks.add(look);
-    this.#child.exited.then(() => fail("it ended"));
+    this.#ended.then(() => fail("it ended"));
     look();
     try {
       await promise;
