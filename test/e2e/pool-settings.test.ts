@@ -19,7 +19,7 @@ import { scratch } from "../harness/scratch.ts";
 
 const TIMEOUT_MS = 240_000;
 const REPOSITORY = resolve(import.meta.dir, "../..");
-const BUILT_KERNEL = join(REPOSITORY, "build/guest/vmlinux");
+const BUILT_GUEST = join(REPOSITORY, "build/guest");
 /** Source: asm-generic/fcntl.h. */
 const O_CLOEXEC = 0o2000000;
 const SMALL = { default_memory: 256 };
@@ -90,8 +90,9 @@ test(
       const kernel = join(hearth.dir, "vmlinux");
       const script = '#!/bin/sh\nexec /usr/bin/qemu-system-x86_64 "$@"\n';
       writeFileSync(qemu, script, { mode: 0o755 });
-      copyFileSync(BUILT_KERNEL, kernel);
-      reconfigure(hearth, { ...SMALL, path: qemu, kernel }, { vm_cache_number: 1 });
+      copyFileSync(join(BUILT_GUEST, "vmlinux"), kernel);
+      const guest = { kernel, initrd: join(BUILT_GUEST, "initrd.cpio"), image: join(BUILT_GUEST, "rootfs.erofs") };
+      reconfigure(hearth, { ...SMALL, path: qemu, ...guest }, { vm_cache_number: 1 });
       await using pool = startPool(hearth, undefined);
       const identities = new Set<string>();
       const vms = new Set<string>();

@@ -86,6 +86,7 @@ export function startPool(hearth: Hearth, number: number | undefined, args: read
     until: async (what, wanted) => {
       let last: PoolStatus | undefined;
       const look = async (): Promise<PoolStatus | undefined> => {
+        if (child.exitCode !== null) throw new Error(`the pool server ended with status ${child.exitCode}`);
         last = await vmCacheStatus(hearth.endpoint).catch(() => undefined);
         return last !== undefined && wanted(last) ? last : undefined;
       };
