@@ -26,6 +26,8 @@ export const CID_MIN = 3;
 export const CID_MAX = 0xffff_fffe;
 /** Only root may bind ports below, which tells it from the other users of a host. Source: net/vmw_vsock/af_vsock.c, LAST_RESERVED_PORT. */
 export const RESERVED_PORT_MAX = 1023;
+/** Option of level AF_VSOCK; struct timeval. The kernel's default is 2 s. */
+const SO_VM_SOCKETS_CONNECT_TIMEOUT = 6;
 const VHOST_VSOCK_SET_GUEST_CID = 0x4008_af60n;
 
 /** Where the kernel of a host gives VMs such sockets. */
@@ -38,6 +40,7 @@ const libc = lazyLibc({
   listen: { args: ["i32", "i32"], returns: "i32" },
   connect: { args: ["i32", "ptr", "u32"], returns: "i32" },
   accept4: { args: ["i32", "ptr", "ptr", "i32"], returns: "i32" },
+  setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
 });
 
@@ -114,6 +117,7 @@ export async function connectVsock(to: VsockAddress, options: DeadlineOptions = 
   const socket = newSocket();
   try {
     bindReserved(socket.fd);
+    if (options.timeoutMs !== undefined) setConnectTimeout(socket.fd, options.timeoutMs);
     const address = encodeAddress(to);
     if (libc().connect(socket.fd, address, address.length) < 0) {
       const errno = lastErrno();
@@ -125,6 +129,13 @@ export async function connectVsock(to: VsockAddress, options: DeadlineOptions = 
     socket.close();
     throw thrown;
   }
+}
+
+/** A second longer than ours, which names what was waited for. */
+function setConnectTimeout(fd: Fd, timeoutMs: number): void {
+  const { bytes, view } = struct(16);
+  view.setBigInt64(0, BigInt(Math.ceil(timeoutMs / 1000) + 1), true);
+  check(libc().setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, bytes, bytes.length), "set connect timeout");
 }
 
 function bindReserved(fd: Fd): void {
