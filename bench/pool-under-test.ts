@@ -31,8 +31,8 @@ export interface PoolUnderTest {
   readonly fillSeconds: number;
   /** Resolves when the server says that so many VMs are idle; default: all. */
   full(count?: number): Promise<void>;
-  /** Resolves when every VM was checked once, and from then on they are checked as often as they are by default. */
-  settle(): Promise<void>;
+  /** Has every VM checked at least once, and then as rarely as by default again; returns how many checks that took. */
+  checkAll(): Promise<number>;
   /** Processes by what they are. */
   processes(): ReadonlyMap<string, readonly number[]>;
 }
@@ -88,18 +88,19 @@ async function measureIn(
     cache,
     fillSeconds,
     full,
-    settle: () => settle(hearth, number),
+    checkAll: () => checkAll(hearth, number),
     processes: () => processesOf(hearth, pool.pid),
   });
 }
 
-/** The server follows its configuration file. A clone's first check is dear where code is translated: it runs none before. */
-async function settle(hearth: Hearth, number: number): Promise<void> {
+/** The server follows its configuration file, and checks the most overdue first. */
+async function checkAll(hearth: Hearth, number: number): Promise<number> {
   const config = readFileSync(hearth.configPath, "utf8");
-  const often = config.replace("[factory]\n", "[factory]\nvm_cache_check_interval_s = 5\n");
-  writeFileSync(hearth.configPath, often);
-  while ((await checksSoFar(hearth)) < number) await Bun.sleep(1000);
+  const before = await checksSoFar(hearth);
+  writeFileSync(hearth.configPath, config.replace("[factory]\n", "[factory]\nvm_cache_check_interval_s = 1\n"));
+  while ((await checksSoFar(hearth)) - before < number) await Bun.sleep(LOOK_INTERVAL_MS);
   writeFileSync(hearth.configPath, config);
+  return (await checksSoFar(hearth)) - before;
 }
 
 async function checksSoFar(hearth: Hearth): Promise<number> {
@@ -137,16 +138,9 @@ export function templateMib(hearth: Hearth): number {
   return files.reduce((sum, { blocks }) => sum + blocks * 512, 0) / MIB;
 }
 
-/** CPU time so far, milliseconds, by what the processes are. */
-export function cpuMsOf(pool: PoolUnderTest): Map<string, number> {
-  const used = new Map<string, number>();
-  for (const [name, pids] of pool.processes()) {
-    used.set(
-      name,
-      pids.reduce((sum, pid) => sum + cpuMs(pid), 0),
-    );
-  }
-  return used;
+/** CPU time of all processes so far, milliseconds. */
+export function cpuMsOf(pool: PoolUnderTest): number {
+  return [...pool.processes().values()].flat().reduce((sum, pid) => sum + cpuMs(pid), 0);
 }
 
 /** Threads that have ended included. Source: proc(5), fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms. */
