@@ -7,6 +7,12 @@ import { encodeFrame, FRAME_DATA, FRAME_REQUEST, FRAME_RESPONSE } from "../../sr
 import { rejection } from "../harness/rejection.ts";
 import { type HostAgent, readAll, startHostAgent } from "./host-agent.ts";
 
+/** They wait for what does not happen, or would change this machine. */
+const NOT_CALLED: ReadonlySet<string> = new Set([
+  ...["GetOOMEvent", "NextNameQuery"],
+  ...["DestroySandbox", "CreateSandbox", "SetGuestDateTime"],
+]);
+
 let agent: HostAgent;
 beforeEach(async () => {
   agent = await startHostAgent();
@@ -26,7 +32,7 @@ async function stillServes(): Promise<void> {
 test("every method of the protocol is there, and a foreign one is not", async () => {
   const client = new TtrpcClient(agent.second);
   for (const method of AgentService.methods) {
-    if (["GetOOMEvent", "DestroySandbox", "CreateSandbox", "SetGuestDateTime"].includes(method.name)) continue;
+    if (NOT_CALLED.has(method.name)) continue;
     const thrown = await client.call(method, new Uint8Array(0)).catch((error: unknown) => error);
     expect(thrown).not.toMatchObject({ code: "unimplemented" });
   }
