@@ -94,6 +94,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   );
   stack.use(listener);
   if (launch.mode === "leased") sandbox.beginLeased(launch.token, launch.leaseMs);
+  else sandbox.settle();
   const bootMs = Math.round(performance.now() - startedAt);
   log.info("vm ready", { bootMs, qemu: vm.hypervisor.process.pid, mode: launch.mode });
   report.ready({

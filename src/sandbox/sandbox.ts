@@ -10,6 +10,7 @@ import {
   CONTAINERS_PER_SANDBOX_MAX,
   FAREWELL_TIMEOUT_MS,
   LEASE_MS_MAX,
+  PAUSE_RUN_MS,
   QMP_CALL_TIMEOUT_MS,
   SANDBOX_END_AGENT_TIMEOUT_MS,
   VM_LEASE_AGENT_TIMEOUT_MS,
@@ -17,6 +18,8 @@ import {
 import type { Log } from "../log.ts";
 import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
 import { childPids, type ProcessIdentity, processStat } from "../sys/process-identity.ts";
+import { timesAsleep } from "../sys/process-stat.ts";
+import { sleep } from "../util/wait.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
@@ -24,6 +27,7 @@ import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
 import { OomBoard } from "./oom-board.ts";
+import { settlePause } from "./quiet-pause.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
@@ -69,6 +73,8 @@ export class Sandbox {
   readonly #resources: VmResources;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
+  #turns: Promise<void> = Promise.resolve();
+  #settling = false;
   /** Made when somebody first asks: the agent keeps the events until then. */
   #ooms: OomBoard | undefined;
 
@@ -114,16 +120,58 @@ export class Sandbox {
   /** QEMU and QMP answer; with `agent` the guest too, resumed for that moment when it is paused. */
   async check(withAgent: boolean): Promise<void> {
     assertNotStopped(this.vm.processes);
-    await this.#assertRunState(this.#state.kind === "idle" ? "paused" : "running");
+    await this.#turn(() => this.#assertRunState(this.#state.kind === "idle" ? "paused" : "running"));
     if (!withAgent) return;
-    const wasIdle = this.#state.kind === "idle";
-    if (wasIdle) await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
-    try {
-      await this.vm.agent.health.check({}, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
-    } finally {
-      // A lease that came meanwhile wants it paused too: the adopter resumes it.
-      if (wasIdle) await this.vm.hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
-    }
+    const ask = () => this.vm.agent.health.check({}, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    await (this.#state.kind === "idle" ? this.#whileResumed(ask) : ask());
+  }
+
+  /** For a VM that is idle: sees to it that its emulator sleeps, in its own time. Without effect where a CPU runs the guest. */
+  settle(): void {
+    if (this.vm.config.accel !== "tcg" || this.#state.kind !== "idle" || this.#settling) return;
+    this.#settling = true;
+    const { pid } = this.vm.hypervisor.process;
+    settlePause({
+      wakeups: () => timesAsleep(pid),
+      isIdle: () => this.#state.kind === "idle",
+      pauseAnew: () => this.#turn(() => this.#runForAMoment()),
+      sleep,
+    })
+      .then((times) => this.#dependencies.log.debug("pause settled", { times }))
+      .catch((error: unknown) => this.#dependencies.log.debug("pause not settled", { error: String(error) }))
+      .finally(() => {
+        this.#settling = false;
+      });
+  }
+
+  /** A lease that came meanwhile wants it paused too: the adopter resumes it. */
+  async #whileResumed(work: () => Promise<unknown>): Promise<void> {
+    await this.#turn(async () => {
+      await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+      try {
+        await work();
+      } finally {
+        await this.vm.hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+      }
+    });
+    this.settle();
+  }
+
+  async #runForAMoment(): Promise<void> {
+    if (this.#state.kind !== "idle") return;
+    await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+    await sleep(PAUSE_RUN_MS);
+    await this.vm.hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+  }
+
+  /** One after another: whoever resumes an idle VM for a moment has paused it again before the next one looks. */
+  #turn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#turns.then(work);
+    this.#turns = turn.then(
+      () => {},
+      () => {},
+    );
+    return turn;
   }
 
   /**
@@ -150,7 +198,7 @@ export class Sandbox {
   /** What is stopped is found at once; the others have to answer. */
   async #prove(withAgent: boolean): Promise<void> {
     assertNotStopped(this.vm.processes);
-    await (withAgent ? this.#wake() : this.#assertRunState("paused"));
+    await this.#turn(() => (withAgent ? this.#wake() : this.#assertRunState("paused")));
   }
 
   async #assertRunState(expected: "paused" | "running"): Promise<void> {
