@@ -8,7 +8,8 @@ import { vmPaths } from "../../src/paths.ts";
 import { createGrpcClient, GrpcClient } from "../../src/rpc/grpc.ts";
 import { TtrpcClient } from "../../src/rpc/ttrpc/client.ts";
 import { createTtrpcClient } from "../../src/rpc/ttrpc/descriptors.ts";
-import { isAlive, processExit, processStat } from "../../src/sys/process-identity.ts";
+import { identifyProcess, isAlive, processExit, processStat, signalProcess } from "../../src/sys/process-identity.ts";
+import { SIGKILL } from "../../src/sys/signals.ts";
 import { connectUnix, listenUnix } from "../../src/sys/unix-socket.ts";
 import { parseVmRecord, readVmRecord } from "../../src/vm/vm-record.ts";
 import { stopVmCache, vmCacheStatus } from "../../src/vmcache/control.ts";
@@ -266,7 +267,10 @@ describe("a server that is killed and started again", () => {
     // One of the idle ones dies while there is no server: its sandbox process is killed, its QEMU goes on.
     const [dead, ...living] = idle;
     if (dead === undefined) throw new Error("no idle vm");
-    process.kill(dead.sandboxPid, "SIGKILL");
+    const owner = identifyProcess(dead.sandboxPid);
+    signalProcess(owner, SIGKILL);
+    // Until it has gone its VM counts as owned, and is nobody's to collect.
+    await processExit(owner);
     const launchesBefore = fixture.launches().length;
 
     await using second = new PoolInProcess(fixture, { number: 2 });
