@@ -22,6 +22,8 @@ const SLOW_HOST: ConfigOverrides = {
     initrd: join(GUEST, "initrd.cpio"),
     image: join(GUEST, "rootfs.erofs"),
     accel: "tcg",
+    // Needs no virtiofsd, and clones are copy-on-write.
+    shared_fs: "virtio-9p",
     kernel_params: "mitigations=off",
     default_memory: 256,
     default_maxmemory: 512,
@@ -56,6 +58,14 @@ export class NestedHearth {
     return new NestedHearth(host, runDir, configPath);
   }
 
+  /** What all of them in a test host have left behind: processes, mounts, directories of VMs and containers. */
+  static async leftovers(host: TestHost): Promise<string> {
+    return await host.sh(`
+      pgrep -a 'qemu-system|hearth|virtiofsd' || true
+      grep ' /run/hearth-[^ ]*/vm/' /proc/self/mounts || true
+      ls -d /run/hearth-*/vm/* /run/hearth-*/containers/* 2>/dev/null || true`);
+  }
+
   /** `hearth ARGS`, which must succeed. */
   async hearth(...args: string[]): Promise<ProgramResult> {
     return await this.#run([join(REPOSITORY, "dist/hearth"), ...args]);
@@ -86,20 +96,43 @@ export class NestedHearth {
       .map((text) => parseVmRecord(text, "of test host"));
   }
 
-  /** The records once so many VMs are idle, by a pool server that runs meanwhile; fails when that ends. */
-  async idle(count: number, server: Promise<ProgramResult>): Promise<VmRecord[]> {
-    const seen = this.#host.sh(
-      `until [ "$(grep -ls '"state": "idle"' ${this.runDir}/vm/*/vm.json | wc -l)" = ${count} ]; do sleep 0.5; done`,
-      { timeoutMs: COMMAND_TIMEOUT_MS },
-    );
-    const ended = server.then(({ stderr }) => {
-      throw new Error(`the pool server has ended: ${stderr}`);
+  /** The record of the first VM that has its QEMU; fails when `maker`, who is to make it, ends before. */
+  async firstVm(maker: Promise<ProgramResult>): Promise<VmRecord> {
+    // The record names QEMU's process, or virtiofsd's, as soon as there is one.
+    const seen = this.#host.sh(`until grep -qs '"startTime"' ${this.runDir}/vm/*/vm.json; do sleep 0.2; done`, {
+      timeoutMs: COMMAND_TIMEOUT_MS,
+    });
+    const ended = maker.then(({ stderr }) => {
+      throw new Error(`no VM was made: ${stderr}`);
     });
     await Promise.race([seen, ended]);
-    return await this.records();
+    const [record] = (await this.records()).filter(({ processes }) => processes.length > 0);
+    return record ?? (await this.firstVm(maker));
   }
 
-  /** The ends of the logs of every VM there is, for a test that failed. */
+  /** The CID in the record, which is that of the VM's QEMU; fails when it is not. */
+  async cidOf(record: VmRecord): Promise<number> {
+    const { agentAddress } = record;
+    if (agentAddress.transport !== "vsock") throw new Error(`VM without vsock: ${JSON.stringify(record)}`);
+    const argv = await this.#host.sh(
+      record.processes.map(({ pid }) => `tr '\\0' ' ' </proc/${pid}/cmdline; echo`).join("; "),
+    );
+    const device = `vhost-vsock-pci,id=vsock,guest-cid=${agentAddress.cid},`;
+    if (!argv.includes(device)) throw new Error(`no ${device} in ${argv}`);
+    return agentAddress.cid;
+  }
+
+  /** `body`, with the logs of every VM there is shown when it fails. */
+  async explained<T>(body: () => Promise<T>): Promise<T> {
+    try {
+      return await body();
+    } catch (thrown) {
+      process.stderr.write(await this.describe());
+      throw thrown;
+    }
+  }
+
+  /** The ends of the logs of every VM there is. */
   async describe(): Promise<string> {
     return await this.#host.sh(`tail -n 40 ${this.runDir}/vm/*/*.log 2>/dev/null || true`);
   }
