@@ -45,6 +45,7 @@ export async function connectAgent(address: AgentAddress, options: DeadlineOptio
   const attempts = address.transport === "vsock" ? VSOCK_CONNECT_ATTEMPTS_MAX : AGENT_CONNECT_ATTEMPTS_MAX;
   const deadline = timeoutMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeoutMs;
   for (let attempt = 1; ; attempt++) {
+    const startedAt = performance.now();
     try {
       return await greetAgent(address, attempt, deadline, signal);
     } catch (thrown) {
@@ -53,8 +54,17 @@ export async function connectAgent(address: AgentAddress, options: DeadlineOptio
         throw toHearthError(thrown, `greet agent on ${nameOf(address)}`);
       }
     }
-    await sleep(AGENT_RECONNECT_PAUSE_MS, signal);
+    await sleep(pauseAfterMs(address.transport, attempt, performance.now() - startedAt), signal);
   }
+}
+
+/**
+ * Milliseconds to wait after a failed attempt that took `spentMs`. Over vsock one that was refused at once gives the guest as
+ * much time as one that was never answered: a clone refuses until it knows its own address.
+ */
+export function pauseAfterMs(transport: AgentAddress["transport"], attempt: number, spentMs: number): number {
+  const wholeMs = transport === "vsock" ? VSOCK_CONNECT_TIMEOUT_MS * 2 ** (attempt - 1) : 0;
+  return Math.max(AGENT_RECONNECT_PAUSE_MS, wholeMs - spentMs);
 }
 
 /** One attempt; each has twice the time of the one before. */
