@@ -160,7 +160,7 @@ function openSandboxLog(launch: SandboxLaunch, path: string, foundations: AsyncD
 function trim(vm: Vm, log: Log): void {
   try {
     Bun.gc(true);
-    for (const process of [...vm.processes, vm.owner]) pageOutFiles(process);
+    for (const process of vm.processes) pageOutFiles(process);
   } catch (error) {
     log.debug("memory not trimmed", { error: describeError(error) });
   }

@@ -1,5 +1,4 @@
 /** `hearth runtime`: runc's command line. Global flags, then a command, each in a file of its own, loaded when named. */
-import { isatty } from "node:tty";
 import { HearthError } from "../../errors.ts";
 import { didYouMean } from "../../util/nearest.ts";
 import { parseFlags } from "../flags.ts";
@@ -54,7 +53,7 @@ export async function runtimeMain(
     ({ flags: globals, rest } = parseFlags(GLOBAL_FLAGS, args));
     if (globals.version) return await printVersion();
     if (globals.help || rest.length === 0 || rest[0] === "help") return await printUsage(program);
-    const ownStderr = !CONTAINER_STDERR_COMMANDS.has(rest[0] ?? "") || isatty(2);
+    const ownStderr = !CONTAINER_STDERR_COMMANDS.has(rest[0] ?? "") || (await import("node:tty")).isatty(2);
     context = createContext(globals, dependencies, { ownStderr });
   } catch (thrown) {
     printError(program, thrown);
