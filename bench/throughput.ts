@@ -118,10 +118,10 @@ async function throughputOfQemu(): Promise<Throughput> {
   await qemu.addDevice({ kind: "nic", id: "nic0", tapFds: [tap.fd], mac: "02:00:00:00:00:07", mtu: 1500 });
   await guest.until("[ -e /sys/class/net/eth0 ]");
   await guest.run(`/bin/busybox ip addr add ${net.guest}/24 dev eth0; /bin/busybox ip link set eth0 up`);
-  stack.use(await shared.expose(work, "work"));
+  stack.use(await shared.expose(work, "files"));
   await guest.run("/bin/busybox mount -t virtiofs hearthShared /mnt");
-  await guest.until("[ -e /mnt/work/file ]");
-  return await measureIn((command) => guest.run(command), "/mnt/work", net);
+  await guest.until("[ -e /mnt/files/file ]");
+  return await measureIn((command) => guest.run(command), "/mnt/files", net);
 }
 
 const sendCommand = (to: string): string =>
