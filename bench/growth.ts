@@ -40,7 +40,7 @@ async function measurePool(report: Report, pool: PoolUnderTest, name: string): P
 }
 
 /**
- * Every VM is checked once first: a clone's first check translates code. Checks are rare and CPU time is counted in
+ * Every VM is checked once first, so that all have run since they were made. Checks are rare and CPU time is counted in
  * hundredths of a second, so what lies between them and what one costs are measured apart and put together.
  */
 async function reportIdleCpu(report: Report, pool: PoolUnderTest, name: string): Promise<void> {

@@ -180,7 +180,7 @@ export const VM_PROVEN_MS = 5_000;
 export const SETTINGS_SETTLE_MS = 300;
 /** Milliseconds for `hearth --version` of the program that takes our place. */
 export const PROGRAM_TRIAL_TIMEOUT_MS = 10_000;
-/** Idle VMs of a shape that are checked at once: a clone's first check translates code for a second, emulated. */
+/** Idle VMs of a shape that are checked at once: each check resumes a guest, and claims and boots want the CPUs too. */
 export const VM_CHECKS_AT_ONCE_MAX = 2;
 /**
  * Milliseconds between two looks at which idle VMs are due for a check, and at whether the host was suspended. At each the
