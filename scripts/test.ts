@@ -1,29 +1,23 @@
 /**
- * Runs the tests: those beside the sources in one go, then every file of test/ by itself, and looks after each for what
- * it left behind. The last line is `N passed, N failed`.
+ * Runs the tests: those beside the sources in one go, then every file of test/ by itself, each in a cell of its own
+ * (scripts/test/cell.ts), as many at once as there are cores. The last line is `N passed, N failed`.
  *
- * bun scripts/test.ts [PART-OF-A-PATH…]   only files whose path contains one of the parts
+ * bun scripts/test.ts [--jobs=N] [PART-OF-A-PATH…]   only files whose path contains one of the parts
  */
-import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { ChildReaper } from "../src/sys/child-reaper.ts";
-import { asFd } from "../src/sys/fd.ts";
-import { unmountTree } from "../src/sys/mount.ts";
-import { becomeSubreaper, describeExit, exitCodeOf, spawnProcess } from "../src/sys/process.ts";
-import { type ProcessIdentity, processExit, signalProcess } from "../src/sys/process-identity.ts";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { parseArgs } from "node:util";
 import { SIGKILL } from "../src/sys/signals.ts";
-import { addedSince, descendantsOf, describeProcess, mountsBelow, takeSnapshot } from "../test/harness/leftovers.ts";
-import { parseJunit, type TestCase } from "./junit.ts";
 import { REPOSITORY, runCommand, StepError, toolEnvironment } from "./step.ts";
+import { type Cell, openCell } from "./test/cell.ts";
+import { type CellOutcome, OUTCOME_FILE, OUTPUT_FILE } from "./test/outcome.ts";
 
 const SOURCE_DIRS = ["src", "guest", "scripts", "bench"];
-/** Emulated VMs boot in seconds, so a test may take a while; one that hangs must not take the run with it. */
-const TEST_TIMEOUT_MS = 120_000;
-/** The longest is test/vsock/containers.test.ts, with VMs in a VM, on a machine that does other things too. */
-const FILE_TIMEOUT_MS = 1_800_000;
-/** Processes that were told to end may take this long to be gone. */
-const EXIT_GRACE_MS = 3_000;
+/** What takes long goes first, so that no core is idle while the last file runs. */
+const LONGEST = ["test/vsock/", "test/conformance/", "test/engines/", "test/e2e/"];
+/** Beyond this many VMs that are emulated at once, memory is short before cores are. */
+const JOBS_MAX = 4;
 const HEARTBEAT_MS = 30_000;
 /** The name of a skipped test ends in its reason; see test/harness/skip.ts. */
 const SKIP_REASON = /\[skipped: .+\]$/;
@@ -39,6 +33,15 @@ interface Group {
   readonly files: readonly string[];
 }
 
+interface Run {
+  readonly dir: string;
+  readonly startedAt: number;
+  readonly cells: Set<Cell>;
+  /** Cells so far. */
+  opened: number;
+  readonly totals: Totals;
+}
+
 async function findGroups(parts: readonly string[]): Promise<Group[]> {
   const wanted = (path: string): boolean => parts.length === 0 || parts.some((part) => path.includes(part));
   const scan = async (dir: string): Promise<string[]> => {
@@ -46,9 +49,11 @@ async function findGroups(parts: readonly string[]): Promise<Group[]> {
     return found.filter(wanted).sort();
   };
   const beside = (await Promise.all(SOURCE_DIRS.map(scan))).flat();
-  // What takes long and needs the built executable goes last.
-  const isSlow = (path: string): boolean => /\/(?:e2e|engines)\//.test(path);
-  const apart = (await scan("test")).sort((a, b) => Number(isSlow(a)) - Number(isSlow(b)));
+  const rank = (path: string): number => {
+    const place = LONGEST.findIndex((dir) => path.startsWith(dir));
+    return place < 0 ? LONGEST.length : place;
+  };
+  const apart = (await scan("test")).sort((a, b) => rank(a) - rank(b));
   const groups = apart.map((file) => ({ name: file, files: [file] }));
   return beside.length === 0 ? groups : [{ name: `unit tests (${beside.length} files)`, files: beside }, ...groups];
 }
@@ -58,70 +63,47 @@ function say(startedAt: number, text: string): void {
   process.stderr.write(`test  ${seconds} s  ${text}\n`);
 }
 
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
 function lastLine(path: string): string {
-  const lines = readFileSync(path, "utf8").trim().split("\n");
+  const lines = readText(path).trim().split("\n");
   return lines.findLast((line) => /^\((pass|fail|skip)\)/.test(line)) ?? "no test has ended yet";
 }
 
-/** Runs one `bun test`; returns its cases, with a failed one added when it ended badly without saying which. */
-async function runGroup(group: Group, dir: string, startedAt: number): Promise<{ cases: TestCase[]; output: string }> {
-  const report = join(dir, "report.xml");
-  const log = join(dir, "output.log");
-  const tests = join(dir, "t");
-  rmSync(report, { force: true });
-  const argv = ["test", `--timeout=${TEST_TIMEOUT_MS}`, "--reporter=junit", `--reporter-outfile=${report}`];
-  const output = openSync(log, "w");
-  // Not by Bun.spawn: the reaper of orphans, which this process has too, knows the children of spawnProcess alone.
-  const child = spawnProcess({
-    argv: [process.execPath, ...argv, ...group.files.map((file) => `./${file}`)],
+async function runGroup(group: Group, run: Run): Promise<void> {
+  // Short, because paths of unix sockets below it are bounded.
+  const number = String(++run.opened);
+  const dir = join(run.dir, number);
+  mkdirSync(dir);
+  await using cell = openCell({
+    name: `${basename(run.dir)}-${number}`,
+    argv: [process.execPath, join(import.meta.dir, "test/cell-main.ts"), dir, ...group.files],
     cwd: REPOSITORY,
-    // With CI set, a forgotten test.only is an error and no snapshot is written.
-    env: { ...toolEnvironment(), TMPDIR: tests, CI: "true", NO_COLOR: "1" },
-    stdio: ["ignore", asFd(output), asFd(output)],
+    env: toolEnvironment(),
   });
-  closeSync(output);
-  const heartbeat = setInterval(() => say(startedAt, `  ${group.name}: ${lastLine(log)}`), HEARTBEAT_MS);
-  const timeout = setTimeout(() => child.kill(SIGKILL), FILE_TIMEOUT_MS);
-  const ended = await child.exited;
+  run.cells.add(cell);
+  const heartbeat = setInterval(
+    () => say(run.startedAt, `  ${group.name}: ${lastLine(join(dir, OUTPUT_FILE))}`),
+    HEARTBEAT_MS,
+  );
+  await cell.process.exited;
   clearInterval(heartbeat);
-  clearTimeout(timeout);
-  const xml = await Bun.file(report)
-    .text()
-    .catch(() => "");
-  const cases = parseJunit(xml);
-  const anyFailed = cases.some(({ outcome }) => outcome === "failed");
-  if (exitCodeOf(ended) !== 0 && !anyFailed) {
-    cases.push({ name: `bun test ended with ${describeExit(ended)}`, outcome: "failed" });
-  }
-  if (cases.length === 0) cases.push({ name: "no test ran", outcome: "failed" });
-  return { cases, output: readFileSync(log, "utf8") };
-}
-
-/** What the group left behind, one line each; it is removed, so that the next group starts clean. */
-async function collectLeftovers(tests: string, before: ReadonlySet<string>): Promise<string[]> {
-  const left = [...(await endProcesses()), ...addedSince(before)];
-  for (const mount of mountsBelow(tests)) await unmountTree(mount);
-  for (const name of readdirSync(tests)) {
-    left.push(`file ${join(tests, name)}`);
-    rmSync(join(tests, name), { recursive: true, force: true });
-  }
-  return left;
-}
-
-async function endProcesses(): Promise<string[]> {
-  const ends = (processes: readonly ProcessIdentity[]): Promise<unknown> =>
-    Promise.race([Promise.all(processes.map((one) => processExit(one))), Bun.sleep(EXIT_GRACE_MS)]);
-  await ends(descendantsOf(process.pid));
-  const stubborn = descendantsOf(process.pid);
-  const lines = stubborn.map(describeProcess);
-  for (const one of stubborn) signalProcess(one, SIGKILL);
-  await ends(stubborn);
-  return lines;
+  run.cells.delete(cell);
+  const outcome = readText(join(dir, OUTCOME_FILE));
+  const { cases, left }: CellOutcome =
+    outcome === "" ? { cases: [{ name: "its cell ended early", outcome: "failed" }], left: [] } : JSON.parse(outcome);
+  say(run.startedAt, `${group.name}: ${report(group, cases, left, readText(join(dir, OUTPUT_FILE)), run.totals)}`);
 }
 
 function report(
   group: Group,
-  cases: readonly TestCase[],
+  cases: CellOutcome["cases"],
   left: readonly string[],
   output: string,
   totals: Totals,
@@ -153,29 +135,49 @@ function checkSkips(skipped: readonly string[], everything: boolean): string[] {
   return wrong;
 }
 
-async function main(): Promise<void> {
-  const parts = process.argv.slice(2);
-  const groups = await findGroups(parts);
-  if (groups.length === 0) throw new StepError(`no test file matches ${parts.join(" ")}`);
-  becomeSubreaper();
-  using reaper = new ChildReaper();
-  reaper.start();
-  // Short, because paths of unix sockets below it are bounded.
-  const dir = mkdtempSync(join(tmpdir(), "ht-"));
-  const tests = join(dir, "t");
-  mkdirSync(tests);
-  const totals: Totals = { passed: 0, failed: 0, skipped: [] };
-  const startedAt = performance.now();
-  try {
-    for (const group of groups) {
-      const before = takeSnapshot();
-      const { cases, output } = await runGroup(group, dir, startedAt);
-      const left = await collectLeftovers(tests, before);
-      say(startedAt, `${group.name}: ${report(group, cases, left, output, totals)}`);
-    }
-  } finally {
-    rmSync(dir, { recursive: true, force: true });
+function readJobs(text: string | undefined): number {
+  if (text === undefined) return Math.min(availableParallelism(), JOBS_MAX);
+  const jobs = Number(text);
+  if (!Number.isInteger(jobs) || jobs < 1) throw new StepError(`--jobs=${text}: not a number of 1 and more`);
+  return jobs;
+}
+
+/** Interrupted, we leave nothing behind either: what runs in the cells ends with them. */
+function endCellsWhenInterrupted(run: Run, waiting: Group[]): void {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+    process.on(signal, () => {
+      waiting.length = 0;
+      for (const cell of run.cells) cell.process.kill(SIGKILL);
+    });
   }
+}
+
+async function main(): Promise<void> {
+  const { values, positionals: parts } = parseArgs({
+    options: { jobs: { type: "string" } },
+    allowPositionals: true,
+  });
+  const jobs = readJobs(values.jobs);
+  const waiting = await findGroups(parts);
+  if (waiting.length === 0) throw new StepError(`no test file matches ${parts.join(" ")}`);
+  if (process.getuid?.() !== 0) throw new StepError("the tests make namespaces, mounts and VMs: run them as root");
+  const run: Run = {
+    dir: mkdtempSync(join(tmpdir(), "ht-")),
+    startedAt: performance.now(),
+    cells: new Set(),
+    opened: 0,
+    totals: { passed: 0, failed: 0, skipped: [] },
+  };
+  endCellsWhenInterrupted(run, waiting);
+  const work = async (): Promise<void> => {
+    for (let group = waiting.shift(); group !== undefined; group = waiting.shift()) await runGroup(group, run);
+  };
+  try {
+    await Promise.all(Array.from({ length: jobs }, work));
+  } finally {
+    rmSync(run.dir, { recursive: true, force: true });
+  }
+  const { totals } = run;
   for (const wrong of checkSkips(totals.skipped, parts.length === 0)) {
     totals.failed++;
     process.stderr.write(`FAILED  ${wrong}\n`);

@@ -28,10 +28,7 @@ test("a connection carries bytes both ways, ends, and comes from a port that onl
 });
 
 test("another user than root cannot have a reserved port", async () => {
-  const setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-  const program = "await (await import('REPO/src/sys/vsock.ts')).connectVsock({ cid: 1, port: 5000 })";
-  const script = program.replace("REPO", new URL("../..", import.meta.url).pathname);
-  const { status, stderr } = await host.run([...setpriv, process.execPath, "-e", script]);
+  const { status, stderr } = await host.bunAsNobody("test/fixtures/vsock-reserved-port.ts");
   expect(status).toBe(1);
   expect(stderr).toContain("bind reserved vsock port");
   expect(stderr).toContain("EACCES");

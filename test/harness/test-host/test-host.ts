@@ -16,7 +16,7 @@
  * one test host should serve a whole test file. When a test fails, show `host.console()`.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { makeInitrd } from "../../../guest/initrd.ts";
 import { fetchKernel } from "../../../guest/kernel.ts";
 import { readModuleSource } from "../../../guest/modules.ts";
@@ -136,6 +136,17 @@ export class TestHost implements AsyncDisposable {
   /** Runs a TypeScript program of the repository. */
   async bun(program: string, args: readonly string[] = [], options: CommandOptions = {}): Promise<ProgramResult> {
     return await this.ok([process.execPath, join(REPOSITORY, program), ...args], options);
+  }
+
+  /**
+   * The same as a user without privileges: from a place where the repository can be read even when it is in somebody's
+   * private directory. The program's own end is the result, whatever it is.
+   */
+  async bunAsNobody(program: string, args: readonly string[] = []): Promise<ProgramResult> {
+    await this.sh('mountpoint -q /mnt || mount --bind "$REPOSITORY" /mnt', { env: { REPOSITORY } });
+    const bun = join("/mnt", relative(REPOSITORY, process.execPath));
+    const nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    return await this.run(["setpriv", ...nobody, bun, join("/mnt", program), ...args]);
   }
 
   /** A file of the test host, its directory made when it is missing. */
