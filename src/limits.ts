@@ -75,6 +75,10 @@ export const NAME_SERVERS_MAX = 4;
 export const NAME_QUERIES_MAX = 256;
 /** Milliseconds for a name server's answer: resolvers ask again after 5 s. Source: resolv.conf(5), timeout. */
 export const NAME_ANSWER_TIMEOUT_MS = 5_000;
+/** Connections from the host to localhost of a VM at once; each has two calls in flight to the agent. */
+export const LOCALHOST_CONNECTIONS_MAX = 256;
+/** Connections to localhost that wait to be taken, which happens at once. */
+export const LOCALHOST_BACKLOG = 128;
 /** Milliseconds without a change after which an interface that was added later is taken as it is; docker needs some 50. */
 export const INTERFACE_REST_MS = 300;
 /** Milliseconds for one call of ip or tc; they take two or three. */

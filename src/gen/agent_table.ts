@@ -60,6 +60,10 @@ export const agentMessages = {
   "grpc.ServeNamesRequest": "address:1:s",
   "grpc.NextNameQueryRequest": "",
   "grpc.NameQuery": "id:1:U;address:2:s;message:3:y",
+  "grpc.ConnectLocalhostRequest": "ip6:1:b;port:2:u",
+  "grpc.LocalhostConnection": "id:1:U",
+  "grpc.LocalhostBytes": "data:1:y",
+  "grpc.WriteLocalhostRequest": "id:1:U;data:2:y",
   "google.protobuf.Empty": "",
 };
 
@@ -98,5 +102,9 @@ export const AgentServiceTable = {
     ServeNames: "serveNames:grpc.ServeNamesRequest:google.protobuf.Empty",
     NextNameQuery: "nextNameQuery:grpc.NextNameQueryRequest:grpc.NameQuery",
     AnswerNameQuery: "answerNameQuery:grpc.NameQuery:google.protobuf.Empty",
+    ConnectLocalhost: "connectLocalhost:grpc.ConnectLocalhostRequest:grpc.LocalhostConnection",
+    ReadLocalhost: "readLocalhost:grpc.LocalhostConnection:grpc.LocalhostBytes",
+    WriteLocalhost: "writeLocalhost:grpc.WriteLocalhostRequest:google.protobuf.Empty",
+    CloseLocalhost: "closeLocalhost:grpc.LocalhostConnection:google.protobuf.Empty",
   },
 };

@@ -1,4 +1,4 @@
-/** Gives the VM the interfaces of a network namespace: those that it has, and those that come and go later. */
+/** Gives the VM the interfaces of a network namespace, those that come and go later too, and the namespace the VM's localhost. */
 import { randomBytes } from "node:crypto";
 import type { AgentClient } from "../agent/client/client.ts";
 import { describeError, HearthError } from "../errors.ts";
@@ -10,6 +10,7 @@ import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
 import { InterfaceWatch } from "../network/interface-watch.ts";
 import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
+import { LocalhostRelay } from "./localhost-relay.ts";
 import { relayNames } from "./name-relay.ts";
 
 /** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
@@ -33,6 +34,7 @@ export class SandboxNetwork implements AsyncDisposable {
   #watch: InterfaceWatch | undefined;
   /** Ends when `closing` aborts. */
   #following: Promise<unknown> | undefined;
+  #localhost: LocalhostRelay | undefined;
 
   constructor(hypervisor: Hypervisor, agent: AgentClient, log: Log) {
     this.#hypervisor = hypervisor;
@@ -58,6 +60,16 @@ export class SandboxNetwork implements AsyncDisposable {
     if (loopbackNameServers.length > 0) following.push(relayNames(this.#agent, watch.netns, this.#log, closing));
     this.#following = Promise.all(following);
     return count;
+  }
+
+  /** Once. Returns a warning where the kernel does not allow it: a pod can do without. */
+  relayLocalhost(netns: string): string | undefined {
+    try {
+      this.#localhost ??= new LocalhostRelay(this.#agent, netns, this.#log);
+      return undefined;
+    } catch (thrown) {
+      return `localhost of the pod cannot be reached from the host, as PortForward does: ${describeError(thrown)}`;
+    }
   }
 
   async #follow(watch: InterfaceWatch, signal: AbortSignal): Promise<void> {
@@ -164,6 +176,7 @@ export class SandboxNetwork implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort();
+    await this.#localhost?.[Symbol.asyncDispose]();
     await this.#following;
     for (const { endpoint } of this.#endpoints.values()) await endpoint[Symbol.asyncDispose]();
     this.#endpoints.clear();

@@ -49,6 +49,21 @@ export interface AdoptOptions {
   readonly cgroupDirs: readonly string[];
 }
 
+export interface NetworkRequest {
+  /** Path of a network namespace. */
+  readonly netns: string;
+  /** Of name servers within it, IPv4; the guest reaches them under the same addresses. */
+  readonly loopbackNameServers: readonly string[];
+  /** The guest's localhost becomes that of the namespace, for TCP. */
+  readonly relayLocalhost: boolean;
+}
+
+export interface ConnectedNetwork {
+  /** Interfaces that the VM did not have before. */
+  readonly connected: number;
+  readonly warnings: string[];
+}
+
 export interface SandboxDependencies {
   readonly vm: Vm;
   readonly steps: Steps;
@@ -244,12 +259,15 @@ export class Sandbox {
     this.#changed();
   }
 
-  /** Interfaces of the namespace that the VM does not have yet; returns how many there were. */
-  async connectNetwork(netns: string, loopbackNameServers: readonly string[]): Promise<number> {
+  /** Connects what the VM does not have yet. */
+  async connectNetwork({ netns, loopbackNameServers, relayLocalhost }: NetworkRequest): Promise<ConnectedNetwork> {
     this.#assertAdopted();
-    return await this.#dependencies.steps.run("connect-network", AGENT_CALL_TIMEOUT_MS, (signal) =>
-      this.#network.connect(netns, loopbackNameServers, signal),
-    );
+    return await this.#dependencies.steps.run("connect-network", AGENT_CALL_TIMEOUT_MS, async (signal) => {
+      const connecting = this.#network.connect(netns, loopbackNameServers, signal);
+      // While that waits for other programs.
+      const warning = relayLocalhost ? this.#network.relayLocalhost(netns) : undefined;
+      return { connected: await connecting, warnings: warning === undefined ? [] : [warning] };
+    });
   }
 
   async createContainer(

@@ -56,9 +56,8 @@ function vmHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       await sandbox.adopt({ token, vcpus, memoryMib, cgroupDirs }, context.connection);
       return { vcpus: sandbox.vm.hypervisor.vcpus, memoryMib: sandbox.vm.hypervisor.memoryMib, steps: takeSteps() };
     },
-    connectNetwork: async ({ netnsPath, loopbackNameServers }) => ({
-      connected: await sandbox.connectNetwork(netnsPath, loopbackNameServers),
-    }),
+    connectNetwork: async ({ netnsPath: netns, loopbackNameServers, relayLocalhost }) =>
+      await sandbox.connectNetwork({ netns, loopbackNameServers, relayLocalhost }),
     destroy: async (_request, context) => {
       sandbox.stayFor(context.answered);
       await sandbox.end("destroy asked for");

@@ -169,7 +169,9 @@ export class SocketStream implements ByteStream {
     this.#writes = [];
     this.#settleRead();
     for (const write of writes) write.reject(failure ?? this.#closedError("write"));
-    socket?.terminate();
+    // Where both sides have said all, a reset would take from the peer what it has not read yet.
+    if (this.#ended && this.#endWanted && writes.length === 0) socket?.end();
+    else socket?.terminate();
     this.#markClosed();
   }
 
@@ -200,6 +202,19 @@ export const STREAM_HANDLERS = {
   },
   binaryType: "uint8array",
 } as const;
+
+/** Handlers of a listening socket that make a stream of each connection, which `onConnection` then owns. */
+export function acceptHandlers(name: string, onConnection: (stream: ByteStream, socket: StreamSocket) => void) {
+  return {
+    ...STREAM_HANDLERS,
+    open(socket: StreamSocket): void {
+      const stream = new SocketStream(name);
+      socket.data = stream;
+      stream.opened(socket);
+      onConnection(stream, socket);
+    },
+  } as const;
+}
 
 /** A stream over a connected socket, which it owns from now on and makes non-blocking. */
 export async function adoptSocket(owned: OwnedFd, name = `socket ${owned.fd}`): Promise<ByteStream> {

@@ -7,7 +7,7 @@ import { type DeadlineOptions, withDeadline } from "../util/wait.ts";
 import type { ByteStream } from "./byte-stream.ts";
 import { O_DIRECTORY, O_RDONLY, type OwnedFd, openFd } from "./fd.ts";
 import { lockDirectory } from "./lock.ts";
-import { SocketStream, STREAM_HANDLERS, type StreamSocket } from "./socket-stream.ts";
+import { acceptHandlers, SocketStream, STREAM_HANDLERS } from "./socket-stream.ts";
 
 /** Refuses a path that does not fit sun_path; the kernel, or Bun, would cut it or speak of something else. */
 export function assertSocketPath(path: string): void {
@@ -150,20 +150,8 @@ function bindPrivately(path: string, bind: (path: string) => SocketServer): Sock
   }
 }
 
-/** What a listening socket does with a connection. */
 function acceptOptions(path: string, onConnection: (stream: ByteStream) => void) {
-  return {
-    allowHalfOpen: true,
-    socket: {
-      ...STREAM_HANDLERS,
-      open(socket: StreamSocket): void {
-        const stream = new SocketStream(`connection on ${path}`);
-        socket.data = stream;
-        stream.opened(socket);
-        onConnection(stream);
-      },
-    },
-  } as const;
+  return { allowHalfOpen: true, socket: acceptHandlers(`connection on ${path}`, onConnection) } as const;
 }
 
 /** Device and inode of a file; undefined when it is not there. */

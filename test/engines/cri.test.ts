@@ -1,5 +1,6 @@
 /** Through containerd's CRI plug-in, as a kubelet does it: a pod with a network, its containers, volumes and streams. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Message, MessageInitShape } from "@bufbuild/protobuf";
@@ -259,6 +260,25 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       (text) => text !== "",
     );
     expect(seen).toMatch(/stdout F attached$/m);
+  });
+
+  test("PortForward: several at once, IPv4 and IPv6, all of what is sent; a port on which nobody listens ends at once", async () => {
+    await exec(server, "dd if=/dev/urandom of=/volume/big bs=1k count=1000; httpd -p [::1]:8081 -h /volume");
+    const get = async (port: number, file: string): Promise<string> => {
+      const answer = await engine.forward(podSandboxId, port, `GET /${file} HTTP/1.0\r\n\r\n`);
+      const body = answer.bytes.subarray(Buffer.from(answer.bytes).indexOf("\r\n\r\n") + 4);
+      return `${createHash("sha256").update(body).digest("hex")}\n`;
+    };
+    const sums = await out(server, "cd /volume; sha256sum file big | cut -d ' ' -f 1");
+    const [file = "", big = ""] = sums.split(/(?<=\n)/);
+    const wanted: [number, string][] = [
+      [80, "file"],
+      [8081, "file"],
+      [80, "big"],
+      [8081, "big"],
+    ];
+    expect(await Promise.all(wanted.map(([port, name]) => get(port, name)))).toEqual([file, file, big, big]);
+    expect((await engine.forward(podSandboxId, 82, "anybody?")).stdout).toBe("");
   });
 
   test("StopContainer, ContainerStatus, RemoveContainer; the other one lives on", async () => {

@@ -12,6 +12,7 @@ import { type ProgramOptions, type ProgramResult, runProgram } from "./program.t
 
 const PAUSE_IMAGE = "hearth.test/pause:latest";
 const STREAM_PROGRAM = join(import.meta.dir, "../fixtures/cri-stream.ts");
+const PORT_FORWARD_PROGRAM = join(import.meta.dir, "../fixtures/cri-port-forward.ts");
 /** Where Debian's containernetworking-plugins are. */
 const CNI_PLUGINS = "/usr/lib/cni";
 export const POD_GATEWAY = "10.99.0.1";
@@ -33,6 +34,8 @@ export interface Cri extends AsyncDisposable {
    * "100x30"; with `until` it leaves as soon as it was shown that.
    */
   stream(url: string, options?: StreamOptions): Promise<ProgramResult>;
+  /** Sends bytes to a port of a pod; resolves when the other side has ended the connection. */
+  forward(podSandboxId: string, port: number, stdin: string): Promise<ProgramResult>;
   log(): string;
   /** Pods there are. */
   left(): Promise<string[]>;
@@ -75,6 +78,10 @@ export async function startCri(dir: string, runtimePath: string): Promise<Cri> {
     clean,
     stream: (url, { size = "", until = "", ...options } = {}) =>
       runProgram(netns.inside([process.execPath, STREAM_PROGRAM, url, size, until]), options),
+    forward: async (podSandboxId, port, stdin) => {
+      const { url } = await runtime.portForward({ podSandboxId, port: [port] });
+      return await runProgram(netns.inside([process.execPath, PORT_FORWARD_PROGRAM, url]), { stdin });
+    },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }

@@ -1,8 +1,9 @@
-/** The calls about interfaces, routes, neighbours and name servers; the code behind them is loaded when the first comes. */
+/** The calls about interfaces, routes, neighbours, name servers and localhost; the code behind them is loaded when the first comes. */
 import { HearthError } from "../../errors.ts";
 import type { AgentService } from "../../gen/agent_pb.ts";
 import type { Log } from "../../log.ts";
 import type { HandlersOf } from "../../rpc/ttrpc/service.ts";
+import type { LocalhostConnections } from "./localhost.ts";
 import type { GuestNameServers } from "./names.ts";
 
 type NetworkHandlers = Pick<
@@ -15,6 +16,10 @@ type NetworkHandlers = Pick<
   | "serveNames"
   | "nextNameQuery"
   | "answerNameQuery"
+  | "connectLocalhost"
+  | "readLocalhost"
+  | "writeLocalhost"
+  | "closeLocalhost"
 >;
 
 export function networkHandlers(log: Log): NetworkHandlers {
@@ -23,6 +28,11 @@ export function networkHandlers(log: Log): NetworkHandlers {
   const names = (): Promise<GuestNameServers> => {
     loading ??= import("./names.ts").then((module) => new module.GuestNameServers(log));
     return loading;
+  };
+  let loadingLocalhost: Promise<LocalhostConnections> | undefined;
+  const localhost = (): Promise<LocalhostConnections> => {
+    loadingLocalhost ??= import("./localhost.ts").then((module) => new module.LocalhostConnections());
+    return loadingLocalhost;
   };
   return {
     async updateInterface({ interface: wanted }, { signal }) {
@@ -51,6 +61,20 @@ export function networkHandlers(log: Log): NetworkHandlers {
     },
     async answerNameQuery({ id, message }) {
       (await names()).answer(id, message);
+      return {};
+    },
+    async connectLocalhost({ ip6, port }) {
+      return { id: await (await localhost()).connect(ip6, port) };
+    },
+    async readLocalhost({ id }) {
+      return { data: await (await localhost()).read(id) };
+    },
+    async writeLocalhost({ id, data }) {
+      await (await localhost()).write(id, data);
+      return {};
+    },
+    async closeLocalhost({ id }) {
+      (await localhost()).close(id);
       return {};
     },
   };

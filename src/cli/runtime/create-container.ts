@@ -108,7 +108,9 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   for (const warning of warnings) context.log.warn(warning, { id });
   await shim.attach();
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
-  await connectNetwork(connection, bundle, shim, timeoutMs, signal);
+  for (const warning of await connectNetwork(connection, bundle, shim, timeoutMs, signal)) {
+    context.log.warn(warning, { id });
+  }
   if (pty !== undefined && options.consoleSocket !== undefined)
     await handOverMaster(pty, options.consoleSocket, signal);
   signal.throwIfAborted();
@@ -358,21 +360,25 @@ async function runCreateHooks(record: ContainerRecord, { spec, dir }: Bundle): P
   await runHooks("createRuntime", createRuntime, state, dir);
 }
 
-/** After the hooks: an engine such as Docker puts the interfaces into the namespace in one of them. */
+/** After the hooks: an engine such as Docker puts the interfaces into the namespace in one of them. Returns warnings. */
 async function connectNetwork(
   { sandbox }: SandboxConnection,
   { netns, spec, dir }: Bundle,
   { identity }: PendingShim,
   timeoutMs: number,
   signal: AbortSignal,
-): Promise<void> {
-  if (netns.kind === "host" || podRole(spec.annotations).kind === "member") return;
+): Promise<string[]> {
+  const role = podRole(spec.annotations).kind;
+  if (netns.kind === "host" || role === "member") return [];
   // Not the configuration's path: the sandbox process may be in another mount namespace, where it leads nowhere.
   const netnsPath = `/proc/${identity.pid}/ns/net`;
-  await sandbox.connectNetwork(
-    { netnsPath, loopbackNameServers: loopbackNameServers(spec.mounts ?? [], dir) },
+  // CRI's PortForward connects to localhost within a pod's namespace, on the host.
+  const relayLocalhost = netns.kind === "path" && role === "sandbox";
+  const { warnings } = await sandbox.connectNetwork(
+    { netnsPath, loopbackNameServers: loopbackNameServers(spec.mounts ?? [], dir), relayLocalhost },
     { timeoutMs, signal },
   );
+  return warnings;
 }
 
 /** Of the resolv.conf that the container is given; docker names its own name server there in a hook. */
