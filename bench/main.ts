@@ -8,6 +8,7 @@
 import { runCommand, StepError } from "../scripts/step.ts";
 import { openHearth } from "../test/harness/hearth.ts";
 import { measureClaims } from "./claims.ts";
+import { measureEngines } from "./engines.ts";
 import { measureGrowthOfBooted, measureGrowthOfClones } from "./growth.ts";
 import { measureRefill } from "./refill.ts";
 import { keep, machine, Report } from "./report.ts";
@@ -19,6 +20,7 @@ type Measure = (report: Report) => Promise<void>;
 
 const PARTS: Readonly<Record<string, Measure>> = {
   starts: measureStarts,
+  engines: measureEngines,
   throughput: reportThroughput,
   templates: measureTemplates,
   refill: measureRefill,

@@ -35,6 +35,8 @@ export class SandboxNetwork implements AsyncDisposable {
   /** Ends when `closing` aborts. */
   #following: Promise<unknown> | undefined;
   #localhost: LocalhostRelay | undefined;
+  /** The namespace to look at again, because it had no interfaces yet. */
+  #empty: { readonly netns: string; readonly loopbackNameServers: readonly string[] } | undefined;
 
   constructor(hypervisor: Hypervisor, agent: AgentClient, log: Log) {
     this.#hypervisor = hypervisor;
@@ -49,7 +51,8 @@ export class SandboxNetwork implements AsyncDisposable {
    */
   async connect(netns: string, loopbackNameServers: readonly string[], signal: AbortSignal): Promise<number> {
     if (this.#watch !== undefined) return 0;
-    if (interfaceNames(netns).length === 0) return 0;
+    this.#empty = interfaceNames(netns).length === 0 ? { netns, loopbackNameServers } : undefined;
+    if (this.#empty !== undefined) return 0;
     // From before the first look, so that nothing is missed in between.
     const watch = new InterfaceWatch(netns);
     this.#watch = watch;
@@ -60,6 +63,11 @@ export class SandboxNetwork implements AsyncDisposable {
     if (loopbackNameServers.length > 0) following.push(relayNames(this.#agent, watch.netns, this.#log, closing));
     this.#following = Promise.all(following);
     return count;
+  }
+
+  /** Where there were no interfaces before and now are: between a create and a start, `ctr run --cni` makes them. */
+  async connectLate(signal: AbortSignal): Promise<void> {
+    if (this.#empty !== undefined) await this.connect(this.#empty.netns, this.#empty.loopbackNameServers, signal);
   }
 
   /** Once. Returns a warning where the kernel does not allow it: a pod can do without. */

@@ -307,6 +307,13 @@ export class Sandbox {
     }
   }
 
+  /** Interfaces that came into an empty network namespace since the create are connected first. */
+  async startContainer(id: string): Promise<void> {
+    const container = this.container(id);
+    await this.#network.connectLate(AbortSignal.timeout(AGENT_CALL_TIMEOUT_MS));
+    await container.start();
+  }
+
   /** Changes the limits of a container; the VM grows first when they ask for more than it has. */
   async updateContainer(id: string, resourcesJson: Uint8Array): Promise<void> {
     this.container(id);

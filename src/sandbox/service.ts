@@ -84,7 +84,7 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
       return {};
     },
     startContainer: async (request) => {
-      await sandbox.container(request.containerId).start();
+      await sandbox.startContainer(request.containerId);
       return {};
     },
     deleteContainer: async (request, context) => {

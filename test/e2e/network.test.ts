@@ -1,5 +1,7 @@
 /** A network namespace with an interface, as CNI leaves it: the container has it, and packets go both ways. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { withHearth } from "../harness/hearth.ts";
@@ -73,6 +75,34 @@ test(
     } finally {
       await terminate(server);
     }
+  },
+  TIMEOUT_MS,
+);
+
+test(
+  "an interface that is made between create and start, as `ctr run --cni` does it, is there at the start",
+  async () => {
+    await withHearth({}, async (hearth) => {
+      const bundle = await hearth.bundle({
+        args: ["sh", "-c", "ip -4 -o addr show eth0 | awk '{print $4}'; ip route | wc -l; echo end"],
+      });
+      const outputPath = join(hearth.dir, "output");
+      const pidFile = join(hearth.dir, "pid");
+      const created = await hearth.runtime(["create", "--bundle", bundle, "--pid-file", pidFile, id], { outputPath });
+      expect({ status: created.status, output: created.stdout }).toEqual({ status: 0, output: "" });
+      const inside = ["nsenter", `--net=/proc/${readFileSync(pidFile, "utf8")}/ns/net`, "ip"] as const;
+      await runOrThrow([...inside, "link", "add", "eth0", "type", "veth", "peer", "name", "far", "netns", peer]);
+      await runOrThrow([...inside, "addr", "add", "10.96.0.2/24", "dev", "eth0"]);
+      await runOrThrow([...inside, "link", "set", "eth0", "up"]);
+      await runOrThrow([...inside, "route", "add", "default", "via", "10.96.0.1"]);
+      expect(await hearth.runtime(["start", id])).toMatchObject({ status: 0, stderr: "" });
+      const output = await until(
+        async () => readFileSync(outputPath, "utf8"),
+        (seen) => seen.includes("end"),
+      );
+      expect(output).toBe("10.96.0.2/24\n2\nend\n");
+      expect(await hearth.runtime(["delete", "--force", id])).toMatchObject({ status: 0 });
+    });
   },
   TIMEOUT_MS,
 );
