@@ -8,7 +8,7 @@ import {
   EXEC_PROCESSES_MAX,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
-import { type Spec, stringifySpec } from "../oci/spec.ts";
+import { type Namespace, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
@@ -45,6 +45,8 @@ export interface ContainerDependencies {
   readonly log: Log;
   /** The container of this sandbox whose shim has the pid. */
   readonly containerOfPid: (pid: number) => string | undefined;
+  /** The one whose configuration has this path for a namespace of that type. */
+  readonly containerOfPath: (type: string, path: string) => string | undefined;
   /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
   readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
 }
@@ -61,13 +63,13 @@ export class Container {
   shimPid: number | undefined;
   #status: ContainerStatus = "created";
   #removing: Promise<void> | undefined;
+  readonly #namespaces: readonly Namespace[];
   readonly #exposed: readonly ExposedPath[];
   readonly #processes = new Map<string, ProcessEntry>();
   readonly #dependencies: ContainerDependencies;
 
   private constructor(
-    id: string,
-    owner: Owner,
+    { id, owner, spec }: ContainerRequest,
     terminal: boolean,
     warnings: readonly string[],
     exposed: readonly ExposedPath[],
@@ -77,6 +79,7 @@ export class Container {
     this.terminal = terminal;
     this.warnings = warnings;
     this.uncommittedOwner = owner;
+    this.#namespaces = spec.linux?.namespaces ?? [];
     this.#exposed = exposed;
     this.#dependencies = dependencies;
     this.#processes.set(id, { owner: undefined, exitStatus: undefined });
@@ -98,6 +101,7 @@ export class Container {
         ownBootId: dependencies.ownBootId,
         tmpfsAt: hostTmpfs,
         containerOfPid: dependencies.containerOfPid,
+        containerOfPath: dependencies.containerOfPath,
       });
     const guest = mountNamespace === undefined ? translate() : inMountNamespace(mountNamespace, translate);
     await using undo = new AsyncDisposableStack();
@@ -121,11 +125,16 @@ export class Container {
     );
     undo.move();
     const terminal = guest.config.process?.terminal === true;
-    return new Container(request.id, request.owner, terminal, guest.warnings, exposed, dependencies);
+    return new Container(request, terminal, guest.warnings, exposed, dependencies);
   }
 
   get status(): ContainerStatus | "stopped" {
     return this.#init.exitStatus === undefined ? this.#status : "stopped";
+  }
+
+  /** True when its configuration names a namespace of that type by this path. */
+  hasNamespace(type: string, path: string): boolean {
+    return this.#namespaces.some((namespace) => namespace.type === type && namespace.path === path);
   }
 
   get #init(): ProcessEntry {

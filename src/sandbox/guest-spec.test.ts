@@ -77,6 +77,22 @@ test("a clone shows its own boot id, wherever and however often /proc is mounted
 });
 
 describe("pods", () => {
+  test("those that an engine keeps by path for a pod are made for its sandbox, and joined by its other containers", () => {
+    const crio = (type: string) => ({
+      "io.kubernetes.cri-o.ContainerType": type,
+      "io.kubernetes.cri-o.SandboxID": "infra",
+    });
+    const kept = { type: "ipc", path: "/run/ipcns/1" };
+    const ipcOf = (type: string, found: string | undefined) => {
+      const pod = spec({ annotations: crio(type), linux: { namespaces: [...NAMESPACES, kept] } });
+      const known = (wanted: string, path: string) => (wanted === kept.type && path === kept.path ? found : undefined);
+      return toGuestSpec(pod, { ...context, containerOfPath: known }).config.linux?.namespaces?.at(-1);
+    };
+    expect(ipcOf("sandbox", undefined)).toEqual({ type: "ipc" });
+    expect(ipcOf("container", "infra")).toEqual({ type: "ipc", path: "container:infra" });
+    expect(() => ipcOf("container", undefined)).toThrow("linux.namespaces ipc path");
+  });
+
   test("the namespace of another container of the VM, which is known by its shim's pid, goes by that container's id", () => {
     const namespaces = [...NAMESPACES, { type: "ipc", path: "/proc/77/ns/ipc" }, { type: "pid" }];
     const { config } = toGuestSpec(spec({ linux: { namespaces } }), context);

@@ -51,6 +51,8 @@ export interface GuestSpecContext {
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
   /** The container of the same VM whose shim has this pid. */
   readonly containerOfPid: (pid: number) => string | undefined;
+  /** The container of the same VM whose configuration has this path for a namespace of that type. Default: none. */
+  readonly containerOfPath?: (type: string, path: string) => string | undefined;
 }
 
 /** A tmpfs on the host: its size, and who owns its root. */
@@ -285,7 +287,7 @@ function rootPropagation({ mounts, linux }: Spec): { readonly rootfsPropagation?
  * The VM is the network namespace; the others are made in the guest, or are those of a container of the same pod. A
  * container that gets to see cgroups sees its own as the root, as it does where an engine mounts those of cgroup v1.
  */
-function guestNamespaces({ linux, mounts = [] }: Spec, context: GuestSpecContext): Namespace[] {
+function guestNamespaces({ linux, mounts = [], annotations }: Spec, context: GuestSpecContext): Namespace[] {
   const namespaces = linux?.namespaces ?? [];
   if (!namespaces.some((namespace) => namespace.type === "network")) {
     refuse("linux.namespaces without network", "the host's network does not reach into a VM");
@@ -298,18 +300,31 @@ function guestNamespaces({ linux, mounts = [] }: Spec, context: GuestSpecContext
     if (type === "time") {
       return refuse("linux.namespaces time", "the guest's crun cannot make one beside a pid namespace");
     }
-    return [path ? joinedNamespace(type, path, context) : { type }];
+    return [path ? joinedNamespace(type, path, annotations, context) : { type }];
   });
   const seesCgroups = mounts.some(({ type }) => type === "cgroup" || type === "cgroup2");
   if (!seesCgroups || inGuest.some(({ type }) => type === "cgroup")) return inGuest;
   return [...inGuest, { type: "cgroup" }];
 }
 
-/** An engine names the namespace of a pod's container by the pid that it knows, which is that of its shim. */
-function joinedNamespace(type: string, path: string, { containerOfPid }: GuestSpecContext): Namespace {
+/** Namespaces that CRI-O makes and keeps by path for a pod, before there is any container; the network's is the VM. */
+const POD_NAMESPACES: ReadonlySet<string> = new Set(["ipc", "uts"]);
+
+/**
+ * An engine names the namespace of a pod's container by the pid that it knows, which is that of its shim, or by the path
+ * where it keeps it: then the pod's first container has it made in the guest, and those of the same path join it.
+ */
+function joinedNamespace(
+  type: string,
+  path: string,
+  annotations: Spec["annotations"],
+  { containerOfPid, containerOfPath }: GuestSpecContext,
+): Namespace {
   const pid = /^\/proc\/(\d{1,10})\/ns\/(?:pid|ipc|uts)$/.exec(path)?.[1];
-  const containerId = pid === undefined ? undefined : containerOfPid(Number(pid));
-  if (containerId === undefined) {
+  const isKept = pid === undefined && POD_NAMESPACES.has(type);
+  if (isKept && podRole(annotations).kind === "sandbox") return { type };
+  const containerId = pid === undefined ? isKept && containerOfPath?.(type, path) : containerOfPid(Number(pid));
+  if (!containerId) {
     return refuse(`linux.namespaces ${type} path`, `${path} is a namespace of the host, and of no container of the VM`);
   }
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };

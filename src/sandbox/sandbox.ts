@@ -294,6 +294,8 @@ export class Sandbox {
         steps: this.#dependencies.steps,
         log: this.#dependencies.log,
         containerOfPid: (pid) => [...this.#containers.values()].find(({ shimPid }) => shimPid === pid)?.id,
+        containerOfPath: (type, path) =>
+          [...this.#containers.values()].find((container) => container.hasNamespace(type, path))?.id,
         mountVolumes: (volumes) => this.#mountVolumes(volumes),
       });
       this.#containers.set(request.id, container);

@@ -149,13 +149,14 @@ export function checkTerminalFlags(terminal: boolean, detached: boolean, console
 
 /** Which containers a pod has, and so whose namespaces can be joined, is known to its sandbox process alone. */
 function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
-  const isMember = podRole(spec.annotations).kind === "member";
+  const other = podRole(spec.annotations).kind === "member" ? "another" : undefined;
   toGuestSpec(spec, {
     containerId,
     bundle: dir,
     fileTypeOf: hostFileType,
     tmpfsAt: hostTmpfs,
-    containerOfPid: () => (isMember ? "another" : undefined),
+    containerOfPid: () => other,
+    containerOfPath: () => other,
   });
 }
 
