@@ -8,8 +8,6 @@ export const SOCKET_PATH_BYTES_MAX = 107;
 export const CONTAINER_ID_LENGTH_MAX = 200;
 /** Bytes of one stdio chunk carried in an RPC: large enough for throughput, small enough not to hold up other calls. */
 export const STREAM_CHUNK_BYTES_MAX = 256 * 1024;
-/** Chunks of a process's output asked for at once: one is read in the guest while another is on its way. */
-export const STREAM_READS_AHEAD = 2;
 /** Bytes of one QMP line we accept. Source: QEMU's own parser limit, MAX_TOKEN_SIZE 64 MiB; nothing we ask for nears 4 MiB. */
 export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
 /** Bytes of an OCI config.json, 4 MiB less the rest of the RPC that carries it to the guest. */
@@ -199,6 +197,13 @@ export const VM_DESTROY_TIMEOUT_MS = 3_000;
 export const VM_STABLE_MS = 10_000;
 /** Milliseconds that calls in flight get when the pool server ends; those that wait for a VM are refused at once. */
 export const POOL_SHUTDOWN_GRACE_MS = 2_000;
+/** Milliseconds that a pool server which ends gives its VMs to end by themselves: many at once, on a busy host. Then they are killed. */
+export const POOL_END_KILL_MS = 6_000;
+/**
+ * Milliseconds after which it leaves what even so has not ended, as when the kernel does not let a process die: it has
+ * ended within 10 s, whatever happens. What stays is collected by the next server, or by the next boot of a VM.
+ */
+export const POOL_END_TIMEOUT_MS = 9_000;
 /** Milliseconds in which the server at an endpoint must answer what it is; one that is stopped or no pool does not. */
 export const POOL_PROBE_TIMEOUT_MS = 2_000;
 /** Milliseconds a pool server that was asked to quit has to be gone. */

@@ -1,7 +1,7 @@
 /** Moves bytes between a process in the guest and descriptors on the host, each stream on its own, with back-pressure. */
 import { HearthError, SystemError } from "../errors.ts";
 import type { OutputStream, SandboxService } from "../gen/sandbox_pb.ts";
-import { STREAM_CHUNK_BYTES_MAX, STREAM_READS_AHEAD } from "../limits.ts";
+import { STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import type { ClientOf } from "../rpc/ttrpc/client.ts";
 import type { FdReader } from "../sys/fd-reader.ts";
 import type { FdWriter } from "../sys/fd-writer.ts";
@@ -57,20 +57,16 @@ export async function pumpOutput(
   writer: FdWriter | undefined,
 ): Promise<void> {
   const { sandbox, containerId, execId } = target;
-  const ask = (): ReturnType<typeof sandbox.readOutput> => {
-    const answer = sandbox.readOutput({ containerId, execId, stream, lengthMax: STREAM_CHUNK_BYTES_MAX });
-    // When an earlier one fails or is the end, nobody asks for what became of this one.
-    answer.catch(() => undefined);
-    return answer;
-  };
   let open = writer;
-  // Served in turn by the guest, which reads the next chunk while we write this one.
-  const asked = Array.from({ length: STREAM_READS_AHEAD }, ask);
   try {
-    for (let next = asked.shift(); next !== undefined; next = asked.shift()) {
-      const { data, eof } = await next;
+    for (;;) {
+      const { data, eof } = await sandbox.readOutput({
+        containerId,
+        execId,
+        stream,
+        lengthMax: STREAM_CHUNK_BYTES_MAX,
+      });
       if (eof) return;
-      asked.push(ask());
       if (open !== undefined && !(await deliver(open, data))) open = undefined;
     }
   } finally {
