@@ -10,6 +10,7 @@ import { inheritedSocket } from "../sys/inherited-socket.ts";
 import { isCompiled } from "../sys/process.ts";
 import { runProcess } from "../sys/run-process.ts";
 import { watchdogTimeoutMs } from "../sys/sd-notify.ts";
+import { withDeadline } from "../util/wait.ts";
 import { fileStamp, resolveVmConfig } from "../vm/resolve-config.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
 import { type FoundSettings, followSettings } from "../vmcache/follow.ts";
@@ -46,7 +47,8 @@ export async function servePool({ configPath, withFlags }: ServeOptions): Promis
       program: isCompiled() ? fileStamp(process.execPath) : undefined,
     };
   };
-  const initial = await find(config, log);
+  const initial = await unlessStopped(find(config, log), stop.signal);
+  if (initial === undefined) return 0;
   const end = await serveVmCache({
     endpoint: config.factory.vm_cache_endpoint,
     runDir: config.runtime.run_dir,
@@ -80,15 +82,26 @@ export async function servePool({ configPath, withFlags }: ServeOptions): Promis
   becomeProgram(process.execPath, [process.argv0, ...process.argv.slice(2)], reexecEnv());
 }
 
+/** Undefined when the signal aborts first: unpacking the guest, or waiting for who does, may take minutes, and may be broken off. */
+async function unlessStopped<T>(work: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  try {
+    return await withDeadline("settings of the pool", work, { signal });
+  } catch (thrown) {
+    if (signal.aborted) return undefined;
+    throw thrown;
+  }
+}
+
 function filesOf(vm: VmConfig): string[] {
   const { qemuPath, virtiofsdPath, kernel, initrd, image } = vm;
   return [qemuPath, virtiofsdPath, kernel, initrd, image, process.execPath].filter((path) => path !== "");
 }
 
 /** A program that is half copied, or of another machine, is not to take over. */
-async function tryProgram(): Promise<void> {
+async function tryProgram(signal: AbortSignal): Promise<void> {
   const { exitCode, stderr } = await runProcess([process.execPath, "--version"], {
     timeoutMs: PROGRAM_TRIAL_TIMEOUT_MS,
+    signal,
   });
   if (exitCode === 0) return;
   throw new HearthError("failed-precondition", `try ${process.execPath}, which was replaced: exit status ${exitCode}`, {

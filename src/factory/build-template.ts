@@ -28,7 +28,9 @@ export interface StoreOptions extends Pick<LaunchOptions, "runDir" | "log"> {
   readonly templateDir: string;
 }
 
-export interface BuildOptions extends StoreOptions, Pick<LaunchOptions, "logLevel" | "onStep" | "argv" | "failAt"> {
+export interface BuildOptions
+  extends StoreOptions,
+    Pick<LaunchOptions, "logLevel" | "onStep" | "argv" | "kill" | "failAt"> {
   /** Make it anew though there is a good one. Default false. */
   readonly force?: boolean;
 }

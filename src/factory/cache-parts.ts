@@ -31,6 +31,8 @@ export interface CacheParts {
   readonly onEvent: (event: CacheEvent) => void;
   readonly counts: CacheCounts;
   readonly budget: BootBudget;
+  /** Once it aborts, VMs that are to end are killed. */
+  readonly kill?: AbortSignal | undefined;
   readonly leaseTimeoutMs?: number | undefined;
   readonly stableMs?: number | undefined;
   readonly provenMs?: number | undefined;

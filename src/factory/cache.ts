@@ -265,7 +265,7 @@ export class VmCache implements Booter {
 
   async #revoke(vm: IdleVm): Promise<void> {
     this.#log.info("claim given up, vm destroyed", { vm: vm.facts.vmId });
-    await vm.destroy();
+    await vm.destroy(this.#parts.kill);
   }
 
   /** Makes the slot's VM idle: for the claim in line, or for the next one. */
@@ -344,15 +344,16 @@ export class VmCache implements Booter {
   }
 
   async #bootVm(onStep: OnBootStep): Promise<IdleVm> {
-    const { runDir, base } = this.#parts;
-    const { vmId, sandbox } = await base(onStep).getBaseVm(this.#config, this.#bootAbort.signal);
+    const { runDir, base, kill } = this.#parts;
+    const { signal } = this.#bootAbort;
+    const { vmId, sandbox } = await base(onStep).getBaseVm(this.#config, signal);
     try {
-      const vm = await connectIdleVm({ runDir, vmId }, this.#log);
+      const vm = await connectIdleVm({ runDir, vmId }, this.#log, signal);
       // It has just rehearsed.
       vm.proven();
       return vm;
     } catch (thrown) {
-      await endSandboxProcess({ runDir, vmId }, sandbox, this.#log);
+      await endSandboxProcess({ runDir, vmId }, sandbox, this.#log, { kill });
       throw thrown;
     }
   }
@@ -425,7 +426,7 @@ export class VmCache implements Booter {
   /** Destroys the VM of the slot, which is empty afterwards unless `then` decides otherwise. */
   #end(slot: Slot, vm: IdleVm, then?: () => void): void {
     slot.state = { kind: "ending", vm };
-    const ended = vm.destroy().then(() => {
+    const ended = vm.destroy(this.#parts.kill).then(() => {
       this.#empty(slot);
       if (this.#closed !== undefined) return;
       if (!slot.isSurplus) then?.();

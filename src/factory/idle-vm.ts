@@ -137,47 +137,59 @@ export class IdleVm {
     this.#client.close();
   }
 
-  /** Ends the VM and its sandbox process, whatever state they are in, and what they leave behind. Idempotent; never rejects. */
-  destroy(): Promise<void> {
-    this.#destroyed ??= this.#destroy().catch((thrown: unknown) => {
+  /**
+   * Ends the VM and its sandbox process, whatever state they are in, and what they leave behind; without patience once
+   * `kill` aborts. Idempotent; never rejects.
+   */
+  destroy(kill?: AbortSignal): Promise<void> {
+    this.#destroyed ??= this.#destroy(kill).catch((thrown: unknown) => {
       this.#log.error("destroy pooled vm", { error: describeError(thrown) });
     });
     return this.#destroyed;
   }
 
-  async #destroy(): Promise<void> {
+  async #destroy(kill: AbortSignal | undefined): Promise<void> {
     const { vmId, sandbox } = this.facts;
     let asked = true;
     try {
-      await this.#sandbox.destroy({}, { timeoutMs: VM_DESTROY_TIMEOUT_MS });
+      await this.#sandbox.destroy({}, { timeoutMs: VM_DESTROY_TIMEOUT_MS, signal: kill });
     } catch (thrown) {
       asked = false;
       this.#log.debug("destroy not answered", { error: describeError(thrown) });
     }
     this.#client.close();
-    await endSandboxProcess({ runDir: this.#runDir, vmId }, sandbox, this.#log, asked);
+    await endSandboxProcess({ runDir: this.#runDir, vmId }, sandbox, this.#log, { asked, kill });
   }
 }
 
+export interface EndOptions {
+  /** It was asked to end, and has said that it will. Default false. */
+  readonly asked?: boolean;
+  /** Once it aborts, nothing is waited for any more but the kernel. */
+  readonly kill?: AbortSignal | undefined;
+}
+
 /**
- * Ends a sandbox process that is not wanted any more: when it was `asked` waits for its end, then asks by TERM, then
+ * Ends a sandbox process that is not wanted any more: when it was asked waits for its end, then asks by TERM, then
  * kills, and collects what it leaves behind. Fails when the process survives or something of its VM stays.
  */
 export async function endSandboxProcess(
   location: VmLocation,
   sandbox: ProcessIdentity,
   log: Log,
-  asked = false,
+  { asked = false, kill }: EndOptions = {},
 ): Promise<void> {
   for (const [signal, waitMs] of [
     [0, asked ? KILL_GRACE_MS : 0],
     [SIGTERM, VM_DESTROY_TIMEOUT_MS],
     [SIGKILL, ORPHAN_EXIT_TIMEOUT_MS],
   ] as const) {
-    if (waitMs === 0) continue;
+    const isLast = signal === SIGKILL;
+    if (waitMs === 0 || (kill?.aborted === true && !isLast)) continue;
     if (signal !== 0) signalProcess(sandbox, signal);
+    const timeout = AbortSignal.timeout(waitMs);
     try {
-      await processExit(sandbox, AbortSignal.timeout(waitMs));
+      await processExit(sandbox, kill === undefined || isLast ? timeout : AbortSignal.any([timeout, kill]));
       await collectVm(location.runDir, location.vmId, log);
       return;
     } catch (thrown) {

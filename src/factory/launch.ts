@@ -30,6 +30,8 @@ export interface LaunchOptions {
   readonly argv?: readonly [string, ...string[]];
   /** Files of the VM to clone, or to make. */
   readonly template?: TemplateFiles;
+  /** Once it aborts, a process that is to end gets no time to do so. */
+  readonly kill?: AbortSignal | undefined;
   /** Test only: the step that fails. */
   readonly failAt?: string | undefined;
 }
@@ -85,7 +87,7 @@ export async function launchSandbox(
     return { vmId: launch.vmId, token: launch.token, ready };
   } catch (thrown) {
     const said = readTail(stderr);
-    await endFailed(child, launch, log);
+    await endFailed(child, launch, options.kill, log);
     throw said === "" ? thrown : withStderr(thrown, said);
   }
 }
@@ -163,7 +165,7 @@ async function followReport(
   const reader = new ReportReader(report);
   for (;;) {
     const line = await nextReport(reader, `${step} of sandbox ${launch.vmId}`, stepTimeoutMs, signal);
-    if (line === undefined) throw await endedEarly(child, step, launch);
+    if (line === undefined) throw await endedEarly(child, step, launch, options.kill);
     switch (line.kind) {
       case "step":
         step = line.step;
@@ -197,8 +199,13 @@ async function nextReport(
 }
 
 /** The report ended before it said how it went: the process died, or is about to. */
-async function endedEarly(child: ChildProcess, step: string, launch: SandboxLaunch): Promise<HearthError> {
-  const status = await terminate(child, { graceMs: SANDBOX_END_GRACE_MS });
+async function endedEarly(
+  child: ChildProcess,
+  step: string,
+  launch: SandboxLaunch,
+  kill: AbortSignal | undefined,
+): Promise<HearthError> {
+  const status = await terminate(child, { graceMs: SANDBOX_END_GRACE_MS, kill });
   return new HearthError(
     "internal",
     `start sandbox ${launch.vmId}: process ended at ${step} with ${describeExit(status)}`,
@@ -207,8 +214,13 @@ async function endedEarly(child: ChildProcess, step: string, launch: SandboxLaun
 }
 
 /** Ends the process, which ends its VM, and then whatever it could not end itself. */
-async function endFailed(child: ChildProcess, launch: SandboxLaunch, log: Log): Promise<void> {
-  await terminate(child, { graceMs: SANDBOX_END_GRACE_MS });
+async function endFailed(
+  child: ChildProcess,
+  launch: SandboxLaunch,
+  kill: AbortSignal | undefined,
+  log: Log,
+): Promise<void> {
+  await terminate(child, { graceMs: SANDBOX_END_GRACE_MS, kill });
   try {
     await collectVm(launch.runDir, launch.vmId, log);
   } catch (thrown) {

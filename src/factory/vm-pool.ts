@@ -28,7 +28,7 @@ export interface PoolSettings extends BudgetLimits, Omit<CacheSettings, "number"
 }
 
 export interface VmPoolOptions
-  extends Pick<CacheParts, "runDir" | "base" | "leaseTimeoutMs" | "stableMs" | "provenMs"> {
+  extends Pick<CacheParts, "runDir" | "base" | "kill" | "leaseTimeoutMs" | "stableMs" | "provenMs"> {
   readonly settings: PoolSettings;
   readonly log?: Log;
   readonly onEvent?: ((event: CacheEvent) => void) | undefined;
@@ -67,13 +67,14 @@ export class VmPool implements AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   constructor(options: VmPoolOptions) {
-    const { settings, runDir, base, leaseTimeoutMs, stableMs, provenMs } = options;
+    const { settings, runDir, base, kill, leaseTimeoutMs, stableMs, provenMs } = options;
     this.#log = options.log ?? silentLog;
     this.#settings = settings;
     this.#budget = new BootBudget(settings);
     this.#parts = {
       runDir,
       base,
+      kill,
       leaseTimeoutMs,
       stableMs,
       provenMs,

@@ -153,6 +153,8 @@ function spawnError(thrown: unknown, options: SpawnOptions): HearthError {
 export interface TerminateOptions {
   /** Milliseconds between TERM and KILL. Default KILL_GRACE_MS; 0 kills at once. */
   readonly graceMs?: number;
+  /** Ends the grace early. */
+  readonly kill?: AbortSignal | undefined;
 }
 
 /** Ends a child: TERM, then KILL when it is still there after the grace. Resolves with its status once it is reaped. */
@@ -162,7 +164,9 @@ export async function terminate(child: ChildProcess, options: TerminateOptions =
   if (graceMs > 0) {
     child.kill(SIGTERM);
     const waiting = new AbortController();
-    await Promise.race([child.exited, sleep(graceMs, waiting.signal).catch(() => undefined)]);
+    const { kill } = options;
+    const patience = kill === undefined ? waiting.signal : AbortSignal.any([waiting.signal, kill]);
+    await Promise.race([child.exited, sleep(graceMs, patience).catch(() => undefined)]);
     waiting.abort();
   }
   child.kill(SIGKILL);

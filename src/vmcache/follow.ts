@@ -24,8 +24,8 @@ export interface FollowOptions {
   /** What the server was started with. */
   readonly initial: FoundSettings;
   readonly read: () => Promise<FoundSettings>;
-  /** Fails when the program that has taken our place cannot take over. */
-  readonly tryProgram: () => Promise<void>;
+  /** Fails when the program that has taken our place cannot take over, or the signal aborts. */
+  readonly tryProgram: (signal: AbortSignal) => Promise<void>;
   /** Calls the function at each hang-up until it is disposed of. */
   readonly onHangUp: (hangUp: () => void) => Disposable;
   readonly log: Log;
@@ -99,6 +99,7 @@ class Follower implements AsyncDisposable {
       this.#watch(found.files);
       await this.#take(found);
     } catch (thrown) {
+      if (this.#stop.signal.aborted) return;
       this.#refuse(toHearthError(thrown, "read settings of the pool"));
     }
   }
@@ -106,7 +107,7 @@ class Follower implements AsyncDisposable {
   async #take(found: FoundSettings): Promise<void> {
     const { program } = this.#options.initial;
     if (found.program !== program) {
-      await this.#options.tryProgram();
+      await this.#options.tryProgram(this.#stop.signal);
       this.#listener.replaced();
       return;
     }

@@ -13,6 +13,10 @@ export interface ReadoptOptions {
   /** How many are wanted at most, by the hex digest of their identity. */
   readonly wanted: ReadonlyMap<string, number>;
   readonly log: Log;
+  /** Aborts when the server is told to end: VMs that have not answered until then are left alone. */
+  readonly signal: AbortSignal;
+  /** Once it aborts, VMs that are to end are killed. */
+  readonly kill: AbortSignal;
 }
 
 export interface FoundVms {
@@ -24,9 +28,9 @@ export interface FoundVms {
 
 /** Leaves alone what is booting, leased or adopted, and what is dead: the first three have owners, the last is an orphan. */
 export async function findIdleVms(options: ReadoptOptions): Promise<FoundVms> {
-  const { runDir, log } = options;
+  const { runDir, log, kill } = options;
   const records = vmIds(runDir).flatMap((vmId) => idleRecord(runDir, vmId, log));
-  const found = await Promise.all(records.map((record) => connectOrEnd(runDir, record, log)));
+  const found = await Promise.all(records.map((record) => connectOrEnd(record, options)));
   const vms = found.flatMap((vm) => (vm === undefined ? [] : [vm]));
   vms.sort((a, b) => b.facts.readyAtMs - a.facts.readyAtMs);
   const left = new Map(options.wanted);
@@ -41,7 +45,7 @@ export async function findIdleVms(options: ReadoptOptions): Promise<FoundVms> {
       continue;
     }
     log.info("idle vm ended", { vm: vmId, why: count === undefined ? "other identity" : "surplus" });
-    unwanted.push(vm.destroy());
+    unwanted.push(vm.destroy(kill));
   }
   return { wanted, ended: Promise.all(unwanted).then(() => {}) };
 }
@@ -57,16 +61,17 @@ function idleRecord(runDir: string, vmId: string, log: Log): VmRecord[] {
 }
 
 /** A process that says it is idle and then does not answer is no good to anybody. */
-async function connectOrEnd(runDir: string, record: VmRecord, log: Log): Promise<IdleVm | undefined> {
+async function connectOrEnd(record: VmRecord, options: ReadoptOptions): Promise<IdleVm | undefined> {
+  const { runDir, log, signal, kill } = options;
   const { vmId, sandbox } = record;
   try {
-    return await connectIdleVm({ runDir, vmId }, log);
+    return await connectIdleVm({ runDir, vmId }, log, signal);
   } catch (thrown) {
     log.warn("idle vm not usable", { vm: vmId, error: describeError(thrown) });
     // Leased since its record was read: it answered, and is in use.
-    if (isInUse(thrown)) return undefined;
+    if (isInUse(thrown) || signal.aborted) return undefined;
     try {
-      await endSandboxProcess({ runDir, vmId }, sandbox, log);
+      await endSandboxProcess({ runDir, vmId }, sandbox, log, { kill });
     } catch (failure) {
       log.error("end idle vm", { vm: vmId, error: describeError(failure) });
     }

@@ -13,6 +13,7 @@ import { PROMETHEUS_CONTENT_TYPE } from "../util/prometheus.ts";
 import { collectOrphans } from "../vm/collect.ts";
 import { identityDigest } from "../vm/vm-config.ts";
 import { vmCacheStatus } from "./control.ts";
+import { PoolEnding } from "./ending.ts";
 import { claimEndpoint, describeOccupant } from "./endpoint.ts";
 import { PoolObserver, poolMetrics } from "./metrics.ts";
 import { createNotifier, type Notifier } from "./notify.ts";
@@ -51,6 +52,8 @@ export interface PoolServerOptions {
   readonly metrics?: MetricsPlaces | undefined;
   /** Program of the sandbox processes. Default: this executable's `sandbox`. */
   readonly sandboxArgv?: readonly [string, ...string[]];
+  /** Measures the time that its end takes. Default: a timer. */
+  readonly endsAfter?: ConstructorParameters<typeof PoolEnding>[1];
   /** Times other than those of limits.ts. */
   readonly times?: Pick<VmPoolOptions, "leaseTimeoutMs" | "stableMs" | "provenMs" | "lookIntervalMs">;
 }
@@ -67,7 +70,7 @@ export type PoolEnd = "signal" | "quit" | "replaced";
 
 /**
  * Serves until `signal` aborts, a client calls Quit, or the program was replaced; resolves with which, when the idle VMs
- * are destroyed. Fails, with nothing made or lost, when the endpoint cannot be had: "invalid-argument" for a path over
+ * are destroyed, POOL_END_TIMEOUT_MS later at the latest. Fails, with nothing made or lost, when the endpoint cannot be had: "invalid-argument" for a path over
  * 107 bytes, "already-exists" for one in use.
  */
 export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd> {
@@ -88,11 +91,13 @@ export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd>
   };
   const observer = new PoolObserver();
   const notifier = createNotifier(options.notifySocket, log);
-  const pool = createPool(options, onEvent);
-  await using _pool = pool;
+  const ending = new PoolEnding(log, options.endsAfter);
+  const pool = createPool(options, ending.kill, onEvent);
   const background: Promise<unknown>[] = [];
+  const end = (): Promise<void> => ending.end(() => Promise.all([pool.close(), ...background]));
+  await using _end = { [Symbol.asyncDispose]: end };
   const wanted = new Map(settings.shapes.map(({ config, number }) => [identityDigest(config), number]));
-  const found = await findIdleVms({ runDir, wanted, log });
+  const found = await findIdleVms({ runDir, wanted, log, signal, kill: ending.kill });
   background.push(found.ended);
   for (const vm of found.wanted) {
     assert(pool.adopt(vm), "an empty slot for every vm that was found");
@@ -123,7 +128,7 @@ export async function serveVmCache(options: PoolServerOptions): Promise<PoolEnd>
   log.info("pool ends", { reason, slots: pool.slots.length });
   onEvent({ kind: "stopping", reason });
   listener.close();
-  await Promise.all([pool.close(), grpc.shutdown(POOL_SHUTDOWN_GRACE_MS), ...background]);
+  await Promise.all([end(), grpc.shutdown(POOL_SHUTDOWN_GRACE_MS)]);
   return reason;
 }
 
@@ -230,12 +235,12 @@ async function serveMetrics(
   return stack;
 }
 
-function createPool(options: PoolServerOptions, onEvent: (event: PoolEvent) => void): VmPool {
+function createPool(options: PoolServerOptions, kill: AbortSignal, onEvent: (event: PoolEvent) => void): VmPool {
   const { runDir, settings, logLevel, log, sandboxArgv } = options;
   const argv = sandboxArgv === undefined ? {} : { argv: sandboxArgv };
   const makers = new Map<string, TemplateMaker>();
   const makerOf = (templateDir: string): TemplateMaker => {
-    const maker = makers.get(templateDir) ?? new TemplateMaker({ templateDir, runDir, logLevel, log, ...argv });
+    const maker = makers.get(templateDir) ?? new TemplateMaker({ templateDir, runDir, logLevel, log, kill, ...argv });
     makers.set(templateDir, maker);
     return maker;
   };
@@ -246,8 +251,9 @@ function createPool(options: PoolServerOptions, onEvent: (event: PoolEvent) => v
     base: (onStep) => {
       const { templateDir, leaseMs } = pool.settings;
       const maker = templateDir === undefined ? undefined : makerOf(templateDir);
-      return createPoolBase(maker, { runDir, leaseMs, logLevel, log, onStep, ...argv });
+      return createPoolBase(maker, { runDir, leaseMs, logLevel, log, kill, onStep, ...argv });
     },
+    kill,
     onEvent,
     ...options.times,
   });

@@ -1,13 +1,14 @@
 /** How a pool server ends and what happens to its VMs: killed and started again, Ctrl-C, and Quit in the worst moment. */
 import { expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { dup } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
+import { tryLock } from "../../src/sys/lock.ts";
 import { processExit, signalProcess } from "../../src/sys/process-identity.ts";
 import { openPty } from "../../src/sys/pty.ts";
-import { SIGKILL, SIGSTOP } from "../../src/sys/signals.ts";
+import { SIGKILL, SIGSTOP, SIGTERM } from "../../src/sys/signals.ts";
 import { stopVmCache, vmCacheStatus } from "../../src/vmcache/control.ts";
 import { eventually } from "../harness/eventually.ts";
 import { type ConfigOverrides, type Hearth, withHearth } from "../harness/hearth.ts";
@@ -15,6 +16,7 @@ import { mountsBelow, processesUsing } from "../harness/leftovers.ts";
 import { processOf, startPool, vmRecords } from "../harness/pool.ts";
 import { PATH } from "../harness/program.ts";
 import { rejection } from "../harness/rejection.ts";
+import { scratch } from "../harness/scratch.ts";
 
 const TIMEOUT_MS = 240_000;
 const ID = `restart-${process.pid}`;
@@ -179,6 +181,29 @@ test(
       expect(await pool.stop()).toBe(0);
       await processExit(one.sandbox);
       expect(vmRecords(hearth.runDir)).toEqual([]);
+    });
+  },
+  TIMEOUT_MS,
+);
+
+/** Bit of a signal's number in SigCgt of /proc/PID/status: the process has a handler for it. */
+function catches(pid: number, signal: number): boolean {
+  const caught = /^SigCgt:\t([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "0";
+  return (BigInt(`0x${caught}`) >> BigInt(signal - 1)) % 2n === 1n;
+}
+
+test(
+  "stopped while it waits for somebody who unpacks the guest, it ends at once",
+  async () => {
+    using data = scratch();
+    mkdirSync(data.path("guest"));
+    await using lock = tryLock(data.path("guest/lock"));
+    expect(lock).toBeDefined();
+    await withHearth({ config: { ...config, runtime: { data_dir: data.dir } } }, async (hearth) => {
+      await using pool = startPool(hearth, 1);
+      await eventually("a handler of TERM", () => (catches(pool.pid, SIGTERM) ? true : undefined));
+      expect(await pool.stop()).toBe(0);
+      expect(existsSync(hearth.endpoint)).toBe(false);
     });
   },
   TIMEOUT_MS,

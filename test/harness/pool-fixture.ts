@@ -86,7 +86,7 @@ export class PoolInProcess extends EventLog {
     super();
     this.options = {
       ...poolOptions(fixture, options),
-      log: silentLog,
+      log: options.log ?? silentLog,
       signal: this.#stop.signal,
       onEvent: this.add,
     };

@@ -98,7 +98,8 @@ describe("terminate", () => {
     expect(await terminate(child)).toEqual({ kind: "signaled", signal: 15 });
   });
 
-  test("KILL follows for one that ignores TERM", async () => {
+  /** Resolves when it ignores TERM. */
+  async function stubborn() {
     const { readEnd, writeEnd } = pipe();
     using reader = new FdReader(readEnd);
     const child = spawnProcess({
@@ -107,7 +108,18 @@ describe("terminate", () => {
     });
     await reader.read();
     writeEnd.close();
-    expect(await terminate(child, { graceMs: 50 })).toEqual({ kind: "signaled", signal: 9 });
+    return child;
+  }
+
+  test("KILL follows for one that ignores TERM", async () => {
+    expect(await terminate(await stubborn(), { graceMs: 50 })).toEqual({ kind: "signaled", signal: 9 });
+  });
+
+  test("the grace has an end of its own", async () => {
+    const kill = new AbortController();
+    const ended = terminate(await stubborn(), { graceMs: 1_000_000, kill: kill.signal });
+    kill.abort();
+    expect(await ended).toEqual({ kind: "signaled", signal: 9 });
   });
 });
 
