@@ -111,18 +111,18 @@ interface ShownTemplate extends Omit<TemplateStatus, "record"> {
 async function printStatus(config: HearthConfig, json: boolean): Promise<number> {
   const { enable_template: enabled, template_path: path } = config.factory;
   const vmConfig = await resolveVmConfig(config, silentLog);
-  const current = identityDigest(vmConfig);
-  const templates = listTemplates(path, vmConfig).map((template) => shown(template, current));
-  const found = templates.some((template) => template.current && template.state === "ready");
-  const status = { enabled, path, onTmpfs: isOnTmpfs(path), current, usable: found, templates };
+  const wanted = shapesOf(config, vmConfig).map(identityDigest);
+  const templates = listTemplates(path, vmConfig).map((template) => shown(template, wanted));
+  const usable = readyOf(templates) === wanted.length;
+  const status = { enabled, path, onTmpfs: isOnTmpfs(path), wanted, usable, templates };
   await writeOut(json ? `${JSON.stringify(status, null, 2)}\n` : statusText(status));
   return 0;
 }
 
-function shown({ record, ...status }: TemplateStatus, current: string): ShownTemplate {
+function shown({ record, ...status }: TemplateStatus, wanted: readonly string[]): ShownTemplate {
   return {
     ...status,
-    current: status.identity === current,
+    current: wanted.includes(status.identity),
     kind: record?.kind ?? "",
     vcpus: record?.vcpus ?? 0,
     memoryMib: record?.memoryMib ?? 0,
@@ -137,13 +137,16 @@ function statusText(status: {
   readonly enabled: boolean;
   readonly path: string;
   readonly onTmpfs: boolean;
+  /** Identities: of the default size, and of each of the pool's shapes. */
+  readonly wanted: readonly string[];
+  /** All of them can be cloned. */
   readonly usable: boolean;
   readonly templates: readonly ShownTemplate[];
 }): string {
   const facts = formatTable([
     ["enabled", status.enabled ? "yes" : "no"],
     ["path", status.onTmpfs ? status.path : `${status.path}, not on tmpfs`],
-    ["for the configuration in force", status.usable ? "ready" : "none that can be used: VMs are booted"],
+    ["for the configuration in force", usableText(readyOf(status.templates), status.wanted.length)],
   ]);
   const rows = status.templates.map((template) => [
     template.identity === "" ? "-" : `${shortened(template.identity)}${template.current ? " *" : ""}`,
@@ -156,6 +159,16 @@ function statusText(status: {
   ]);
   if (rows.length === 0) return facts;
   return `${facts}\n${formatTable([["TEMPLATE", "STATE", "KIND", "VCPUS", "MIB", "MIB USED", "REASON"], ...rows])}`;
+}
+
+/** How many can be cloned of those that are wanted. */
+function readyOf(templates: readonly ShownTemplate[]): number {
+  return templates.filter(({ current, state }) => current && state === "ready").length;
+}
+
+function usableText(ready: number, wanted: number): string {
+  if (ready === 0) return "none that can be used: VMs are booted";
+  return ready === wanted ? "ready" : `${ready} of ${wanted} sizes: VMs of the others are booted`;
 }
 
 function shortened(identity: string): string {

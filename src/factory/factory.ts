@@ -47,8 +47,9 @@ export interface VmFactory {
   /** A leased VM: adopt it within the lease time or it ends. Fails when booting one fails, or with the signal's reason. */
   getVm(config: VmConfig, signal: AbortSignal): Promise<BaseVm>;
   /**
-   * As getVm, with the adoption: a pooled or cloned VM that `adopt` fails on is replaced by a booted one, once. `adopt` must leave
-   * nothing behind when it fails; a VM whose possession is given up ends by itself.
+   * As getVm, with the adoption: a pooled or cloned VM that `adopt` fails on is replaced by a booted one, once; when that
+   * one can be adopted, a clone's template counts as broken. `adopt` must leave nothing behind when it fails; a VM whose
+   * possession is given up ends by itself.
    */
   getAdopted<T>(config: VmConfig, signal: AbortSignal, adopt: (vm: BaseVm) => Promise<T>): Promise<AdoptedVm<T>>;
 }
@@ -78,7 +79,10 @@ export function createFactory(options: FactoryOptions): VmFactory {
         if (vm.source === "pool") warnMiss(log, "not-adoptable", thrown);
         else warnBypass(log, "not-adoptable", thrown);
         const booted = await direct.getBaseVm(config, signal);
-        return { vm: booted, adopted: await adopt(booted) };
+        const adopted = await adopt(booted);
+        // What was asked of the clone was possible.
+        if (vm.source === "template") template?.blame(vm, describeError(thrown));
+        return { vm: booted, adopted };
       }
     },
   };

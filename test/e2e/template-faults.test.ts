@@ -27,6 +27,7 @@ interface ShownTemplate {
   readonly state: string;
   readonly reason: string;
   readonly current: boolean;
+  readonly memoryMib: number;
 }
 
 async function shownTemplates(hearth: Hearth): Promise<{ usable: boolean; templates: ShownTemplate[] }> {
@@ -93,6 +94,56 @@ templateTest("missing, then of another shape, then there", async (hearth) => {
     expect(await run(hearth, id, config)).toEqual({ source: "template", reasons: [] });
   }
 });
+
+/** The default size is one of them. */
+const SHAPES = [
+  { vcpus: 1, memory: 256, number: 1 },
+  { vcpus: 1, memory: 384, number: 1 },
+];
+
+templateTest(
+  "several sizes: init makes one for each, status tells how many are ready, destroy removes all",
+  async (hearth) => {
+    const statusLine = async (): Promise<string | undefined> =>
+      /^for the configuration in force +(.*)$/m.exec((await hearth.run(["template", "status"])).stdout)?.[1];
+    expect(await statusLine()).toBe("none that can be used: VMs are booted");
+    const oneSize = hearth.configWith({ factory: { vm_cache_shapes: [] } });
+    expect(await init(hearth, oneSize)).toMatch(/^template [0-9a-f]{12} made\n$/);
+    expect(await statusLine()).toBe("1 of 2 sizes: VMs of the others are booted");
+    expect(await shownTemplates(hearth)).toMatchObject({ usable: false, templates: [{ current: true }] });
+    expect(await init(hearth)).toMatch(/^template [0-9a-f]{12} is there already\ntemplate [0-9a-f]{12} made\n$/);
+    expect(await statusLine()).toBe("ready");
+    const { usable, templates } = await shownTemplates(hearth);
+    expect(usable).toBe(true);
+    expect(templates.map(({ current, state, memoryMib }) => [current, state, memoryMib]).sort()).toEqual([
+      [true, "ready", 256],
+      [true, "ready", 384],
+    ]);
+    // Both are what the pool's VMs are made of.
+    await using pool = startPool(hearth, undefined);
+    const { boots } = await pool.until("both sizes", ({ idle }) => idle.length === 2);
+    expect(boots).toBe(2);
+    expect(
+      vmRecords(hearth.runDir)
+        .map(({ isClone, memoryMib }) => [isClone, memoryMib])
+        .sort(),
+    ).toEqual([
+      [true, 256],
+      [true, 384],
+    ]);
+    expect(await pool.stop()).toBe(0);
+    const { status, stdout } = await hearth.run(["template", "destroy"]);
+    expect({ status, stdout }).toEqual({
+      status: 0,
+      stdout: expect.stringMatching(/^(template [0-9a-f]{12} removed\n){2}$/),
+    });
+    expect((await shownTemplates(hearth)).templates).toEqual([]);
+  },
+  {
+    hypervisor: { ...CONFIG.hypervisor, default_memory: 256 },
+    factory: { ...CONFIG.factory, vm_cache_shapes: SHAPES },
+  },
+);
 
 templateTest("outdated: QEMU was replaced; made anew it is good again", async (hearth) => {
   const qemu = join(hearth.dir, "qemu");

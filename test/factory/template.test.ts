@@ -209,9 +209,10 @@ describe("the runtime's factory", () => {
     expect(fixture.leftovers()).toEqual([]);
   });
 
-  test("a clone that cannot be adopted costs a warning, and the container gets a booted VM", async () => {
+  test("a clone that cannot be adopted costs a warning and its template, and the container gets a booted VM", async () => {
     using fixture = sandboxFixture();
-    await ensureTemplate(building(fixture), VM_CONFIG, never);
+    const options = building(fixture);
+    await ensureTemplate(options, VM_CONFIG, never);
     const { list, log } = warnings();
     const { vm, adopted } = await createFactory(factoryOptions(fixture, log)).getAdopted(
       VM_CONFIG,
@@ -223,6 +224,20 @@ describe("the runtime's factory", () => {
       },
     );
     expect([vm.source, adopted, list.map(({ reason }) => reason)]).toEqual(["direct", "adopted", ["not-adoptable"]]);
+    expect(listTemplates(options.templateDir)).toMatchObject([{ state: "broken", reason: "repair: no answer" }]);
+  });
+
+  test("an adoption that fails with a booted VM too is no fault of the template's", async () => {
+    using fixture = sandboxFixture();
+    const options = building(fixture);
+    await ensureTemplate(options, VM_CONFIG, never);
+    const adopting = createFactory(factoryOptions(fixture, silentLog)).getAdopted(VM_CONFIG, never, async (base) => {
+      await end(base);
+      throw new HearthError("not-found", "move-to-cgroup: no such cgroup");
+    });
+    expect(await rejection(adopting)).toMatchObject({ code: "not-found" });
+    expect(fixture.modes()).toEqual(["capture", "leased clone", "leased"]);
+    expect(listTemplates(options.templateDir)).toMatchObject([{ state: "ready" }]);
   });
 });
 
