@@ -9,6 +9,7 @@ import { buildGuest, type GuestBuild } from "../guest/build.ts";
 import packageJson from "../package.json" with { type: "json" };
 import { EMBEDDED_GUEST_DIR, GUEST_MANIFEST } from "../src/paths.ts";
 import { lock } from "../src/sys/lock.ts";
+import { generateCommand, PROTOCOLS } from "./protocols.ts";
 import { mustRun, REPOSITORY, runCommand, step } from "./step.ts";
 
 /** Nothing of the directory it is started in is read; see docs/DESIGN.md. */
@@ -65,10 +66,16 @@ async function writeStamp(name: string, digest: string): Promise<void> {
 
 /** The generated code is committed; this regenerates it after a change of the protocols. */
 async function buildProtocolCode(): Promise<string> {
-  const inputs = async (): Promise<string> =>
-    digestOf(["buf.yaml", "buf.gen.yaml", ...(await filesBelow("proto")), ...(await filesBelow("src/gen"))]);
+  const inputs = async (): Promise<string> => {
+    const files = PROTOCOLS.map(async ({ template, sources, output }) => [
+      template,
+      ...(await filesBelow(sources)),
+      ...(await filesBelow(output)),
+    ]);
+    return await digestOf(["buf.yaml", ...(await Promise.all(files)).flat()]);
+  };
   if (await upToDate("protocol", await inputs(), [])) return "up to date";
-  await mustRun(["buf", "generate"]);
+  for (const { template } of PROTOCOLS) await mustRun(generateCommand(template));
   await writeStamp("protocol", await inputs());
   return "generated";
 }

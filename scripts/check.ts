@@ -7,6 +7,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkLayers } from "./layers.ts";
+import { generateCommand, PROTOCOLS } from "./protocols.ts";
 import { mustRun, REPOSITORY, runCommand, runTool, StepError, step } from "./step.ts";
 
 /** The protocols as they were last accepted, compiled by buf. */
@@ -44,11 +45,15 @@ const generated: Check = {
   run: async () => {
     const directory = await mkdtemp(join(tmpdir(), "hearth-generate-"));
     try {
-      await mustRun(["buf", "generate", "--output", directory]);
-      const { status, output } = await runTool(["diff", "-r", "src/gen", join(directory, "src/gen")]);
-      return status === 0
-        ? undefined
-        : `src/gen differs from what proto/ generates; run buf generate\n${output.trim()}`;
+      const differences: string[] = [];
+      for (const { template, output } of PROTOCOLS) {
+        await mustRun(generateCommand(template, "--output", directory));
+        const diff = await runTool(["diff", "-r", output, join(directory, output)]);
+        if (diff.status === 0) continue;
+        differences.push(`${output} is not what it is generated from; run ${generateCommand(template).join(" ")}`);
+        differences.push(diff.output.trim());
+      }
+      return differences.length === 0 ? undefined : differences.join("\n");
     } finally {
       await rm(directory, { recursive: true, force: true });
     }

@@ -4,14 +4,14 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Message, MessageInitShape } from "@bufbuild/protobuf";
+import { mount, unmount } from "../../src/sys/mount.ts";
 import {
   type ContainerConfigSchema,
   ContainerState,
   NamespaceMode,
   type PodSandboxConfigSchema,
   PodSandboxState,
-} from "../../src/gen/cri_pb.ts";
-import { mount, unmount } from "../../src/sys/mount.ts";
+} from "../gen/cri_pb.ts";
 import { TEST_IMAGE } from "../harness/containerd.ts";
 import { type Cri, POD_GATEWAY, POD_GATEWAY6, startCri } from "../harness/cri.ts";
 import {

@@ -2,8 +2,8 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { RuntimeService } from "../../src/gen/cri_pb.ts";
 import { createGrpcClient, GrpcClient } from "../../src/rpc/grpc.ts";
+import { RuntimeService } from "../gen/cri_pb.ts";
 import { makeImageArchive } from "./busybox.ts";
 import { removeEmptyCgroups } from "./cgroups.ts";
 import { startContainerd } from "./containerd.ts";
