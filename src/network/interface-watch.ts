@@ -1,9 +1,9 @@
 /** Tells of changes to the interfaces of a network namespace, once they have come to rest. */
 import { SystemError } from "../errors.ts";
 import { INTERFACE_REST_MS } from "../limits.ts";
+import { NETLINK_ROUTE, NetlinkSocket } from "../sys/datagram-socket.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
 import { inNetns } from "../sys/namespace.ts";
-import { NETLINK_ROUTE, NetlinkSocket } from "../sys/netlink-socket.ts";
 
 /** Links, and their addresses of both families. Source: linux/rtnetlink.h, RTMGRP_*. */
 const GROUPS = 0x1 | 0x10 | 0x100;

@@ -6,8 +6,8 @@ import type { AgentClient } from "../agent/client/client.ts";
 import { describeError } from "../errors.ts";
 import { NAME_ANSWER_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
+import { UdpSocket } from "../sys/datagram-socket.ts";
 import { inNetns } from "../sys/namespace.ts";
-import { UdpSocket } from "../sys/udp-socket.ts";
 
 /** Source: RFC 1035, 4.2. */
 const NAME_SERVER_PORT = 53;

@@ -2,7 +2,7 @@
 import { HearthError, toHearthError } from "../../errors.ts";
 import { NAME_QUERIES_MAX, NAME_SERVERS_MAX } from "../../limits.ts";
 import type { Log } from "../../log.ts";
-import { parseIpv4 } from "../../sys/udp-socket.ts";
+import { parseIpv4 } from "../../sys/datagram-socket.ts";
 import { withDeadline } from "../../util/wait.ts";
 
 /** Source: RFC 1035, 4.2. */

@@ -1,6 +1,6 @@
 /** The kernel's announcements that a device came, went or changed. */
 import { SystemError } from "../../errors.ts";
-import { NETLINK_KOBJECT_UEVENT, NetlinkSocket } from "../../sys/netlink-socket.ts";
+import { NETLINK_KOBJECT_UEVENT, NetlinkSocket } from "../../sys/datagram-socket.ts";
 
 /** The kernel's own multicast group; udev's is 2. Source: lib/kobject_uevent.c. */
 const KERNEL_GROUP = 1;

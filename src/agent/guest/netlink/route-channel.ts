@@ -1,7 +1,7 @@
 /** Asking the kernel about its network, and telling it to change it: one request after the other over one socket. */
 import { HearthError } from "../../../errors.ts";
 import { NETLINK_DUMP_ATTEMPTS_MAX } from "../../../limits.ts";
-import { NETLINK_ROUTE, NetlinkSocket } from "../../../sys/netlink-socket.ts";
+import { NETLINK_ROUTE, NetlinkSocket } from "../../../sys/datagram-socket.ts";
 import {
   decodeMessages,
   encodeMessage,
