@@ -3,6 +3,7 @@
  * most and the guest is as small as it gets. A VM boots in minutes; do several things at once.
  */
 import { join, resolve } from "node:path";
+import { DEFAULT_CONFIG_PATH, DEFAULT_RUN_DIR } from "../../../src/paths.ts";
 import { parseVmRecord, type VmRecord } from "../../../src/vm/vm-record.ts";
 import { type ConfigOverrides, configToml } from "../hearth.ts";
 import type { ProgramResult } from "../program.ts";
@@ -15,7 +16,7 @@ const LONG_MS = 600_000;
 /** For a command that boots a VM or waits for one. */
 const COMMAND_TIMEOUT_MS = 1_200_000;
 
-const SLOW_HOST: ConfigOverrides = {
+export const SLOW_HOST: ConfigOverrides = {
   hypervisor: {
     // As they were built: unpacking and checking them takes long here.
     kernel: join(GUEST, "vmlinux"),
@@ -34,27 +35,43 @@ const SLOW_HOST: ConfigOverrides = {
   runtime: { log_level: "debug", request_timeout_ms: LONG_MS },
 };
 
+function configText(config: ConfigOverrides, runtime: ConfigOverrides["runtime"]): string {
+  return configToml({
+    hypervisor: { ...SLOW_HOST.hypervisor, ...config.hypervisor },
+    factory: { ...SLOW_HOST.factory, ...config.factory },
+    runtime: { ...SLOW_HOST.runtime, ...runtime, ...config.runtime },
+  });
+}
+
 export class NestedHearth {
   readonly runDir: string;
   readonly #host: TestHost;
   readonly #configPath: string;
+  /** Where the executable and its link are. */
+  readonly #programs: string;
 
-  private constructor(host: TestHost, runDir: string, configPath: string) {
+  private constructor(host: TestHost, runDir: string, configPath: string, programs = join(REPOSITORY, "dist")) {
     this.#host = host;
     this.runDir = runDir;
     this.#configPath = configPath;
+    this.#programs = programs;
+  }
+
+  /** Installed as README.md says, with the paths that are the default. */
+  static async install(host: TestHost, config: ConfigOverrides): Promise<NestedHearth> {
+    await host.sh(`
+      install -m 755 ${REPOSITORY}/dist/hearth /usr/local/bin/hearth
+      ln -s hearth /usr/local/bin/hearth-runtime
+      cp ${REPOSITORY}/packaging/systemd/hearth-vmcache.* /etc/systemd/system/`);
+    await host.write(DEFAULT_CONFIG_PATH, configText(config, {}));
+    return new NestedHearth(host, DEFAULT_RUN_DIR, DEFAULT_CONFIG_PATH, "/usr/local/bin");
   }
 
   /** `name` makes it apart from others in the same test host. */
   static async make(host: TestHost, name: string, config: ConfigOverrides): Promise<NestedHearth> {
     const runDir = `/run/hearth-${name}`;
     const configPath = `/etc/hearth/${name}.toml`;
-    const text = configToml({
-      hypervisor: { ...SLOW_HOST.hypervisor, ...config.hypervisor },
-      factory: { ...SLOW_HOST.factory, vm_cache_endpoint: `${runDir}/cache.sock`, ...config.factory },
-      runtime: { ...SLOW_HOST.runtime, run_dir: runDir, ...config.runtime },
-    });
-    await host.write(configPath, text);
+    await host.write(configPath, configText(config, { run_dir: runDir }));
     return new NestedHearth(host, runDir, configPath);
   }
 
@@ -62,27 +79,31 @@ export class NestedHearth {
   static async leftovers(host: TestHost): Promise<string> {
     return await host.sh(`
       pgrep -a 'qemu-system|hearth|virtiofsd' || true
-      grep ' /run/hearth-[^ ]*/vm/' /proc/self/mounts || true
-      ls -d /run/hearth-*/vm/* /run/hearth-*/containers/* 2>/dev/null || true`);
+      grep ' /run/hearth[^ ]*/vm/' /proc/self/mounts || true
+      ls -d /run/hearth*/vm/* /run/hearth*/containers/* 2>/dev/null || true`);
   }
 
   /** `hearth ARGS`, which must succeed. */
   async hearth(...args: string[]): Promise<ProgramResult> {
-    return await this.#run([join(REPOSITORY, "dist/hearth"), ...args]);
+    return await this.#run([join(this.#programs, "hearth"), ...args]);
   }
 
   /** `hearth-runtime --debug ARGS`, which must succeed and keep neither of its outputs open. */
   async runtime(...args: string[]): Promise<ProgramResult> {
-    return await this.#run([join(REPOSITORY, "dist/hearth-runtime"), "--debug", ...args]);
+    return await this.#run([this.#runtime, "--debug", ...args]);
   }
 
   /** A container that has files for standard streams, created and started. Returns the log of `create`. */
   async start(id: string, bundle: string): Promise<string> {
     const script =
       '"$0" --debug create --bundle "$1" "$2" </dev/null >"/tmp/$2.out" 2>&1 || { cat "/tmp/$2.out"; exit 1; }';
-    await this.#run(["/bin/sh", "-c", script, join(REPOSITORY, "dist/hearth-runtime"), bundle, id]);
+    await this.#run(["/bin/sh", "-c", script, this.#runtime, bundle, id]);
     await this.runtime("start", id);
     return await this.#host.sh(`cat /tmp/${id}.out`);
+  }
+
+  get #runtime(): string {
+    return join(this.#programs, "hearth-runtime");
   }
 
   /** Records of the VMs there are. */

@@ -50,6 +50,8 @@ export interface TestHostOptions {
   readonly vcpus?: number;
   /** A file that becomes its disk /dev/vda: it survives a loss of power, as far as it was written through. */
   readonly disk?: string;
+  /** PID 1. systemd has no units but what a test installs in /etc/systemd/system. Default: busybox. */
+  readonly init?: "busybox" | "systemd";
 }
 
 export interface CommandOptions {
@@ -202,6 +204,7 @@ function spawnQemu(
     ...["console=ttyS0", "quiet", "panic=-1", "oops=panic", "mitigations=off"],
     ...["tsc=reliable", "no_timer_check", "nowatchdog", "cryptomgr.notests", "audit=0"],
     ...[`testhost.modules=${modulesDir}`, `testhost.bun=${process.execPath}`, `testhost.server=${SERVER}`],
+    `testhost.init=${options.init ?? "busybox"}`,
   ];
   const disk = options.disk === undefined ? [] : ["-drive", `file=${options.disk},format=raw,if=virtio`];
   using channel = listenSocket(socket, 1);
