@@ -1,5 +1,5 @@
 /** The template factory: clones one VM of a saved one by starting a sandbox process for it. It makes no template itself. */
-import { HearthError } from "../errors.ts";
+import { describeError, HearthError } from "../errors.ts";
 import { type FoundTemplate, findTemplate, markBroken } from "../vm/template-store.ts";
 import type { BaseFactory, BaseVm } from "./base-factory.ts";
 import { baseVmOf } from "./direct.ts";
@@ -54,7 +54,13 @@ async function launchClone(
   }
 }
 
+/** A mark that cannot be made costs the next clone the same failure, and no container anything. */
 function condemn(template: FoundTemplate, { log }: LaunchOptions, reason: string): void {
-  log?.info("template marked as broken", { state: template.files.state });
-  markBroken(template, reason);
+  const { state } = template.files;
+  try {
+    markBroken(template, reason);
+    log?.info("template marked as broken", { state });
+  } catch (thrown) {
+    log?.error("template not marked as broken", { state, error: describeError(thrown) });
+  }
 }
