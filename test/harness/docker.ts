@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { unmount } from "../../src/sys/mount.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { makeRootfs } from "./busybox.ts";
 import { removeEmptyCgroups } from "./cgroups.ts";
@@ -49,6 +50,8 @@ export async function startDocker(dir: string, runtimePath: string): Promise<Doc
   flags.push("--data-root", join(dir, "data"), "--exec-root", join(dir, "exec"), "--pidfile", join(dir, "pid"));
   flags.push("--add-runtime", `hearth=${runtimePath}`, "--default-runtime", "hearth");
   flags.push("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", `/${cgroupParent}`);
+  // It mounts its directory on itself and, where "/" is not the root of a file system, forgets that when it ends.
+  undo.defer(() => void unmount(join(dir, "data")));
   const child = Bun.spawn(netns.inside(["dockerd", ...flags]), {
     env: { PATH, TMPDIR: dir },
     cwd: "/",
