@@ -87,7 +87,7 @@ describe("owners", () => {
     ["sandbox/a.ts", 'import { spawn } from "child_process";'],
     ["sandbox/a.ts", "Bun.spawn([]);"],
     ["sandbox/a.ts", "await Bun.$`ls`;"],
-    ["cli/a.ts", 'const { consola } = await import("consola");'],
+    ["vmcache/a.ts", 'const { consola } = await import("consola");'],
   ])("%s: %s is a fault", (path, text) => {
     expect(reasonsOf(path, `${text}\n`)).toHaveLength(1);
   });

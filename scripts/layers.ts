@@ -20,12 +20,12 @@ const GUEST_AGENT = "agent/guest";
 /** The command that starts the agent is the only importer of it. */
 const GUEST_AGENT_IMPORTERS: readonly string[] = ["cli"];
 
-/** Who alone may import a library; a trailing slash stands for every file below. Nobody: it is for scripts alone. */
+/** Who alone may import a library; a trailing slash stands for every file below. */
 const LIBRARY_OWNERS: Readonly<Record<string, readonly string[]>> = {
   "@grpc/grpc-js": ["rpc/grpc"],
   "smol-toml": ["config/"],
   citty: ["cli/", "main.ts"],
-  consola: [],
+  consola: ["cli/"],
   "bun:ffi": ["sys/"],
   "node:child_process": ["sys/"],
 };
@@ -95,7 +95,7 @@ function checkImport(from: SourceFile, specifier: string, exists: (path: string)
     const alias = specifier === "child_process" ? "node:child_process" : library;
     const owners = alias === undefined ? undefined : LIBRARY_OWNERS[alias];
     if (owners === undefined || owners.some((owner) => from.path.startsWith(owner))) return undefined;
-    return `imports ${specifier}, which belongs to ${owners.join(" and ") || "scripts"}`;
+    return `imports ${specifier}, which belongs to ${owners.join(" and ")}`;
   }
   const target = normalize(join(dirname(from.path), specifier));
   if (target.startsWith("..")) return `imports ${specifier}, outside of src/`;

@@ -82,7 +82,7 @@ describe("among hostile files", () => {
     "package.json",
     "tsconfig.json",
   ];
-  const MODULES = ["@bufbuild/protobuf", "@grpc/grpc-js", "citty", "smol-toml", "valibot"];
+  const MODULES = ["@bufbuild/protobuf", "@grpc/grpc-js", "citty", "consola", "smol-toml", "valibot"];
 
   /** Whatever of it is loaded leaves a file named `trace-…` in the directory. */
   function plant(dir: string): void {
