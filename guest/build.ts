@@ -41,6 +41,7 @@ export interface GuestBuild {
 
 const BUSYBOX = "/bin/busybox";
 const CRUN = "/usr/bin/crun";
+const NSENTER = "/usr/bin/nsenter";
 
 /** Builds what changed since the last time. Errors: "unavailable" for a missing tool or package, "internal" for a failing tool. */
 export async function buildGuest(options: GuestBuildOptions = {}): Promise<GuestBuild> {
@@ -49,7 +50,7 @@ export async function buildGuest(options: GuestBuildOptions = {}): Promise<Guest
   const cacheDir = options.cacheDir ?? join(repository, "build/cache");
   const progress = options.progress ?? printProgress((line) => process.stderr.write(line));
   await mkdir(cacheDir, { recursive: true });
-  for (const path of [BUSYBOX, CRUN]) requireFile(path);
+  for (const path of [BUSYBOX, CRUN, NSENTER]) requireFile(path);
 
   const agent = options.agent ?? (await upToDateAgent(repository, cacheDir, progress));
   const kernel = await fetchKernel(cacheDir, options.refreshKernel ?? false, progress);
@@ -73,7 +74,8 @@ export async function buildGuest(options: GuestBuildOptions = {}): Promise<Guest
     progress("lay out root image");
     const root = join(work, "root");
     await mkdir(root);
-    await layOutRoot(root, { skeleton: join(repository, "guest/rootfs"), busybox: BUSYBOX, crun: CRUN, agent });
+    const skeleton = join(repository, "guest/rootfs");
+    await layOutRoot(root, { skeleton, busybox: BUSYBOX, crun: CRUN, nsenter: NSENTER, agent });
     const paths = resolveModules(imageModuleNames(), modules.table, modules.builtin, modules.soft);
     await installModules(modules, kernel.version, paths, root);
     progress("pack root image");
@@ -113,8 +115,8 @@ async function upToDateAgent(repository: string, cacheDir: string, progress: Pro
 async function digestInputs(buildFiles: string, vmlinuz: string, agent: string): Promise<string> {
   const hash = createHash("sha256");
   await hashTree(hash, buildFiles);
-  const libraries = await resolveLibraries([CRUN, agent]);
-  for (const path of [vmlinuz, BUSYBOX, CRUN, agent, ...libraries.values()]) await hashTree(hash, path);
+  const libraries = await resolveLibraries([CRUN, NSENTER, agent]);
+  for (const path of [vmlinuz, BUSYBOX, CRUN, NSENTER, agent, ...libraries.values()]) await hashTree(hash, path);
   return hash.digest("hex");
 }
 

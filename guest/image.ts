@@ -77,6 +77,8 @@ export interface ImageContents {
   readonly skeleton: string;
   readonly busybox: string;
   readonly crun: string;
+  /** Of util-linux: busybox's does not know time namespaces. */
+  readonly nsenter: string;
   readonly agent: string;
 }
 
@@ -91,9 +93,10 @@ export async function layOutRoot(root: string, contents: ImageContents): Promise
   await writeFile(join(root, "etc/machine-id"), "");
   await copyProgram(contents.busybox, join(root, "usr/bin/busybox"));
   await copyProgram(contents.crun, join(root, "usr/bin/crun"));
+  await copyProgram(contents.nsenter, join(root, "usr/bin/nsenter"));
   await copyProgram(contents.agent, join(root, "usr/bin/hearth-agent"));
   for (const applet of APPLETS) await symlink(relative(dirname(applet), "usr/bin/busybox"), join(root, applet));
-  await installLibraries(root, [contents.crun, contents.agent]);
+  await installLibraries(root, [contents.crun, contents.nsenter, contents.agent]);
   await layOutRehearsal(join(root, "usr/share/hearth/rehearsal"), contents.busybox);
 }
 

@@ -29,6 +29,8 @@ function firstBroken(spec: Spec): string | undefined {
   }
   const mapped = [...(linux.uidMappings ?? []), ...(linux.gidMappings ?? [])].length > 0;
   if (mapped && !namespaces.includes("user")) return "linux.uidMappings and gidMappings need a user namespace";
+  const hasOffsets = Object.keys(linux.timeOffsets ?? {}).length > 0;
+  if (hasOffsets && !namespaces.includes("time")) return "linux.timeOffsets need a time namespace";
   return brokenSeccompRule(linux.seccomp);
 }
 

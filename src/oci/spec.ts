@@ -152,6 +152,9 @@ export const ResourcesSchema = v.looseObject({
   unified: v.optional(v.record(text, text)),
 });
 
+/** Source: time_namespaces(7). */
+const TimeOffsetSchema = v.looseObject({ secs: v.optional(whole), nanosecs: v.optional(whole) });
+
 const LinuxSchema = v.looseObject({
   namespaces: v.optional(v.array(v.looseObject({ type: text, path: v.optional(text) }), "must be a list")),
   uidMappings: v.optional(v.array(object)),
@@ -162,6 +165,7 @@ const LinuxSchema = v.looseObject({
   rootfsPropagation: v.optional(text),
   seccomp: v.optional(SeccompSchema),
   sysctl: v.optional(v.record(text, text)),
+  timeOffsets: v.optional(v.record(v.picklist(["boottime", "monotonic"], "must name a clock"), TimeOffsetSchema)),
   maskedPaths: v.optional(strings),
   readonlyPaths: v.optional(strings),
   mountLabel: v.optional(text),

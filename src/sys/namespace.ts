@@ -5,6 +5,7 @@ import { type Fd, O_RDONLY, openFd } from "./fd.ts";
 import { check, lastErrno, lazyLibc } from "./libc.ts";
 
 /** Source: linux/sched.h. */
+export const CLONE_NEWTIME = 0x00000080;
 export const CLONE_NEWNS = 0x00020000;
 export const CLONE_NEWCGROUP = 0x02000000;
 export const CLONE_NEWUTS = 0x04000000;

@@ -9,6 +9,7 @@ import type { Fd } from "../../sys/fd.ts";
 import { type ChildProcess, describeExit, spawnProcess, terminate } from "../../sys/process.ts";
 import { withDeadline } from "../../util/wait.ts";
 import { programNotExecutable, programNotFound } from "./exec-failure.ts";
+import { insideTimeNamespace, type TimeNamespace } from "./time-namespace.ts";
 
 export type CgroupManager = "cgroupfs" | "disabled";
 
@@ -36,6 +37,8 @@ export interface CrunCall {
   readonly slot: number;
   /** args[0] of the process, for messages. */
   readonly program?: string | undefined;
+  /** In which crun has to run for this container; undefined: the agent's. */
+  readonly timeNamespace?: TimeNamespace | undefined;
 }
 
 export class Crun {
@@ -56,9 +59,11 @@ export class Crun {
     return this.#spawnsProcess(["create", "--bundle", call.bundle.dir], call, stdio);
   }
 
-  /** Returns the pid of the new process; the caller has written its processFile. */
-  exec(call: CrunCall, stdio: CrunStdio): Promise<number> {
-    return this.#spawnsProcess(["exec", "--detach", "--process", call.bundle.processFile(call.slot)], call, stdio);
+  /** Returns the pid of the new process; the caller has written its processFile. `cgroup` is below the container's. */
+  exec(call: CrunCall, stdio: CrunStdio, cgroup: string | undefined): Promise<number> {
+    const place = cgroup === undefined ? [] : ["--cgroup", cgroup];
+    const process = ["--process", call.bundle.processFile(call.slot)];
+    return this.#spawnsProcess(["exec", "--detach", ...process, ...place], call, stdio);
   }
 
   /**
@@ -120,9 +125,17 @@ export class Crun {
   async #run(args: readonly string[], call: CrunCall, stdio: CrunStdio | undefined): Promise<void> {
     const { program, stateDir, cgroupManager, startUnprotected } = this.#options;
     const log = call.bundle.crunLog(call.slot);
+    const command = [
+      program,
+      "--root",
+      stateDir,
+      `--cgroup-manager=${cgroupManager}`,
+      `--log=${log}`,
+      ...args,
+    ] as const;
     const child = startUnprotected(() =>
       spawnProcess({
-        argv: [program, "--root", stateDir, `--cgroup-manager=${cgroupManager}`, `--log=${log}`, ...args],
+        argv: insideTimeNamespace(call.timeNamespace, log, command),
         stdio: stdio?.kind === "pipes" ? [stdio.stdin, stdio.stdout, stdio.stderr] : [],
       }),
     );

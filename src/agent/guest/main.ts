@@ -6,6 +6,7 @@ import { AGENT_PORT_NAME, AGENT_VSOCK_PORT, VSOCK_KERNEL_PARAM } from "../../pat
 import { VsockListener } from "../../sys/vsock.ts";
 import { createAgent } from "./agent.ts";
 import { findPort, servePort } from "./port.ts";
+import { makeTimeNamespace, TIME_NAMESPACE_COMMAND } from "./time-namespace.ts";
 import { serveVsock } from "./vsock.ts";
 
 export interface RunAgentOptions {
@@ -47,6 +48,8 @@ function surviveOwnFaults(log: Log): void {
 }
 
 if (import.meta.main) {
+  const [command, ...args] = process.argv.slice(2);
+  if (command === TIME_NAMESPACE_COMMAND) makeTimeNamespace(args);
   runAgent().catch((thrown: unknown) => {
     createLog({ level: "info", format: "text" }).error("agent ended", { error: describeError(thrown) });
     process.exitCode = 1;

@@ -30,6 +30,33 @@ describe("namespaces of other containers", () => {
   });
 });
 
+describe("time namespaces", () => {
+  const view = (namespaces: object[], timeOffsets?: object) =>
+    ociConfig({ text: JSON.stringify({ linux: { namespaces, timeOffsets } }) }, "c1", { initPidOf: () => 41 });
+
+  test("are kept from crun, and so are their offsets", () => {
+    const offsets = { monotonic: { secs: -5, nanosecs: 7 }, boottime: { secs: 3 } };
+    const { json, timeNamespace } = view([{ type: "pid" }, { type: "time" }], offsets);
+    expect(JSON.parse(json).linux).toMatchObject({ namespaces: [{ type: "pid" }] });
+    expect(JSON.parse(json).linux.timeOffsets).toBeUndefined();
+    expect(timeNamespace).toEqual({ kind: "new", offsets: "monotonic -5 7\nboottime 3 0\n" });
+  });
+
+  test("of another container are joined by the path that they have in the guest", () => {
+    const { timeNamespace } = view([{ type: "time", path: "container:infra" }]);
+    expect(timeNamespace).toEqual({ kind: "joined", path: "/proc/41/ns/time" });
+  });
+
+  test("have offsets of two clocks alone", () => {
+    expect(() => view([{ type: "time" }], { realtime: { secs: 1 } })).toThrow("linux.timeOffsets.realtime");
+    expect(() => view([{ type: "time" }], { boottime: { secs: "1" } })).toThrow("linux.timeOffsets.boottime");
+  });
+
+  test("that nobody asks for are not made", () => {
+    expect(view([{ type: "pid" }]).timeNamespace).toBeUndefined();
+  });
+});
+
 describe("sysctls of the network", () => {
   const sysctl = { "net.ipv4.ping_group_range": "0 0", "kernel.shmmax": "1" };
   const view = (namespaces: object[]) => ociConfig({ text: JSON.stringify({ linux: { sysctl, namespaces } }) }, "c1");

@@ -6,6 +6,7 @@ import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
 import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
+import { type TimeNamespace, timeNamespaceOf } from "./time-namespace.ts";
 
 export interface OciConfig {
   /** For crun. */
@@ -19,6 +20,8 @@ export interface OciConfig {
   readonly hasPoststop: boolean;
   /** The container has a pid namespace of its own, so its init takes every other process with it. */
   readonly ownPidNamespace: boolean;
+  /** Which crun is not told of. */
+  readonly timeNamespace: TimeNamespace | undefined;
   /** Of `linux.sysctl`, what belongs to the network: the VM's namespace is none that crun makes, so it refuses them. */
   readonly networkSysctls: Readonly<Record<string, unknown>>;
   /** Sets on the init process what crun does not. */
@@ -54,8 +57,9 @@ export function ociConfig(
   if (!isRecord(parsed)) throw new HearthError("invalid-argument", `read configuration of ${containerId}: no object`);
   const process = recordAt(parsed, "process");
   const hooks = recordAt(parsed, "hooks");
-  const linux = recordAt(parsed, "linux");
-  const namespaces = listAt(linux, "namespaces").filter(isRecord).map(joined(changes.initPidOf));
+  const { timeOffsets: _timeOffsets, ...linux } = recordAt(parsed, "linux");
+  const allNamespaces = listAt(linux, "namespaces").filter(isRecord).map(joined(changes.initPidOf));
+  const namespaces = allNamespaces.filter(({ type }) => type !== "time");
   const sysctls = splitSysctls(linux, namespaces);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const attributes = processAttributes(process);
@@ -77,6 +81,7 @@ export function ociConfig(
     hasPoststop: listAt(hooks, "poststop").length > 0,
     ownPidNamespace:
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
+    timeNamespace: timeNamespaceOf(recordAt(parsed, "linux"), allNamespaces),
     networkSysctls: sysctls.network,
   };
 }

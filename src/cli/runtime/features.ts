@@ -40,7 +40,7 @@ export const FEATURES = {
   mountOptions: MOUNT_OPTIONS,
   linux: {
     // Joining a namespace of the host by path works for the network alone.
-    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+    namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
     capabilities: CAPABILITIES,
     // Both on the host, for the whole VM; the guest, which limits the container, has v2.
     cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: false },

@@ -34,6 +34,59 @@ const userNamespace = (extra: object = {}): { config: Record<string, unknown> } 
 const USER = "config-linux.md#user-namespace-mappings";
 const TIME = "config-linux.md#offset-for-time-namespace";
 
+const OLD_RUNC = "time namespaces came with runc 1.2";
+const timeNamespace = (timeOffsets: object, types: readonly string[] = STANDARD) =>
+  namespaces([...types, "time"], { timeOffsets });
+/** Seconds since the boot, as the container's clock says. */
+const UPTIME = "cut -d. -f1 /proc/uptime";
+const TIME_CASES: readonly Case[] = [
+  prints("a time namespace of its own", TIME, "readlink /proc/self/ns/time | sed 's/[0-9]*//g'", "time:[]", {
+    ...timeNamespace({}),
+    runcFails: OLD_RUNC,
+  }),
+  prints(
+    "time offsets",
+    TIME,
+    "echo $$; tr -s ' ' < /proc/self/timens_offsets",
+    "1\nmonotonic 1000000 5\nboottime 2000000 6",
+    {
+      ...timeNamespace({ monotonic: { secs: 1_000_000, nanosecs: 5 }, boottime: { secs: 2_000_000, nanosecs: 6 } }),
+      runcFails: OLD_RUNC,
+    },
+  ),
+  prints("the clock of a time namespace", TIME, `test $(${UPTIME}) -gt 5000000 && echo late`, "late", {
+    ...timeNamespace({ boottime: { secs: 5_000_000 } }, ["network", "uts", "mount"]),
+    runcFails: OLD_RUNC,
+  }),
+  {
+    name: "what is executed in a container is in its time namespace",
+    spec: TIME,
+    ...timeNamespace({ boottime: { secs: 5_000_000 } }),
+    steps: [
+      { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+      { run: ["exec", "$ID", "/bin/sh", "-c", `test $(${UPTIME}) -gt 5000000 && echo late`], stdout: "late" },
+      {
+        run: ["exec", "$ID", "/bin/sh", "-c", "test /proc/self/ns/time -ef /proc/1/ns/time && echo same"],
+        stdout: "same",
+      },
+      { run: ["update", "--pids-limit", "50", "$ID"] },
+    ],
+    runcFails: OLD_RUNC,
+  },
+  refuses("time offsets that the kernel refuses", TIME, /timeOffsets/, {
+    ...timeNamespace({ boottime: { secs: -1_000_000_000 } }),
+    runcFails: OLD_RUNC,
+  }),
+  refuses("offsets of a clock that has none", TIME, /timeOffsets/, {
+    ...timeNamespace({ realtime: { secs: 5 } }),
+    runcFails: OLD_RUNC,
+  }),
+  refuses("time offsets without a time namespace", TIME, /timeOffsets/, {
+    ...namespaces(STANDARD, { timeOffsets: { boottime: { secs: 5 } } }),
+    runcFails: "runc 1.1.5 ignores them",
+  }),
+];
+
 export const NAMESPACES: Topic = {
   topic: "namespaces",
   cases: [
@@ -148,10 +201,6 @@ export const NAMESPACES: Topic = {
       runcFails: "runc 1.1.5 ignores them",
     }),
     refuses("a user namespace without mappings", USER, undefined, namespaces([...STANDARD, "user"])),
-    refuses("a time namespace", TIME, /time/, namespaces([...STANDARD, "time"])),
-    refuses("time offsets", TIME, /timeOffsets/, {
-      ...namespaces(STANDARD, { timeOffsets: { boottime: { secs: 5 } } }),
-      runcFails: "time namespaces came with runc 1.2",
-    }),
+    ...TIME_CASES,
   ],
 };
