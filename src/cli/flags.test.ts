@@ -16,6 +16,14 @@ describe("flags", () => {
     expect(rest).toEqual(["c1", "ls", "-la", "--bogus", "--bundle"]);
   });
 
+  test("stand among the positionals where nobody else's words follow", () => {
+    const { flags, rest } = parseFlags(TABLE, ["c1", "--bundle", "/b", "KILL", "-d", "--", "--tty"], "never");
+    expect(flags).toMatchObject({ bundle: "/b", detach: true, tty: false });
+    expect(rest).toEqual(["c1", "KILL", "--tty"]);
+    expect(parseFlags(TABLE, ["c1", "c1", "--bogus", "-12"], "never").rest).toEqual(["c1", "c1", "--bogus", "-12"]);
+    expect(() => parseFlags(TABLE, ["--bogus", "c1"], "never")).toThrow("flag provided but not defined: --bogus");
+  });
+
   test("end at a double dash, which is dropped", () => {
     expect(parseFlags(TABLE, ["-d", "--", "-x", "--"]).rest).toEqual(["-x", "--"]);
   });

@@ -1,4 +1,7 @@
-/** Strict command-line flags that end at the first positional, as runc's do: `exec c1 ls -la` leaves `-la` alone. */
+/**
+ * Strict command-line flags. As runc's they may stand anywhere among the positionals (`delete c1 --force`), save where
+ * another program's command line follows: `exec c1 ls -la` leaves `-la` alone.
+ */
 import { parseArgs } from "node:util";
 import { didYouMean } from "../util/nearest.ts";
 import { UsageError } from "./usage-error.ts";
@@ -27,15 +30,21 @@ export type FlagValues<T extends FlagTable> = { readonly [Name in keyof T]: Flag
 export interface ParsedFlags<T extends FlagTable> {
   /** Booleans are false and lists empty when the flag was not given. */
   readonly flags: FlagValues<T>;
-  /** Everything from the first positional on, or after `--`. */
+  /** The positionals. */
   readonly rest: readonly string[];
 }
 
+/** Where flags are looked for: up to the first positional, or up to `--` alone. */
+export type FlagsEnd = "first-positional" | "never";
+
 /**
- * Parses the flags in front of the first positional. `-h`/`--help` belongs to the caller's table when it wants it.
- * Fails with invalid-argument for an unknown flag (naming the nearest), a missing value, or a value for a switch.
+ * Parses the flags. `-h`/`--help` belongs to the caller's table when it wants it. Fails with invalid-argument for an unknown flag (naming the nearest), a missing value, or a value for a switch.
  */
-export function parseFlags<const T extends FlagTable>(table: T, args: readonly string[]): ParsedFlags<T> {
+export function parseFlags<const T extends FlagTable>(
+  table: T,
+  args: readonly string[],
+  end: FlagsEnd = "first-positional",
+): ParsedFlags<T> {
   const { tokens } = parseArgs({
     args: [...args],
     options: Object.fromEntries(Object.entries(table).map(([name, flag]) => [name, parserOption(flag)])),
@@ -47,17 +56,23 @@ export function parseFlags<const T extends FlagTable>(table: T, args: readonly s
   for (const [name, flag] of Object.entries(table)) {
     values[name] = flag.type === "boolean" ? false : flag.multiple === true ? [] : undefined;
   }
-  let rest: string[] = [];
+  const rest: string[] = [];
+  let lastTaken = -1;
   for (const token of tokens) {
-    if (token.kind === "positional") {
-      rest = args.slice(token.index);
+    if (token.kind === "positional" && end === "first-positional") {
+      rest.push(...args.slice(token.index));
       break;
     }
     if (token.kind === "option-terminator") {
-      rest = args.slice(token.index + 1);
+      rest.push(...args.slice(token.index + 1));
       break;
     }
-    assignFlag(table, values, token);
+    // As for runc, behind a positional what is no flag of ours is a positional too: the -1 of `kill c1 -1`.
+    const isForeign = token.kind === "option" && rest.length > 0 && !Object.hasOwn(table, token.name);
+    if (token.kind === "option" && !isForeign) assignFlag(table, values, token);
+    // Each letter of -123 is a token of its own, all with one index.
+    else if (token.index > lastTaken) rest.push(...args.slice(token.index, token.index + 1));
+    lastTaken = token.index;
   }
   // The record was built from the table's own names and types just above.
   return { flags: values as FlagValues<T>, rest };

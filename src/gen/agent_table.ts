@@ -4,7 +4,7 @@ export const agentMessages = {
   "grpc.CreateContainerRequest": "containerId:1:s;execId:2:s;stringUser:3:m:grpc.StringUser;devices:4:*m:grpc.Device;storages:5:*m:grpc.Storage;OCI:6:m:grpc.Spec;sandboxPidns:7:b;sharedMounts:8:*m:grpc.SharedMount;stdinPort:9:u;stdoutPort:10:u;stderrPort:11:u;ociJson:100:y",
   "grpc.StartContainerRequest": "containerId:1:s",
   "grpc.RemoveContainerRequest": "containerId:1:s;timeout:2:u",
-  "grpc.ExecProcessRequest": "containerId:1:s;execId:2:s;stringUser:3:m:grpc.StringUser;process:4:m:grpc.Process;stdinPort:5:u;stdoutPort:6:u;stderrPort:7:u;processJson:100:y",
+  "grpc.ExecProcessRequest": "containerId:1:s;execId:2:s;stringUser:3:m:grpc.StringUser;process:4:m:grpc.Process;stdinPort:5:u;stdoutPort:6:u;stderrPort:7:u;processJson:100:y;cgroup:101:s",
   "grpc.SignalProcessRequest": "containerId:1:s;execId:2:s;signal:3:u",
   "grpc.WaitProcessRequest": "containerId:1:s;execId:2:s",
   "grpc.WaitProcessResponse": "status:1:i",

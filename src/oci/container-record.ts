@@ -17,6 +17,8 @@ export interface ContainerRecord {
   readonly version: typeof CONTAINER_RECORD_VERSION;
   readonly id: string;
   readonly status: RecordedStatus;
+  /** What a paused container is again when it is resumed; absent: running. */
+  readonly pausedFrom?: RecordedStatus;
   readonly bundle: string;
   readonly rootfs: string;
   /** RFC 3339. */
@@ -54,12 +56,15 @@ export function parseContainerRecord(text: string, path: string): ContainerRecor
   const record = objectOf(json, "record", fail);
   if (record["version"] !== CONTAINER_RECORD_VERSION) fail(`version ${String(record["version"])} is not known`);
   const string = (name: string): string => stringOf(record[name], name, fail);
-  const status = RECORDED_STATUSES.find((known) => known === record["status"]);
+  const statusAt = (name: string): RecordedStatus | undefined =>
+    RECORDED_STATUSES.find((known) => known === record[name]);
+  const pausedFrom = statusAt("pausedFrom");
   const vm = objectOf(record["vm"], "vm", fail);
   return {
     version: CONTAINER_RECORD_VERSION,
     id: string("id"),
-    status: status ?? fail("status is not known"),
+    status: statusAt("status") ?? fail("status is not known"),
+    ...(pausedFrom === undefined ? {} : { pausedFrom }),
     bundle: string("bundle"),
     rootfs: string("rootfs"),
     created: string("created"),
@@ -115,7 +120,7 @@ export const canSignal = (status: ContainerStatus): boolean =>
   status === "created" || status === "running" || status === "paused";
 /** One that waits for its start has its namespaces already; runc allows it too. */
 export const canExec = (status: ContainerStatus): boolean => status === "created" || status === "running";
-export const canPause = (status: ContainerStatus): boolean => status === "running";
+export const canPause = (status: ContainerStatus): boolean => status === "created" || status === "running";
 export const canResume = (status: ContainerStatus): boolean => status === "paused";
 /** Without force. One that was created but never started has nothing to lose; runc allows it too. */
 export const canDelete = (status: ContainerStatus): boolean => status === "stopped" || status === "created";

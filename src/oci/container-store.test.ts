@@ -111,6 +111,34 @@ describe("reserving", () => {
 });
 
 describe("finding", () => {
+  test("a container that is still being created is waited for; when it does not come to be there is none", async () => {
+    for (const comes of [true, false]) {
+      const creator = await reserveContainer(root, "c1");
+      const waiting = lockContainer(root, "c1", 10_000).then(
+        async (container) => {
+          await using locked = container;
+          return locked.record.id;
+        },
+        (thrown) => String(thrown),
+      );
+      if (comes) {
+        creator.save(record("c1"));
+        creator.keep();
+      }
+      await creator[Symbol.asyncDispose]();
+      expect(await waiting).toEndWith(comes ? "c1" : "container c1 does not exist");
+      if (comes) (await lockContainer(root, "c1", 1000)).remove();
+    }
+    expect(readdirSync(root)).toEqual([]);
+  });
+
+  test("what a killed create left behind is no container, and stays for who removes it", async () => {
+    mkdirSync(join(root, "c1"), { recursive: true });
+    writeFileSync(join(root, "c1", "lock"), "");
+    await expect(lockContainer(root, "c1", 1000)).rejects.toThrow("does not exist");
+    expect(readdirSync(join(root, "c1"))).toEqual(["lock"]);
+  });
+
   test("containers are listed by id; what is no container is not", async () => {
     expect(listContainers(root)).toEqual([]);
     await make("b");

@@ -1,5 +1,5 @@
 /** Where containers are recorded: one directory each below the root, guarded by its own lock file. */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from "node:fs";
 import { basename, join } from "node:path";
 import { HearthError, isErrnoException, isNotFound, SystemError, toHearthError } from "../errors.ts";
 import { CONTAINER_RESERVE_ATTEMPTS_MAX } from "../limits.ts";
@@ -153,12 +153,16 @@ export async function reserveContainer(root: string, id: string): Promise<Locked
   throw new HearthError("unavailable", `reserve container ${id}: its directory keeps being removed`);
 }
 
-/** Waits for the lock of an existing container and reads its record under it. */
+/**
+ * Waits for the lock of an existing container and reads its record under it. One that is still being created, by a
+ * runtime that has not yet recorded it, is waited for.
+ */
 export async function lockContainer(root: string, id: string, timeoutMs: number): Promise<LockedContainer> {
   checkContainerId(id);
   const { lock } = await import("../sys/lock.ts");
   const paths = containerPaths(root, id);
-  if (readRecord(paths) === undefined) throw noSuchContainer(id);
+  const isRecorded = readRecord(paths) !== undefined;
+  if (!isRecorded && !existsSync(paths.lock)) throw noSuchContainer(id);
   let held: FileLock;
   try {
     held = await lock(paths.lock, { timeoutMs });
@@ -168,8 +172,9 @@ export async function lockContainer(root: string, id: string, timeoutMs: number)
   }
   const record = readRecord(paths);
   if (record !== undefined) return new LockedContainer(paths, held, record);
-  // It was deleted while we waited; what we have just made in its place goes again.
-  new LockedContainer(paths, held, undefined).remove();
+  // It was deleted while we waited: what we have just made in its place goes again. A killed create's leftover stays.
+  if (isRecorded) new LockedContainer(paths, held, undefined).remove();
+  else held.release();
   throw noSuchContainer(id);
 }
 

@@ -12,7 +12,7 @@ import { type Namespace, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
-import { hostFileType, hostTmpfs } from "./host-file.ts";
+import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
 import type { Steps } from "./steps.ts";
 
 /** What ties something to the life of a client: compared by identity. */
@@ -35,6 +35,7 @@ interface ProcessEntry {
 }
 
 export type ContainerStatus = "created" | "running" | "paused";
+type PausableStatus = Exclude<ContainerStatus, "paused">;
 
 export interface ContainerDependencies {
   readonly agent: AgentClient;
@@ -61,7 +62,8 @@ export class Container {
   uncommittedOwner: Owner | undefined;
   /** Pid of its shim on the host, by which engines know it; undefined until it is committed. */
   shimPid: number | undefined;
-  #status: ContainerStatus = "created";
+  #status: PausableStatus = "created";
+  #paused = false;
   #removing: Promise<void> | undefined;
   readonly #namespaces: readonly Namespace[];
   readonly #exposed: readonly ExposedPath[];
@@ -100,6 +102,7 @@ export class Container {
         fileTypeOf: hostFileType,
         ownBootId: dependencies.ownBootId,
         tmpfsAt: hostTmpfs,
+        hasDevice: hostHasDevice,
         containerOfPid: dependencies.containerOfPid,
         containerOfPath: dependencies.containerOfPath,
       });
@@ -129,7 +132,8 @@ export class Container {
   }
 
   get status(): ContainerStatus | "stopped" {
-    return this.#init.exitStatus === undefined ? this.#status : "stopped";
+    if (this.#init.exitStatus !== undefined) return "stopped";
+    return this.#paused ? "paused" : this.#status;
   }
 
   /** True when its configuration names a namespace of that type by this path. */
@@ -155,18 +159,19 @@ export class Container {
   }
 
   async pause(): Promise<void> {
-    if (this.status !== "running") throw notRunning(this.id);
+    if (this.status !== "created" && this.status !== "running") throw notRunning(this.id);
     await this.#agent.pauseContainer({ containerId: this.id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
-    this.#status = "paused";
+    this.#paused = true;
   }
 
   async resume(): Promise<void> {
     if (this.status !== "paused") throw new HearthError("failed-precondition", `container ${this.id} is not paused`);
     await this.#agent.resumeContainer({ containerId: this.id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
-    this.#status = "running";
+    this.#paused = false;
   }
 
-  async exec(execId: string, process: Uint8Array, owner: Owner): Promise<void> {
+  /** `cgroup` is one below the container's own, or empty for that itself. */
+  async exec(execId: string, process: Uint8Array, cgroup: string, owner: Owner): Promise<void> {
     if (this.status !== "created" && this.status !== "running") throw notRunning(this.id);
     if (execId === "" || this.#processes.has(execId)) {
       throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
@@ -178,7 +183,7 @@ export class Container {
     this.#processes.set(execId, entry);
     try {
       await this.#dependencies.steps.run("exec-process", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
-        this.#agent.execProcess({ containerId: this.id, execId, processJson: process }, { signal }),
+        this.#agent.execProcess({ containerId: this.id, execId, processJson: process, cgroup }, { signal }),
       );
     } catch (error) {
       this.#processes.delete(execId);

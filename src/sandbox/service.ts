@@ -130,7 +130,8 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
 function processHandlers(sandbox: Sandbox): Handlers {
   return {
     execProcess: async (request, context) => {
-      await sandbox.container(request.containerId).exec(request.execId, request.processJson, context.connection);
+      const { containerId, execId, processJson, cgroup } = request;
+      await sandbox.container(containerId).exec(execId, processJson, cgroup, context.connection);
       return {};
     },
     signalProcess: async (request) => {

@@ -49,6 +49,59 @@ describe("life of a container", () => {
     expect(fixture.leftovers()).toEqual([]);
   });
 
+  test("a created container is paused and resumed too, and waits for its start as before", async () => {
+    fixture.writeBundle(["sleep", "1000"]);
+    await fixture.ok(["create", "c1"]);
+    await fixture.ok(["pause", "c1"]);
+    expect((await fixture.state("c1")).status).toBe("paused");
+    expect(await fixture.run(["start", "c1"])).toMatchObject({ exitCode: 1 });
+    await fixture.ok(["resume", "c1"]);
+    expect((await fixture.state("c1")).status).toBe("created");
+    await fixture.ok(["start", "c1"]);
+    expect((await fixture.state("c1")).status).toBe("running");
+    await fixture.ok(["delete", "--force", "c1"]);
+  });
+
+  test("exec --ignore-paused waits until the container is resumed, or has ended", async () => {
+    fixture.writeBundle(["sleep", "1000"]);
+    await fixture.ok(["run", "--detach", "c1"]);
+    await fixture.ok(["pause", "c1"]);
+    const order: string[] = [];
+    const waiting = fixture.run(["exec", "--ignore-paused", "c1", "echo", "went on"]);
+    const executed = waiting.then(() => order.push("executed"));
+    // Long enough for an exec that does not wait.
+    expect(await fixture.run(["exec", "c1", "true"])).toMatchObject({ exitCode: 255 });
+    order.push("resumed");
+    await fixture.ok(["resume", "c1"]);
+    await executed;
+    expect(await waiting).toMatchObject({ exitCode: 0, stdout: "went on\n" });
+    expect(order).toEqual(["resumed", "executed"]);
+
+    await fixture.ok(["pause", "c1"]);
+    const lost = fixture.run(["exec", "--ignore-paused", "c1", "true"]);
+    await fixture.ok(["kill", "--all", "c1", "KILL"]);
+    expect(await lost).toMatchObject({ exitCode: 255, stderr: expect.stringContaining("stopped") });
+    await fixture.ok(["delete", "--force", "c1"]);
+  });
+
+  test("sockets that systemd's protocol passes to the runtime are refused; those of another process are not its", async () => {
+    fixture.writeBundle(["true"]);
+    const create = async (id: string, pid: string): Promise<string> => {
+      const script = `LISTEN_FDS=1 LISTEN_PID=${pid} exec "$@"`;
+      const child = Bun.spawn(["/bin/sh", "-c", script, "sh", ...fixture.argv("create", id)], {
+        cwd: fixture.bundle,
+        env: fixture.env,
+        stdio: ["ignore", "ignore", Bun.file(fixture.path(`err-${id}`))],
+      });
+      await child.exited;
+      return await Bun.file(fixture.path(`err-${id}`)).text();
+    };
+    expect(await create("ours", "$$")).toContain("preserve 1 file descriptors");
+    expect(await create("others", "1")).toBe("");
+    await fixture.ok(["delete", "others"]);
+    expect(fixture.leftovers()).toEqual([]);
+  });
+
   test("delete --force ends a running container, and is no error for an absent one", async () => {
     fixture.writeBundle(["sleep", "1000"]);
     await fixture.ok(["run", "-d", "c1"]);
@@ -200,7 +253,6 @@ describe("wrong state", () => {
     await fails(["create", "c1"], "container with given ID already exists");
     await fails(["run", "c1"], "container with given ID already exists");
     await fails(["resume", "c1"], "container not paused");
-    await fails(["pause", "c1"], "container not running");
     await fixture.ok(["exec", "c1", "true"]);
     await fixture.ok(["start", "c1"]);
     await fails(["start", "c1"], "cannot start an already running container");
@@ -212,6 +264,7 @@ describe("wrong state", () => {
     await fixture.ok(["kill", "--all", "c1", "9"]);
     await fixture.until("c1", "stopped");
     await fails(["kill", "c1", "9"], "container not running");
+    await fails(["pause", "c1"], "container not running");
     await fixture.ok(["kill", "--all", "c1", "9"]);
     await fails(["start", "c1"], "cannot start a container that has stopped");
     await fails(["exec", "c1", "true"], "cannot exec in a stopped container", 255);
@@ -281,13 +334,21 @@ describe("hooks", () => {
     expect(fixture.leftovers()).toEqual([]);
   });
 
-  test("a failing poststart hook stops the container and is an error", async () => {
-    fixture.writeBundle(["sleep", "1000"], { spec: { hooks: { poststart: [{ path: script("fail", "exit 3") }] } } });
+  test("a failing poststart hook is an error and the end of the container, whose poststop hooks run", async () => {
+    const out = fixture.path("stopped");
+    const hooks = {
+      poststart: [{ path: script("fail", "exit 3") }],
+      poststop: [{ path: script("stop", `echo stop >> ${out}`) }],
+    };
+    fixture.writeBundle(["sleep", "1000"], { spec: { hooks } });
     await fixture.ok(["create", "c1"]);
-    expect((await fixture.run(["start", "c1"])).exitCode).toBe(1);
-    await fixture.until("c1", "stopped");
-    await fixture.ok(["delete", "c1"]);
+    expect(await fixture.run(["start", "c1"])).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("hook #0"),
+    });
+    expect(await fixture.run(["run", "--detach", "c2"])).toMatchObject({ exitCode: 1 });
     expect(fixture.leftovers()).toEqual([]);
+    expect(readFileSync(out, "utf8")).toBe("stop\nstop\n");
   });
 
   test("a failing poststop hook is a warning, and the next one runs", async () => {

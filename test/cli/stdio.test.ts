@@ -238,6 +238,9 @@ describe("exec", () => {
     [["--console-socket", "/x", "c1", "true"], "cannot use console socket"],
     [["--preserve-fds", "1", "c1", "true"], "they do not reach into a VM"],
     [["--apparmor", "x", "c1", "true"], "the guest has no AppArmor"],
+    [["--cgroup", "/../x", "c1", "true"], "not below the container's own"],
+    [["--cgroup", "cpu:/x", "c1", "true"], "no controllers of their own"],
+    [["--cgroup", "/x", "--cgroup", "/y", "c1", "true"], "only one path can be given"],
   ])("exec %p fails with status 255", async (args, message) => {
     const { exitCode, stdout, stderr } = await fixture.run(["exec", ...args]);
     expect([exitCode, stdout, stderr]).toEqual([255, "", expect.stringContaining(message)]);

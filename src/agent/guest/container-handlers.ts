@@ -95,7 +95,7 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
     async execProcess(request) {
       refuseUnsupported(request);
       const process = await processSource(request);
-      await sandbox.container(request.containerId).exec(request.execId, process);
+      await sandbox.container(request.containerId).exec(request.execId, process, request.cgroup);
       return {};
     },
     signalProcess({ containerId, execId, signal }) {

@@ -1,5 +1,5 @@
 /** One container in the guest: its life from crun's `create` to its removal, and the processes that clients started in it. */
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeError, HearthError, SystemError, toHearthError } from "../../errors.ts";
 import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
@@ -16,10 +16,12 @@ import type { JsonRecord } from "./json-record.ts";
 import { type OciConfig, withProcessDefaults } from "./oci-view.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
+import { untilExecuted } from "./program-start.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 import { applySysctls } from "./sysctl.ts";
+import type { TimeNamespace } from "./time-namespace.ts";
 
-type Status = "created" | "running" | "paused" | "removing";
+type Status = "created" | "running" | "removing";
 
 export class Container {
   readonly id: string;
@@ -65,10 +67,6 @@ export class Container {
     return this.process(this.id);
   }
 
-  get paused(): boolean {
-    return this.#status === "paused";
-  }
-
   /** The init process under the container's own id, others under the ids they were started with. */
   process(execId: string): ContainerProcess {
     const found = this.#processes.get(execId === "" ? this.id : execId);
@@ -81,12 +79,17 @@ export class Container {
       throw new HearthError("failed-precondition", `start container ${this.id}: it was started before`);
     }
     this.#status = "running";
-    if (this.config.hasPoststart) await this.#context.crun.startWithHooks(this.#call());
-    else this.#context.crun.start(this.id);
+    const { crun } = this.#context;
+    await untilExecuted(this.init.pid, () =>
+      this.config.hasPoststart ? crun.startWithHooks(this.#call()) : crun.start(this.id),
+    );
   }
 
-  /** Starts one more process; `process` is an OCI process with at least one argument. */
-  async exec(execId: string, process: JsonRecord): Promise<void> {
+  /**
+   * Starts one more process; `process` is an OCI process with at least one argument, `cgroup` one below the container's
+   * or empty for that itself.
+   */
+  async exec(execId: string, process: JsonRecord, cgroup: string): Promise<void> {
     const name = `process ${execId} of container ${this.id}`;
     if (execId === "") throw new HearthError("invalid-argument", `start process of container ${this.id}: no exec id`);
     // The id of a process that has ended may be used again.
@@ -105,7 +108,7 @@ export class Container {
       const complete = withProcessDefaults(attributes.process, this.#context.openFilesHardLimit);
       writeFileSync(file, stringifyOciJson(complete), { mode: 0o600 });
       try {
-        return await this.#context.crun.exec(call, stdio);
+        return await this.#context.crun.exec(call, stdio, this.#subCgroup(cgroup));
       } finally {
         rmSync(file, { force: true });
       }
@@ -125,6 +128,18 @@ export class Container {
     } finally {
       this.#starting.delete(execId);
     }
+  }
+
+  /** Fails with not-found for one that does not exist, invalid-argument for one that is not the container's. */
+  #subCgroup(path: string): string | undefined {
+    if (path === "" || path === "/") return undefined;
+    if (this.cgroupDir === undefined || path.split("/").includes("..")) {
+      throw new HearthError("invalid-argument", `use cgroup ${path}: not one of container ${this.id}`);
+    }
+    if (!existsSync(join(this.cgroupDir, path))) {
+      throw new HearthError("not-found", `use cgroup ${path} of container ${this.id}: no such directory`);
+    }
+    return path;
   }
 
   /** Ended processes can be asked for their exit code for a while; a container may be checked every second for years. */
@@ -164,7 +179,6 @@ export class Container {
     if (this.init.ended)
       throw new HearthError("failed-precondition", `${verb} container ${this.id}: container not running`);
     await freezeCgroup(this.cgroupDir, frozen, signal);
-    if (this.#status === "running" || this.#status === "paused") this.#status = frozen ? "paused" : "running";
   }
 
   async update(resourcesJson: string): Promise<void> {
@@ -253,7 +267,20 @@ export class Container {
   }
 
   #call(): CrunCall {
-    return { id: this.id, bundle: this.bundle, slot: this.#context.crun.newSlot() };
+    return {
+      id: this.id,
+      bundle: this.bundle,
+      slot: this.#context.crun.newSlot(),
+      timeNamespace: this.#timeNamespace(),
+    };
+  }
+
+  /** The one that the configuration asks for until there is a process in it, then that process's. */
+  #timeNamespace(): TimeNamespace | undefined {
+    const { timeNamespace } = this.config;
+    const init = this.#processes.get(this.id);
+    if (timeNamespace === undefined || init === undefined) return timeNamespace;
+    return init.ended ? undefined : { kind: "joined", path: `/proc/${init.pid}/ns/time` };
   }
 }
 

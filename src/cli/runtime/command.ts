@@ -1,12 +1,14 @@
 /** The shape that all runtime commands share, and the checks of their positionals. */
 import { HearthError } from "../../errors.ts";
-import { type FlagTable, type FlagValues, parseFlags } from "../flags.ts";
+import { type FlagsEnd, type FlagTable, type FlagValues, parseFlags } from "../flags.ts";
 import type { RuntimeContext } from "./context.ts";
 
 export interface RuntimeCommand {
   readonly flags: FlagTable;
   /** Positionals as the usage shows them. */
   readonly positionals: string;
+  /** "first-positional" where another program's words come after the container's id. */
+  readonly flagsEnd: FlagsEnd;
   /** Put before the message of every failure. */
   readonly failurePrefix?: string;
   /** Exit status of our own failures. Default: the error's, normally 1. */
@@ -18,6 +20,8 @@ export interface RuntimeCommand {
 export interface CommandDefinition<T extends FlagTable> {
   readonly flags: T;
   readonly positionals: string;
+  /** Default "never". */
+  readonly flagsEnd?: FlagsEnd;
   readonly failurePrefix?: string;
   readonly failureExitCode?: number;
   /** Undefined means exit status 0. */
@@ -26,10 +30,12 @@ export interface CommandDefinition<T extends FlagTable> {
 
 /** Ties the flag table to the types that `run` sees. */
 export function defineRuntimeCommand<const T extends FlagTable>(definition: CommandDefinition<T>): RuntimeCommand {
+  const { flagsEnd = "never" } = definition;
   return {
     ...definition,
+    flagsEnd,
     async run(context, args) {
-      const { flags, rest } = parseFlags(definition.flags, args);
+      const { flags, rest } = parseFlags(definition.flags, args, flagsEnd);
       return (await definition.run(context, flags, rest)) ?? 0;
     },
   };

@@ -14,7 +14,7 @@ import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
-import { hostFileType, hostTmpfs } from "../../sandbox/host-file.ts";
+import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, type Fd } from "../../sys/fd.ts";
@@ -155,6 +155,7 @@ function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
     bundle: dir,
     fileTypeOf: hostFileType,
     tmpfsAt: hostTmpfs,
+    hasDevice: hostHasDevice,
     containerOfPid: () => other,
     containerOfPath: () => other,
   });

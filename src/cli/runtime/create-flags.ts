@@ -12,13 +12,18 @@ export const CREATE_FLAGS = {
   "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
 } as const satisfies FlagTable;
 
-/** Fails for a number above 0: dropping somebody's sockets silently would be worse. */
+/** Fails for a number above 0, or sockets by systemd's protocol: dropping them silently would be worse. */
 export function checkPreserveFds(value: string | undefined): void {
+  const { LISTEN_PID: pid, LISTEN_FDS: sockets = "0" } = process.env;
+  // Source: sd_listen_fds(3). Meant for another process, they are none of ours.
+  if (pid === String(process.pid) && Number(sockets) > 0) throw cannotPreserve(sockets);
   if (value === undefined) return;
   if (!/^\d{1,9}$/.test(value)) {
     throw new UsageError(`invalid value ${JSON.stringify(value)} for flag --preserve-fds: must be a number`);
   }
-  if (Number(value) > 0) {
-    throw new HearthError("unimplemented", `preserve ${value} file descriptors: they do not reach into a VM`);
-  }
+  if (Number(value) > 0) throw cannotPreserve(value);
+}
+
+function cannotPreserve(count: string): HearthError {
+  return new HearthError("unimplemented", `preserve ${count} file descriptors: they do not reach into a VM`);
 }

@@ -38,14 +38,15 @@ const FLAGS = {
   "no-new-privs": { type: "boolean", help: "set no_new_privs" },
   cap: { type: "string", short: "c", multiple: true, value: "CAP", help: "add a capability" },
   "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
-  cgroup: { type: "string", multiple: true, value: "PATH", help: "the container's own, /, alone" },
-  "ignore-paused": { type: "boolean", help: "accepted: exec in a paused container is an error all the same" },
+  cgroup: { type: "string", multiple: true, value: "PATH", help: "a cgroup below the container's own" },
+  "ignore-paused": { type: "boolean", help: "wait until a paused container is resumed, instead of failing" },
 } as const;
 export type ExecFlags = FlagValues<typeof FLAGS>;
 
 export const command = defineRuntimeCommand({
   flags: FLAGS,
   positionals: "<container-id> [command] [args...]",
+  flagsEnd: "first-positional",
   failurePrefix: "exec failed",
   failureExitCode: 255,
   async run(context, flags, positionals) {
@@ -53,13 +54,19 @@ export const command = defineRuntimeCommand({
     if (id === undefined) throw new UsageError("container id is missing");
     checkPreserveFds(flags["preserve-fds"]);
     checkGroups(flags["additional-gids"]);
-    const record = readContainer(await context.root(), id);
+    const root = await context.root();
+    let record = readContainer(root, id);
+    if (flags["ignore-paused"] && statusOf(record) === "paused") {
+      const { whenResumed } = await import("./when-resumed.ts");
+      record = await whenResumed(root, record);
+    }
     const status = statusOf(record);
     if (!canExec(status)) throw cannotExec(id, status);
     refuseUnsupported(flags);
     const process = buildProcess(readProcessFile(flags.process), processOf(record), flags, args);
     const pidFile = flags["pid-file"] === undefined ? undefined : checkedPidFile(flags["pid-file"]);
-    const exec = { record, process, pidFile, consoleSocket: flags["console-socket"] };
+    const cgroup = subCgroup(flags.cgroup);
+    const exec = { record, process, cgroup, pidFile, consoleSocket: flags["console-socket"] };
     checkTerminalFlags(process.terminal === true, flags.detach, exec.consoleSocket);
     return flags.detach ? await execDetached(context, exec) : await execInForeground(context, exec);
   },
@@ -68,6 +75,8 @@ export const command = defineRuntimeCommand({
 interface Exec {
   readonly record: ContainerRecord;
   readonly process: Process;
+  /** Below the container's own in the guest; "" for that itself. */
+  readonly cgroup: string;
   readonly pidFile: string | undefined;
   readonly consoleSocket: string | undefined;
 }
@@ -83,8 +92,19 @@ function refuseUnsupported(flags: ExecFlags): void {
   };
   if (flags.apparmor) refuse("--apparmor", "the guest has no AppArmor");
   if (flags["process-label"]) refuse("--process-label", "the guest has no SELinux");
-  const below = flags.cgroup.find((path) => path.split(":").at(-1) !== "/");
-  if (below !== undefined) refuse(`--cgroup ${below}`, "sub-cgroups of a container are not supported");
+}
+
+/** The guest has cgroup v2: there are no hierarchies of single controllers to choose a path in. */
+function subCgroup(paths: readonly string[]): string {
+  const [path = "", ...more] = paths.filter((given) => given.split(":").at(-1) !== "/");
+  if (more.length > 0) throw notCgroup(more[0] ?? "", "only one path can be given");
+  if (path.includes(":")) throw notCgroup(path, "the guest's cgroup v2 has no controllers of their own");
+  if (path.split("/").includes("..")) throw notCgroup(path, "not below the container's own");
+  return path;
+}
+
+function notCgroup(path: string, why: string): HearthError {
+  return new HearthError("invalid-argument", `use --cgroup ${path}: ${why}`);
 }
 
 /** Numbers only, as for runc part of the command line's form. */
@@ -109,7 +129,7 @@ function readProcessFile(path: string | undefined): Process | undefined {
 /** Creates the process in the guest; until somebody waits for it as its owner it lives as long as the connection. */
 async function createProcess(
   { sandbox }: SandboxConnection,
-  { record, process }: Exec,
+  { record, process, cgroup }: Exec,
   execId: string,
   size: { readonly rows: number; readonly columns: number },
   options: { readonly timeoutMs: number; readonly signal: AbortSignal },
@@ -121,6 +141,7 @@ async function createProcess(
       processJson: new TextEncoder().encode(stringifySpec(process)),
       terminalRows: size.rows,
       terminalColumns: size.columns,
+      cgroup,
     },
     options,
   );

@@ -80,11 +80,11 @@ async function loadCommand(name: string): Promise<RuntimeCommand> {
   return (await entry.load()).command;
 }
 
-/** `--help` among the command's own flags: in front of the first positional, and not as a flag's value. */
+/** `--help` among the command's own flags, and not as a flag's value. */
 function asksForHelp(command: RuntimeCommand, args: readonly string[]): boolean {
   if (!args.includes("--help") && !args.includes("-h")) return false;
   const table = { ...command.flags, help: { type: "boolean", short: "h", help: "" } } as const;
-  return parseFlags(table, args).flags.help;
+  return parseFlags(table, args, command.flagsEnd).flags.help;
 }
 
 /** The error goes to the log; containerd shows its last one to the user. With a log file, people see it on stderr too. */

@@ -14,6 +14,7 @@ export const command = defineRuntimeCommand({
     format: { type: "string", short: "f", value: "FORMAT", help: "table (default) or json" },
   },
   positionals: "<container-id> [ps-options...]",
+  flagsEnd: "first-positional",
   async run(context, flags, positionals) {
     const [id, ...args] = positionals;
     if (id === undefined) throw new HearthError("invalid-argument", "container id is missing");

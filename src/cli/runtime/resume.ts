@@ -5,6 +5,6 @@ import { statusCommand } from "./status-command.ts";
 export const command = statusCommand({
   can: canResume,
   from: "paused",
-  to: "running",
+  change: ({ pausedFrom = "running", ...record }) => ({ ...record, status: pausedFrom }),
   ask: (sandbox, containerId, timeoutMs) => sandbox.resumeContainer({ containerId }, { timeoutMs }),
 });

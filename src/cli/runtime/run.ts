@@ -12,7 +12,7 @@ import { type CreatedContainer, createContainer } from "./create-container.ts";
 import { CREATE_FLAGS, checkPreserveFds } from "./create-flags.ts";
 import { deleteContainer } from "./delete.ts";
 import { abortable } from "./signals.ts";
-import { startContainer } from "./start.ts";
+import { runPoststartHooks, startContainer } from "./start.ts";
 import { lockTimeoutMs } from "./with-sandbox.ts";
 
 export const command = defineRuntimeCommand({
@@ -55,6 +55,7 @@ async function startOrDelete(context: RuntimeContext, { container, shim }: Creat
   await using locked = container;
   try {
     await startContainer(context, locked);
+    await runPoststartHooks(locked.record);
   } catch (thrown) {
     shim.letGo();
     await deleteContainer(context, locked);

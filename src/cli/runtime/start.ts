@@ -1,10 +1,17 @@
 /** `start`: starts the process of a created container, then runs the poststart hooks. */
 import { HearthError } from "../../errors.ts";
-import { type ContainerStatus, canStart, hookState, statusOf } from "../../oci/container-record.ts";
+import {
+  type ContainerRecord,
+  type ContainerStatus,
+  canStart,
+  hookState,
+  statusOf,
+} from "../../oci/container-record.ts";
 import { type LockedContainer, lockContainer } from "../../oci/container-store.ts";
 import { hooksOf } from "../../oci/record-hooks.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
+import { deleteContainer } from "./delete.ts";
 import { lockTimeoutMs, withSandbox } from "./with-sandbox.ts";
 
 export const command = defineRuntimeCommand({
@@ -14,10 +21,16 @@ export const command = defineRuntimeCommand({
     const id = onlyContainerId(positionals);
     await using container = await lockContainer(await context.root(), id, await lockTimeoutMs(context));
     await startContainer(context, container);
+    try {
+      await runPoststartHooks(container.record);
+    } catch (thrown) {
+      await deleteContainer(context, container);
+      throw thrown;
+    }
   },
 });
 
-/** Starts a container whose lock is held. A failing poststart hook ends the container and is thrown, as runc does. */
+/** Starts a container whose lock is held; what has to follow are its poststart hooks. */
 export async function startContainer(context: RuntimeContext, container: LockedContainer): Promise<void> {
   const { record } = container;
   const status = statusOf(record);
@@ -26,17 +39,14 @@ export async function startContainer(context: RuntimeContext, container: LockedC
     await sandbox.startContainer({ containerId: record.id }, { timeoutMs });
   });
   container.save({ ...record, status: "running" });
+}
+
+/** The caller deletes the container when one fails. Source: OCI runtime spec, lifecycle steps 9 and 12. */
+export async function runPoststartHooks(record: ContainerRecord): Promise<void> {
   const { poststart } = hooksOf(record);
   if (poststart === undefined || poststart.length === 0) return;
   const { runHooks } = await import("../../oci/run-hooks.ts");
-  try {
-    await runHooks("poststart", poststart, hookState(record, "running"), record.bundle);
-  } catch (thrown) {
-    await withSandbox(context, record, (sandbox, timeoutMs) =>
-      sandbox.signalProcess({ containerId: record.id, execId: "", signal: 9, all: true }, { timeoutMs }),
-    ).catch((cause) => context.log.warn("kill after failed hook failed", { id: record.id, error: String(cause) }));
-    throw thrown;
-  }
+  await runHooks("poststart", poststart, hookState(record, "running"), record.bundle);
 }
 
 function cannotStart(id: string, status: ContainerStatus): HearthError {

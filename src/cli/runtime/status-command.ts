@@ -1,6 +1,11 @@
 /** What pause and resume have in common: under the container's lock they ask its sandbox process, then note the new status. */
 import { HearthError } from "../../errors.ts";
-import { type ContainerStatus, type RecordedStatus, statusOf } from "../../oci/container-record.ts";
+import {
+  type ContainerRecord,
+  type ContainerStatus,
+  type RecordedStatus,
+  statusOf,
+} from "../../oci/container-record.ts";
 import { lockContainer } from "../../oci/container-store.ts";
 import type { SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { defineRuntimeCommand, onlyContainerId, type RuntimeCommand } from "./command.ts";
@@ -10,11 +15,11 @@ export interface StatusChange {
   readonly can: (status: ContainerStatus) => boolean;
   /** What a container that cannot is not, for the message. */
   readonly from: RecordedStatus;
-  readonly to: RecordedStatus;
+  readonly change: (record: ContainerRecord) => ContainerRecord;
   ask(sandbox: SandboxConnection["sandbox"], containerId: string, timeoutMs: number): Promise<unknown>;
 }
 
-export function statusCommand({ can, from, to, ask }: StatusChange): RuntimeCommand {
+export function statusCommand({ can, from, change, ask }: StatusChange): RuntimeCommand {
   return defineRuntimeCommand({
     flags: {},
     positionals: "<container-id>",
@@ -26,7 +31,7 @@ export function statusCommand({ can, from, to, ask }: StatusChange): RuntimeComm
         throw new HearthError("failed-precondition", `container not ${from}: ${id}`, { facts: { id } });
       }
       await withSandbox(context, record, (sandbox, timeoutMs) => ask(sandbox, id, timeoutMs));
-      container.save({ ...record, status: to });
+      container.save(change(record));
     },
   });
 }

@@ -5,6 +5,7 @@ import type { RuntimeCommand } from "./command.ts";
 export const command: RuntimeCommand = {
   flags: {},
   positionals: "",
+  flagsEnd: "first-positional",
   async run() {
     throw new HearthError("unimplemented", "checkpoint and restore of containers are not supported");
   },

@@ -1,7 +1,9 @@
 /** exec: no operation of the spec, but every engine's; its process is that of config.md#process. */
+import { bundleConfig } from "../../harness/bundle.ts";
 import type { Case, CommandStep, Topic } from "../case.ts";
 
 const SPEC = "config.md#process";
+const MOUNTS = bundleConfig({ args: [] })["mounts"];
 const RUN_DETACHED = { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] } as const;
 const sh = (script: string, ...flags: readonly string[]): CommandStep => ({
   run: ["exec", ...flags, "$ID", "/bin/sh", "-c", script],
@@ -70,6 +72,24 @@ export const EXEC: Topic = {
         config: { process: { rlimits: [{ type: "RLIMIT_NOFILE", soft: 222, hard: 333 }] } },
       },
     ),
+    exec("--cgroup", sh("true"), {
+      config: {
+        mounts: [
+          ...(Array.isArray(MOUNTS) ? MOUNTS : []),
+          { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["rw"] },
+        ],
+      },
+      steps: [
+        RUN_DETACHED,
+        sh("mkdir -p /sys/fs/cgroup/below/it"),
+        { ...sh("cat /proc/self/cgroup", "--cgroup", "/below/it"), stdout: "0::/below/it" },
+        { ...sh("cat /proc/self/cgroup", "--cgroup", "below"), stdout: "0::/below" },
+        { ...sh("cat /proc/self/cgroup", "--cgroup", "/"), stdout: "0::/" },
+        { ...sh("true", "--cgroup", "/nowhere"), status: 255, stderr: /no such/ },
+        { ...sh("true", "--cgroup", "/../other"), status: 255 },
+      ],
+      runcFails: "cgroup v1 has no cgroup of all controllers on the test machine",
+    }),
     exec("--ignore-paused", sh("true"), {
       steps: [
         RUN_DETACHED,

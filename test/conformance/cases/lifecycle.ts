@@ -305,6 +305,20 @@ export const LIFECYCLE: Topic = {
       ],
     },
     {
+      name: "a container that waits for its start can be paused",
+      spec: "runtime.md#state",
+      steps: [
+        CREATE,
+        { run: ["pause", "$ID"] },
+        { run: ["state", "$ID"], json: { status: "paused" } },
+        { run: ["start", "$ID"], status: 1, stderr: /paused/ },
+        { run: ["resume", "$ID"] },
+        { run: ["state", "$ID"], json: { status: "created" } },
+        { run: ["start", "$ID"] },
+        { until: "running" },
+      ],
+    },
+    {
       name: "a paused container can be killed",
       spec: "runtime.md#kill",
       steps: [RUN_DETACHED, { run: ["pause", "$ID"] }, KILL, { until: "stopped" }],
