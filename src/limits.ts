@@ -124,6 +124,13 @@ export const STEP_TIMEOUT_MS_MAX = 600_000;
 export const CRUN_LOG_BYTES_MAX = 16 * 1024;
 /** Milliseconds the agent waits for a hot-plugged device to appear; PCI hot-plug takes 0.2 s, emulated ones up to 2. */
 export const DEVICE_APPEARS_TIMEOUT_MS = 10_000;
+/**
+ * Milliseconds after which a started container counts as running its program, though it may still be in a startContainer
+ * hook. Below AGENT_CALL_TIMEOUT_MS.
+ */
+export const PROGRAM_START_TIMEOUT_MS = 10_000;
+/** Milliseconds between two looks at most; executing takes 2 to 20, and hooks their time. */
+export const PROGRAM_START_POLL_MS_MAX = 16;
 /** Milliseconds for a frozen or thawed cgroup to say so; a process in an uninterruptible wait can delay it for ever. */
 export const FREEZE_TIMEOUT_MS = 10_000;
 /** OOM events that nobody has asked for yet; the oldest go first. */

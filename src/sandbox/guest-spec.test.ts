@@ -12,6 +12,7 @@ const context: GuestSpecContext = {
     return "directory";
   },
   tmpfsAt: (path) => (path.includes("tmpfs") ? { sizeBytes: 65_536, mode: 0o1777, uid: 0, gid: 5 } : undefined),
+  hasDevice: ({ major }) => major !== 230,
   containerOfPid: (pid) => (pid === 77 ? "infra" : undefined),
 };
 
@@ -43,8 +44,8 @@ describe("paths", () => {
     const guest = toGuestSpec(spec({ mounts }), context);
     expect(guest.config.mounts?.map((mount) => mount.source)).toEqual([
       "proc",
-      "/run/hearth/shared/c1/mounts/1",
-      "/run/hearth/shared/c1/mounts/2",
+      "/run/hearth/shared/c1/1/data",
+      "/run/hearth/shared/c1/2/hosts",
     ]);
     expect(guest.exposures.map((exposure) => exposure.hostPath)).toEqual([
       "/bundle/rootfs",
@@ -71,7 +72,7 @@ test("a clone shows its own boot id, wherever and however often /proc is mounted
     ["/proc/sys/kernel/random/boot_id", "/run/hearth/shared/,boot-id"],
     ["/other/proc", "proc"],
     ["/other/proc/sys/kernel/random/boot_id", "/run/hearth/shared/,boot-id"],
-    ["/data", "/run/hearth/shared/c1/mounts/2"],
+    ["/data", "/run/hearth/shared/c1/2/data"],
   ]);
   expect(toGuestSpec(spec({ mounts: [data] }), { ...context, ownBootId: true }).config.mounts).toHaveLength(1);
 });
@@ -134,7 +135,7 @@ describe("pods", () => {
     expect(a).toStartWith("/run/hearth/volumes/");
     expect(b).toBe(a);
     expect(shm).not.toBe(a);
-    expect(shared).toEqual([3, 4, 5].map((index) => `/run/hearth/shared/c1/mounts/${index}`));
+    expect(shared).toEqual(["3/disk", "4/shm", "5/tmpfs"].map((name) => `/run/hearth/shared/c1/${name}`));
     expect(exposures.map(({ hostPath }) => hostPath).slice(1)).toEqual(["/engine/disk", "/dev/shm", "/engine/tmpfs"]);
   });
 });
@@ -174,8 +175,7 @@ describe("refused, naming the property", () => {
     ["linux.namespaces without mount", { linux: { namespaces: [{ type: "network" }] } }],
     ["linux.namespaces ipc path", linux({ namespaces: [...NAMESPACES, { type: "ipc", path: "/proc/1/ns/ipc" }] })],
     ["linux.intelRdt", linux({ intelRdt: { closID: "x" } })],
-    ["linux.namespaces time", linux({ namespaces: [...NAMESPACES, { type: "time" }] })],
-    ["linux.timeOffsets", linux({ timeOffsets: { monotonic: { secs: 1 } } })],
+    ["linux.namespaces time path", linux({ namespaces: [...NAMESPACES, { type: "time", path: "/proc/1/ns/time" }] })],
     ["linux.memoryPolicy", linux({ memoryPolicy: { mode: "MPOL_LOCAL" } })],
     ["linux.netDevices", linux({ netDevices: { eth0: {} } })],
     ["linux.seccomp.listenerPath", linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/x" } })],
@@ -219,8 +219,9 @@ describe("warned about, once each, and not sent to the guest", () => {
     expect(guest.config.linux?.resources).toEqual({ cpu: { shares: 512 }, pids: { limit: 10 } });
   });
 
-  test("devices that mean the same in every kernel pass", () => {
+  test("devices that mean the same in every kernel pass, and those that the host does not have", () => {
     const devices = [
+      { path: "/dev/nobody", type: "b", major: 230, minor: 666 },
       { path: "/dev/null", type: "c", major: 1, minor: 3 },
       { path: "/dev/fuse", type: "c", major: 10, minor: 229 },
     ];

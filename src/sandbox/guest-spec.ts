@@ -3,7 +3,7 @@
  * shared directory, and what cannot be applied inside a VM is an error, or a warning where engines set it by default.
  */
 import { createHash } from "node:crypto";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
@@ -49,6 +49,8 @@ export interface GuestSpecContext {
   readonly ownBootId?: boolean;
   /** What a tmpfs that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
+  /** Whether the host's kernel has a device of these numbers. */
+  readonly hasDevice: (device: LinuxDevice) => boolean;
   /** The container of the same VM whose shim has this pid. */
   readonly containerOfPid: (pid: number) => string | undefined;
   /** The container of the same VM whose configuration has this path for a namespace of that type. Default: none. */
@@ -235,7 +237,8 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
         `${hostPath} is a device of the host, which does not reach into a VM`,
       );
   }
-  const source = expose(exposures, hostPath, `${context.containerId}/mounts/${index}`);
+  // Its own name comes last, where the container sees it: /proc/self/mountinfo tells what was mounted.
+  const source = expose(exposures, hostPath, `${context.containerId}/${index}/${basename(hostPath) || "root"}`);
   return { ...mount, options: guestOptions(mount), source };
 }
 
@@ -250,7 +253,7 @@ function guestProcess(process: Process, warnings: string[]): Process {
 
 function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): NonNullable<Spec["linux"]> {
   const linux = spec.linux ?? {};
-  for (const property of ["intelRdt", "timeOffsets", "netDevices", "memoryPolicy"]) {
+  for (const property of ["intelRdt", "netDevices", "memoryPolicy"]) {
     const value = linux[property];
     if (value !== undefined && value !== null && Object.keys(value).length > 0) {
       refuse(`linux.${property}`, "it is not available in the guest");
@@ -268,7 +271,7 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
     ...rootPropagation(spec),
     namespaces: guestNamespaces(spec, context),
     cgroupsPath: `/hearth/${context.containerId}`,
-    ...(linux.devices === undefined ? {} : { devices: linux.devices.map(guestDevice) }),
+    ...(linux.devices === undefined ? {} : { devices: linux.devices.map((device) => guestDevice(device, context)) }),
     ...resources,
   };
 }
@@ -297,9 +300,6 @@ function guestNamespaces({ linux, mounts = [], annotations }: Spec, context: Gue
   }
   const inGuest = namespaces.flatMap(({ type, path }) => {
     if (type === "network") return [];
-    if (type === "time") {
-      return refuse("linux.namespaces time", "the guest's crun cannot make one beside a pid namespace");
-    }
     return [path ? joinedNamespace(type, path, annotations, context) : { type }];
   });
   const seesCgroups = mounts.some(({ type }) => type === "cgroup" || type === "cgroup2");
@@ -320,7 +320,7 @@ function joinedNamespace(
   annotations: Spec["annotations"],
   { containerOfPid, containerOfPath }: GuestSpecContext,
 ): Namespace {
-  const pid = /^\/proc\/(\d{1,10})\/ns\/(?:pid|ipc|uts)$/.exec(path)?.[1];
+  const pid = /^\/proc\/(\d{1,10})\/ns\/(?:pid|ipc|uts|time)$/.exec(path)?.[1];
   const isKept = pid === undefined && POD_NAMESPACES.has(type);
   if (isKept && podRole(annotations).kind === "sandbox") return { type };
   const containerId = pid === undefined ? isKept && containerOfPath?.(type, path) : containerOfPid(Number(pid));
@@ -330,10 +330,12 @@ function joinedNamespace(
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
 }
 
-function guestDevice(device: LinuxDevice): LinuxDevice {
+/** Numbers that the host has no device for are none that it could lend: their node leads nowhere in the guest too. */
+function guestDevice(device: LinuxDevice, { hasDevice }: GuestSpecContext): LinuxDevice {
   if (device.type === "p") return device;
   const family = `${device.type === "u" ? "c" : device.type}${device.major}`;
   if (PORTABLE_DEVICES.has(family) || PORTABLE_DEVICES.has(`${family}:${device.minor}`)) return device;
+  if (!hasDevice(device)) return device;
   return refuse(
     `linux.devices ${device.path}`,
     `${device.type} ${device.major}:${device.minor} is a device of the host, which does not reach into a VM`,

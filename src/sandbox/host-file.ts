@@ -1,7 +1,8 @@
 /** What kind of file a path of the host leads to, as far as sharing it with a VM is concerned. */
-import { type Stats, statfsSync, statSync } from "node:fs";
+import { existsSync, type Stats, statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { isErrnoException, toHearthError } from "../errors.ts";
+import type { LinuxDevice } from "../oci/spec.ts";
 import type { HostFileType, HostTmpfs } from "./guest-spec.ts";
 
 /** Follows symbolic links. Fails for any error but a missing file. */
@@ -18,6 +19,11 @@ export function hostFileType(path: string): HostFileType {
   if (stats.isFIFO()) return "fifo";
   if (stats.isFile()) return "file";
   return "device";
+}
+
+/** Source: Linux Documentation/ABI/testing/sysfs-dev. */
+export function hostHasDevice({ type, major, minor }: LinuxDevice): boolean {
+  return existsSync(`/sys/dev/${type === "b" ? "block" : "char"}/${major}:${minor}`);
 }
 
 /** Source: linux/magic.h. */

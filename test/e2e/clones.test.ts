@@ -121,6 +121,19 @@ test(
   TIMEOUT_MS,
 );
 
+test(
+  "a container in a user namespace gets to its root in a clone too",
+  async () => {
+    const mappings = [{ containerID: 0, hostID: 100_000, size: 1000 }];
+    const namespaces = ["pid", "network", "ipc", "uts", "mount", "user"].map((type) => ({ type }));
+    const linux = { namespaces, uidMappings: mappings, gidMappings: mappings, maskedPaths: [], readonlyPaths: [] };
+    const bundle = await hearth.bundle({ args: ["sh", "-c", "id -u; cat /proc/self/uid_map"], config: { linux } });
+    const [user, map] = await inClone("user-namespace", bundle);
+    expect([user, map?.trim().split(/\s+/)]).toEqual(["0", ["0", "100000", "1000"]]);
+  },
+  TIMEOUT_MS,
+);
+
 /** Answers each line with the guest's time, after a first one unasked: the first thing a process of the container does. */
 const CLOCK = "echo $EPOCHREALTIME; while read line; do echo $EPOCHREALTIME; done";
 

@@ -1,6 +1,6 @@
 /** The agent's services, made once; they keep their state over any number of connections. */
 
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { HearthError } from "../../errors.ts";
 import { AgentServiceTable, agentMessages } from "../../gen/agent_table.ts";
 import type { Health } from "../../gen/health_pb.ts";
@@ -64,6 +64,8 @@ function openFilesHardLimit(): number {
 export function createAgent(options: AgentOptions): Agent {
   const paths = agentPaths(options.runDir);
   const cgroupManager = options.cgroupManager ?? "cgroupfs";
+  // Before anything private is made below it: the roots of containers in user namespaces are below it too.
+  mkdirSync(paths.dir, { recursive: true, mode: 0o755 });
   becomeSubreaper();
   const reaper = new ChildReaper();
   reaper.start();

@@ -46,6 +46,13 @@ export const DEVICES: Topic = {
       device({ path: "/dev/fuse", type: "c", major: 10, minor: 229, fileMode: 0o640, uid: 5, gid: 6 }),
     ),
     prints(
+      "a node for numbers that no device has",
+      SPEC,
+      stat("/dev/nobody"),
+      "block special file 8 29a 640 5 6",
+      device({ path: "/dev/nobody", type: "b", major: 8, minor: 666, fileMode: 0o640, uid: 5, gid: 6 }),
+    ),
+    prints(
       "an unbuffered character device",
       SPEC,
       "stat -c '%F %t %T' /dev/u",

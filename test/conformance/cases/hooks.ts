@@ -193,10 +193,10 @@ export const HOOKS: Topic = {
       steps: [{ ...CREATE, status: "fails", stderr: /hook/ }, GONE],
     },
     {
-      name: "a failing poststart hook is an error and stops the container",
-      spec: SPEC,
-      ...logging({ poststart: [FAILS] }),
-      steps: [CREATE, { ...START, status: "fails", stderr: /hook/ }, { until: "stopped" }],
+      name: "a failing poststart hook is an error and the end of the container",
+      spec: "runtime.md#lifecycle",
+      ...logging({ poststart: [FAILS], poststop: [hook("poststop")] }),
+      steps: [CREATE, { ...START, status: "fails", stderr: /hook/ }, GONE, { file: LOG, holds: "poststop" }],
       runcFails: EARLY_POSTSTART,
     },
     {

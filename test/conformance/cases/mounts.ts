@@ -55,6 +55,13 @@ export const MOUNTS: Topic = {
       mounts(tmpfs([]), tmpfs([], "/m/hidden"), tmpfs([])),
     ),
     prints(
+      "a bind mount tells the name of what is mounted",
+      SPEC,
+      "awk '$5 == \"/m\" {print $4}' /proc/self/mountinfo | sed 's:.*/::'",
+      "src",
+      { directories: ["src"], ...mounts(bind(["rbind"])) },
+    ),
+    prints(
       "a mount point that is missing is made",
       SPEC,
       "test -d /made/deep && touch /made/deep/x && echo ok",

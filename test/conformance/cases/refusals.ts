@@ -40,7 +40,7 @@ export const REFUSALS: Topic = {
     refused(
       "a disk of the host",
       /linux\.devices \/dev\/disk/,
-      linux({ devices: [{ path: "/dev/disk", type: "b", major: 7, minor: 0 }] }),
+      linux({ devices: [{ path: "/dev/disk", type: "b", major: "$MAJOR", minor: "$MINOR" }] }),
       HOST,
     ),
     refused(
