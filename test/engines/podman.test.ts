@@ -243,6 +243,19 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     expect(stderr).toContain("the host's network does not reach into a VM");
   });
 
+  step("a network by CNI, with a published port", async () => {
+    await using cni = await startPodman(join(host.hearth.dir, "cni"), host.runtimePath, "cni");
+    const script = "ip -4 -o addr show eth0 | awk '{print $4}'; uname -r >/tmp/kernel; exec httpd -f -h /tmp";
+    await cni.must(["run", "--detach", "--name", "web", "--publish", "8082:80", PODMAN_IMAGE, "sh", "-c", script]);
+    const wget = cni.netns.inside(["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8082/kernel"]);
+    const seen = await until(
+      () => runProgram(wget),
+      ({ status }) => status === 0,
+    );
+    expect(seen.stdout).toBe(`${host.kernel}\n`);
+    expect(await cni.must(["logs", "web"])).toMatch(/^10\.88\.0\.\d+\/16\n$/);
+  });
+
   test("every VM came from where it should", async () => {
     expect(await host.poolMisses()).toBe(0);
   });

@@ -10,6 +10,8 @@ import { TerminalSession } from "./terminal.ts";
 import { until } from "./until.ts";
 
 export const PODMAN_IMAGE = "localhost/busybox:latest";
+/** Where Debian's containernetworking-plugins are. */
+const CNI_PLUGINS = "/usr/lib/cni";
 /** Podman's parent of all cgroups; what another podman has in it is in use. */
 const CGROUP_PARENT = "libpod_parent";
 
@@ -27,10 +29,14 @@ export interface Podman extends AsyncDisposable {
   clean(): Promise<void>;
 }
 
-export async function startPodman(dir: string, runtimePath: string): Promise<Podman> {
+export async function startPodman(
+  dir: string,
+  runtimePath: string,
+  networkBackend: "netavark" | "cni" = "netavark",
+): Promise<Podman> {
   await using undo = new AsyncDisposableStack();
   const netns = undo.use(await makeEngineNetns());
-  const env = writeConfiguration(dir, runtimePath);
+  const env = writeConfiguration(dir, runtimePath, networkBackend);
   const base = netns.inside(["podman", "--root", join(dir, "root"), "--runroot", join(dir, "runroot")]);
   base.push("--tmpdir", join(dir, "tmp"), "--network-config-dir", join(dir, "networks"));
   const withEnv = (options: ProgramOptions = {}): ProgramOptions => ({ ...options, env: { ...env, ...options.env } });
@@ -69,8 +75,9 @@ export async function startPodman(dir: string, runtimePath: string): Promise<Pod
 }
 
 /** Returns the environment that names it. */
-function writeConfiguration(dir: string, runtimePath: string): Record<string, string> {
+function writeConfiguration(dir: string, runtimePath: string, networkBackend: string): Record<string, string> {
   mkdirSync(dir, { recursive: true });
+  if (networkBackend === "cni") writeCniNetwork(dir);
   const containers = join(dir, "containers.conf");
   const storage = join(dir, "storage.conf");
   const lines = [
@@ -87,7 +94,8 @@ function writeConfiguration(dir: string, runtimePath: string): Record<string, st
     "[engine.runtimes]",
     `hearth = [${JSON.stringify(runtimePath)}]`,
     "[network]",
-    'network_backend = "netavark"',
+    `network_backend = ${JSON.stringify(networkBackend)}`,
+    `cni_plugin_dirs = [${JSON.stringify(CNI_PLUGINS)}]`,
   ];
   writeFileSync(containers, `${lines.join("\n")}\n`);
   const places = [
@@ -96,4 +104,15 @@ function writeConfiguration(dir: string, runtimePath: string): Record<string, st
   ];
   writeFileSync(storage, `[storage]\ndriver = "overlay"\n${places.join("\n")}\n`);
   return { PATH, CONTAINERS_CONF: containers, CONTAINERS_STORAGE_CONF: storage, TMPDIR: dir, HOME: dir };
+}
+
+/** Podman's default network, whose addresses are kept in `dir`. */
+function writeCniNetwork(dir: string): void {
+  const ranges = [[{ subnet: "10.88.0.0/16", gateway: "10.88.0.1" }]];
+  const ipam = { type: "host-local", dataDir: join(dir, "addresses"), ranges, routes: [{ dst: "0.0.0.0/0" }] };
+  const bridge = { type: "bridge", bridge: "hearth-cni", isGateway: true, hairpinMode: true, ipam };
+  const ports = { type: "portmap", capabilities: { portMappings: true } };
+  mkdirSync(join(dir, "networks"));
+  const network = { cniVersion: "0.4.0", name: "podman", plugins: [bridge, ports] };
+  writeFileSync(join(dir, "networks/87-podman.conflist"), JSON.stringify(network));
 }
