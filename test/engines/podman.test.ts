@@ -115,6 +115,13 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect(await must("exec", name, "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline")).toContain("podman-init -- sh -c");
     });
 
+    test("top with arguments of ps shows the container's processes", async () => {
+      const [header = "", ...rows] = (await must("top", name, "-o", "pid,args")).trimEnd().split("\n");
+      expect(header).toMatch(/^PID +COMMAND/);
+      expect(rows[0]).toMatch(/^ *1 .*podman-init/);
+      expect(rows.some((row) => row.includes("httpd -f -h /www"))).toBeTrue();
+    });
+
     test("limits are those of its cgroup in the guest", async () => {
       const script = "cd /sys/fs/cgroup && cat memory.max cpu.max pids.max";
       expect(await must("exec", name, "sh", "-c", script)).toBe("209715200\n50000 100000\n77\n");

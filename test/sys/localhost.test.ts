@@ -1,11 +1,14 @@
 /** Every TCP connection to localhost of a network namespace, taken by us; the clients are real programs in it. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
+import { SystemError } from "../../src/errors.ts";
 import { chunks } from "../../src/sys/byte-stream.ts";
+import { O_RDONLY, openFd } from "../../src/sys/fd.ts";
 import { type OnLocalhostConnection, takeLocalhost } from "../../src/sys/localhost.ts";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
+import { steerLocalhost } from "../../src/sys/sk-lookup.ts";
 import { type EngineNetns, makeEngineNetns } from "../harness/netns.ts";
 import { mustRunProgram, type ProgramResult, runProgram } from "../harness/program.ts";
 import { scratch } from "../harness/scratch.ts";
@@ -87,4 +90,16 @@ test("a client that reads late gets all of what was sent before the end", async 
   await until(sockets, (seen) => /FIN-WAIT|LAST-ACK|TIME-WAIT/.test(seen));
   writeFileSync(gate, "go\n");
   expect((await reading).stdout).toStartWith(createHash("sha256").update(bytes).digest("hex"));
+});
+
+test("a failure is the system's, and leaves no descriptor open", () => {
+  const descriptors = () => readdirSync("/proc/self/fd").length;
+  const before = descriptors();
+  // No network namespace.
+  expect(() => takeLocalhost("/proc/self/ns/uts", echo)).toThrow(SystemError);
+  {
+    using namespace = openFd("/proc/self/ns/uts", O_RDONLY);
+    expect(() => steerLocalhost(namespace.fd, namespace.fd)).toThrow("steer localhost: put socket into map: ENOTSOCK");
+  }
+  expect(descriptors()).toBe(before);
 });
