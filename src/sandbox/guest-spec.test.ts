@@ -229,4 +229,23 @@ describe("warned about, once each, and not sent to the guest", () => {
     expect(guest.config.linux?.devices).toEqual(devices);
     expect(guest.warnings).toEqual([]);
   });
+
+  test("devices of the host that a privileged container's engine lists are left out, with one warning", () => {
+    const devices = [
+      { path: "/dev/null", type: "c", major: 1, minor: 3 },
+      { path: "/dev/autofs", type: "c", major: 10, minor: 235 },
+      { path: "/dev/vda", type: "b", major: 254, minor: 0 },
+    ];
+    const guest = (rules: Record<string, unknown>[]) =>
+      toGuestSpec(spec({ linux: { namespaces: NAMESPACES, devices, resources: { devices: rules } } }), context);
+    const privileged = guest([{ allow: true, access: "rwm" }]);
+    expect(privileged.config.linux?.devices).toEqual(devices.slice(0, 1));
+    expect(privileged.warnings).toEqual([expect.stringContaining("linux.devices /dev/autofs and 1 more")]);
+    const rules = [
+      { allow: false, access: "rwm" },
+      { allow: true, type: "c", major: 10, minor: 235, access: "rwm" },
+    ];
+    expect(() => guest(rules)).toThrow("linux.devices /dev/autofs");
+    expect(() => guest([])).toThrow("linux.devices /dev/autofs");
+  });
 });

@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
-import type { Hooks, LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
+import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
 import { guestResources } from "./guest-resources.ts";
 import { refuse } from "./refuse.ts";
@@ -271,7 +271,9 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
     ...rootPropagation(spec),
     namespaces: guestNamespaces(spec, context),
     cgroupsPath: `/hearth/${context.containerId}`,
-    ...(linux.devices === undefined ? {} : { devices: linux.devices.map((device) => guestDevice(device, context)) }),
+    ...(linux.devices === undefined
+      ? {}
+      : { devices: guestDevices(linux.devices, linux.resources, context, warnings) }),
     ...resources,
   };
 }
@@ -330,16 +332,41 @@ function joinedNamespace(
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
 }
 
-/** Numbers that the host has no device for are none that it could lend: their node leads nowhere in the guest too. */
-function guestDevice(device: LinuxDevice, { hasDevice }: GuestSpecContext): LinuxDevice {
-  if (device.type === "p") return device;
-  const family = `${device.type === "u" ? "c" : device.type}${device.major}`;
-  if (PORTABLE_DEVICES.has(family) || PORTABLE_DEVICES.has(`${family}:${device.minor}`)) return device;
-  if (!hasDevice(device)) return device;
-  return refuse(
-    `linux.devices ${device.path}`,
-    `${device.type} ${device.major}:${device.minor} is a device of the host, which does not reach into a VM`,
-  );
+/**
+ * A device of the host is refused, but for a privileged container: its engine lists whatever the host has, and nobody
+ * asked for any of it by name.
+ */
+function guestDevices(
+  devices: readonly LinuxDevice[],
+  resources: Resources | undefined,
+  { hasDevice }: GuestSpecContext,
+  warnings: string[],
+): LinuxDevice[] {
+  // Numbers that the host has no device for are none that it could lend: their node leads nowhere in the guest too.
+  const isOfHost = (device: LinuxDevice) => !isPortable(device) && hasDevice(device);
+  const foreign = devices.filter(isOfHost);
+  const portable = devices.filter((device) => !isOfHost(device));
+  const [first] = foreign;
+  if (first === undefined) return portable;
+  const { path, type, major, minor } = first;
+  const why = `${type} ${major}:${minor} is a device of the host, which does not reach into a VM`;
+  if (!allowsEveryDevice(resources)) return refuse(`linux.devices ${path}`, why);
+  warnings.push(`linux.devices ${path} and ${foreign.length - 1} more are not applied: ${why}`);
+  return portable;
+}
+
+function isPortable({ type, major, minor }: LinuxDevice): boolean {
+  if (type === "p") return true;
+  const family = `${type === "u" ? "c" : type}${major}`;
+  return PORTABLE_DEVICES.has(family) || PORTABLE_DEVICES.has(`${family}:${minor}`);
+}
+
+/** One rule for all, as engines write it for a privileged container. */
+function allowsEveryDevice(resources: Resources | undefined): boolean {
+  const [rule, ...more] = resources?.devices ?? [];
+  if (rule === undefined || more.length > 0) return false;
+  const isForAll = (rule["type"] ?? "a") === "a" && rule["major"] === undefined && rule["minor"] === undefined;
+  return isForAll && rule["allow"] === true;
 }
 
 /** Top-level sections of other platforms are theirs (the spec says to ignore them); one for VMs must not be dropped silently. */
