@@ -1,5 +1,6 @@
 /** `hearth vmcache serve|status|stop`: the pool of VMs kept warm, from its operator's side. */
 import type { HearthConfig } from "../config/config.ts";
+import { DEFAULT_CONFIG } from "../config/defaults.ts";
 import { loadConfig } from "../config/load.ts";
 import { HearthError } from "../errors.ts";
 import { POOL_VMS_MAX } from "../limits.ts";
@@ -19,14 +20,23 @@ const STATUS_FLAGS = {
 } as const satisfies FlagTable;
 const STOP_FLAGS = { endpoint: ENDPOINT } as const satisfies FlagTable;
 
+interface ServerPlace {
+  readonly endpoint: string;
+  /** How long its answer is waited for: systemd may be starting it just now. */
+  readonly timeoutMs: number;
+}
+
 export const command = defineHostCommand({
   flags: {},
   positionals: "<serve|status|stop>",
   async run(context, _flags, [action, ...args]) {
     const { configPath } = context;
-    const endpointOf = async (flag: string | undefined): Promise<string> =>
-      flag ??
-      (await loadConfig({ flag: configPath, environment: process.env["HEARTH_CONFIG"] })).factory.vm_cache_endpoint;
+    const placeOf = async (flag: string | undefined): Promise<ServerPlace> => {
+      // A server can be asked though the configuration has become wrong since.
+      if (flag !== undefined) return { endpoint: flag, timeoutMs: DEFAULT_CONFIG.runtime.request_timeout_ms };
+      const { factory, runtime } = await loadConfig({ flag: configPath, environment: process.env["HEARTH_CONFIG"] });
+      return { endpoint: factory.vm_cache_endpoint, timeoutMs: runtime.request_timeout_ms };
+    };
     switch (action) {
       case "serve": {
         const { flags, rest } = parseFlags(SERVE_FLAGS, args);
@@ -37,13 +47,14 @@ export const command = defineHostCommand({
       case "status": {
         const { flags, rest } = parseFlags(STATUS_FLAGS, args);
         refuseMore(rest);
-        return await printStatus(await endpointOf(flags.endpoint), flags.json);
+        return await printStatus(await placeOf(flags.endpoint), flags.json);
       }
       case "stop": {
         const { flags, rest } = parseFlags(STOP_FLAGS, args);
         refuseMore(rest);
         const { stopVmCache } = await import("../vmcache/control.ts");
-        await stopVmCache(await endpointOf(flags.endpoint));
+        const { endpoint, timeoutMs } = await placeOf(flags.endpoint);
+        await stopVmCache(endpoint, timeoutMs);
         return 0;
       }
       default:
@@ -81,9 +92,9 @@ function parseCount(text: string): number {
   throw new HearthError("invalid-argument", `--number must be 1 to ${POOL_VMS_MAX}, got ${JSON.stringify(text)}`);
 }
 
-async function printStatus(endpoint: string, json: boolean): Promise<number> {
+async function printStatus({ endpoint, timeoutMs }: ServerPlace, json: boolean): Promise<number> {
   const { vmCacheStatus } = await import("../vmcache/control.ts");
-  const status = await vmCacheStatus(endpoint);
+  const status = await vmCacheStatus(endpoint, timeoutMs);
   await writeOut(json ? `${JSON.stringify(status, null, 2)}\n` : statusText(status));
   return 0;
 }

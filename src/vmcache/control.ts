@@ -79,12 +79,15 @@ export async function vmCacheStatus(endpoint: string, timeoutMs = POOL_PROBE_TIM
   return await asking(endpoint, async (cache) => plainStatus(await cache.status({}, { timeoutMs })));
 }
 
-/** Asks the server to quit and waits until its process is gone; returns its pid. VMs that are in use go on. */
+/**
+ * Asks the server to quit and waits until its process is gone; returns its pid. VMs that are in use go on. `timeoutMs`
+ * holds for each: its answers, and its end.
+ */
 export async function stopVmCache(endpoint: string, timeoutMs = POOL_QUIT_TIMEOUT_MS): Promise<number> {
   return await asking(endpoint, async (cache) => {
-    const { pid } = await cache.status({}, { timeoutMs: POOL_PROBE_TIMEOUT_MS });
+    const { pid } = await cache.status({}, { timeoutMs });
     const server = identifyProcess(Number(pid));
-    await cache.quit({}, { timeoutMs: POOL_PROBE_TIMEOUT_MS });
+    await cache.quit({}, { timeoutMs });
     await waitForExit(server, timeoutMs);
     return server.pid;
   });

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { listenUnix } from "../../src/sys/unix-socket.ts";
 import { PoolInProcess } from "../harness/pool-fixture.ts";
 import { runProgram } from "../harness/program.ts";
 import { logLines, runtimeFixture } from "../harness/runtime-fixture.ts";
@@ -57,4 +58,21 @@ test.each([
   ]);
   expect([status, stderr]).toEqual([1, expect.stringContaining(message)]);
   expect(existsSync(dir.path("run"))).toBe(false);
+});
+
+test.each(["status", "stop"])("%s waits for the server as long as the configuration says", async (command) => {
+  using dir = scratch();
+  // Whoever connects waits, as at a socket of systemd's whose server is only just starting.
+  await using _socket = await listenUnix(dir.path("cache.sock"), () => {});
+  const endpoint = JSON.stringify(dir.path("cache.sock"));
+  writeFileSync(
+    dir.path("config.toml"),
+    `[factory]\nvm_cache_endpoint = ${endpoint}\n[runtime]\nrequest_timeout_ms = 1234\n`,
+  );
+  const { status, stderr } = await runProgram([
+    ...[process.execPath, MAIN, "--config", dir.path("config.toml")],
+    ...["vmcache", command],
+  ]);
+  expect(status).toBe(1);
+  expect(stderr).toContain("no answer within 1234 ms");
 });

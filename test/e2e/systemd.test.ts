@@ -56,6 +56,7 @@ test("the units say what the server relies on", () => {
   expect(values(service, "ExecStart")).toEqual([`${INSTALLED} vmcache serve`]);
   expect(values(service, "Type")).toEqual(["notify"]);
   expect(values(service, "KillMode")).toEqual(["process"]);
+  expect(values(service, "WatchdogSignal")).toEqual(["SIGKILL"]);
   expect(values(service, "OOMPolicy")).toEqual(["continue"]);
   expect(values(socket, "ListenStream")).toEqual([DEFAULT_CONFIG.factory.vm_cache_endpoint]);
   expect(values(socket, "SocketMode")).toEqual(["0600"]);
@@ -122,10 +123,9 @@ test(
       expect(status).toMatchObject({ hits: 1, boots: 2 });
       expect(status.handedOut.map(({ state }) => state)).toEqual(["adopted"]);
 
-      // As systemd ends a service whose watchdog starves, with KillMode=process: the main process alone, by SIGABRT.
+      // As systemd ends a service whose watchdog starves, with KillMode=process: the main process alone.
       first.kill("SIGSTOP");
-      first.kill("SIGABRT");
-      first.kill("SIGCONT");
+      first.kill("SIGKILL");
       await first.exited;
       expect(
         vmRecords(hearth.runDir)
