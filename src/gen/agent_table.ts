@@ -59,7 +59,7 @@ export const agentMessages = {
   "grpc.ListProcessesResponse": "processList:1:y",
   "grpc.ServeNamesRequest": "address:1:s",
   "grpc.NextNameQueryRequest": "",
-  "grpc.NameQuery": "id:1:U;address:2:s;message:3:y",
+  "grpc.NameQuery": "id:1:U;address:2:s;message:3:y;tcp:4:b",
   "grpc.ConnectLocalhostRequest": "ip6:1:b;port:2:u",
   "grpc.LocalhostConnection": "id:1:U",
   "grpc.LocalhostBytes": "data:1:y",

@@ -1,16 +1,14 @@
 /** Sockets that carry datagrams, born in the calling thread's network namespace: netlink, whose other side is the kernel, and UDP. */
-import { HearthError } from "../errors.ts";
 import { asFd, type Fd, OwnedFd } from "./fd.ts";
 import { FdReader } from "./fd-reader.ts";
+import { AF_INET, encodeIpv4 } from "./ipv4.ts";
 import { check, lazyLibc, struct } from "./libc.ts";
 
-const AF_INET = 2;
 const AF_NETLINK = 16;
 const SOCK_DGRAM = 2;
 const SOCK_RAW = 3;
 const SOCK_CLOEXEC = 0o2000000;
 const SOCK_NONBLOCK = 0o4000;
-const SOCKADDR_IN_BYTES = 16;
 const SOCKADDR_NL_BYTES = 12;
 /** Source: linux/netlink.h. */
 export const NETLINK_ROUTE = 0;
@@ -76,29 +74,10 @@ export class NetlinkSocket extends DatagramSocket {
 /** Over IPv4, connected to one address. */
 export class UdpSocket extends DatagramSocket {
   constructor(address: string, port: number) {
-    const { bytes, view } = struct(SOCKADDR_IN_BYTES);
-    view.setUint16(0, AF_INET, true);
-    view.setUint16(2, port, false);
-    bytes.set(parseIpv4(address), 4);
+    const bytes = encodeIpv4(address, port);
     const what = `UDP socket to ${address}:${port}`;
     super(what, AF_INET, SOCK_DGRAM, 0, (fd) => {
       check(libc().connect(fd, bytes, bytes.length), `connect ${what}`);
     });
   }
-}
-
-/** "127.0.0.11" as four bytes. Fails with invalid-argument for anything else. */
-export function parseIpv4(text: string): readonly [number, number, number, number] {
-  const parts = text.split(".").map((part) => (/^\d{1,3}$/.test(part) ? Number(part) : 256));
-  const [a, b, c, d, ...more] = parts;
-  if (
-    a === undefined ||
-    b === undefined ||
-    c === undefined ||
-    d === undefined ||
-    more.length > 0 ||
-    Math.max(...parts) > 255
-  )
-    throw new HearthError("invalid-argument", `read IPv4 address ${JSON.stringify(text)}`);
-  return [a, b, c, d];
 }

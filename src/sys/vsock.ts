@@ -2,12 +2,13 @@
  * Sockets between a host and its VMs (AF_VSOCK), which have context ids (CIDs) for addresses.
  * Source: vsock(7), linux/vm_sockets.h, linux/vhost.h.
  */
-import { DeadlineError, HearthError, SystemError } from "../errors.ts";
+import { HearthError, SystemError } from "../errors.ts";
 import { VSOCK_ATTEMPTS_MAX, VSOCK_BACKLOG } from "../limits.ts";
 import type { DeadlineOptions } from "../util/wait.ts";
 import type { ByteStream } from "./byte-stream.ts";
+import { connectError, connected } from "./connecting.ts";
 import { asFd, type Fd, O_RDWR, OwnedFd, openFd } from "./fd.ts";
-import { check, errnoName, lastErrno, lazyLibc, struct } from "./libc.ts";
+import { check, lastErrno, lazyLibc, struct } from "./libc.ts";
 import { pollFd } from "./readiness.ts";
 import { adoptSocket } from "./socket-stream.ts";
 
@@ -15,8 +16,6 @@ const AF_VSOCK = 40;
 const SOCK_STREAM = 1;
 const SOCK_CLOEXEC = 0o2000000;
 const SOCK_NONBLOCK = 0o4000;
-const SOL_SOCKET = 1;
-const SO_ERROR = 4;
 const SOCKADDR_VM_BYTES = 16;
 const CID_ANY = 0xffff_ffff;
 /** The host, as its VMs see it. */
@@ -41,7 +40,6 @@ const libc = lazyLibc({
   connect: { args: ["i32", "ptr", "u32"], returns: "i32" },
   accept4: { args: ["i32", "ptr", "ptr", "i32"], returns: "i32" },
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
-  getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
 });
 
 export interface VsockAddress {
@@ -147,30 +145,6 @@ function bindReserved(fd: Fd): void {
     if (errno !== "EADDRINUSE") throw new SystemError(errno, `bind reserved vsock port ${port}`);
   }
   throw new HearthError("resource-exhausted", "bind reserved vsock port: those that were tried are taken");
-}
-
-async function connected(fd: Fd, name: string, { signal, timeoutMs }: DeadlineOptions): Promise<void> {
-  const late = new AbortController();
-  const timer =
-    timeoutMs === undefined ? undefined : setTimeout(() => late.abort(new DeadlineError(name, timeoutMs)), timeoutMs);
-  const polled = pollFd(fd);
-  try {
-    await polled.wait("write", signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]));
-    const { bytes: value, view } = struct(4);
-    const { bytes: length, view: lengthView } = struct(4);
-    lengthView.setUint32(0, value.length, true);
-    check(libc().getsockopt(fd, SOL_SOCKET, SO_ERROR, value, length), `connect ${name}`);
-    const errno = view.getInt32(0, true);
-    if (errno !== 0) throw connectError(errnoName(errno), name);
-  } finally {
-    clearTimeout(timer);
-    polled.release();
-  }
-}
-
-/** A guest that is not there, does not listen, or goes just then is one thing to the caller. */
-function connectError(errno: string, name: string): HearthError {
-  return new HearthError("unavailable", `connect ${name}: ${errno}`, { cause: new SystemError(errno, "connect") });
 }
 
 /** Accepts connections; who may connect is decided by the caller. */

@@ -191,6 +191,25 @@ describe("name servers on loopback addresses", () => {
     await api.answerNameQuery({ id, address, message });
   });
 
+  test("over TCP too: several queries of one connection, answered in any order, the last one after its client's end", async () => {
+    await ip("link", "set", "lo", "up");
+    const { agent: api } = agent.client;
+    await api.serveNames({ address: "127.0.0.11" });
+    // Two messages, "one" and "three"; the answers are their names in capitals.
+    const client = agent.runInside(["sh", "-c", "printf '\\0\\3one\\0\\5three' | busybox nc 127.0.0.11 53"]);
+    const queries = [await api.nextNameQuery({}), await api.nextNameQuery({})];
+    const texts = queries.map(({ tcp, address, message }) => [tcp, address, new TextDecoder().decode(message)]);
+    expect(texts).toEqual([
+      [true, "127.0.0.11", "one"],
+      [true, "127.0.0.11", "three"],
+    ]);
+    for (const { message, ...query } of queries.toReversed()) {
+      const answer = new TextEncoder().encode(new TextDecoder().decode(message).toUpperCase());
+      await api.answerNameQuery({ ...query, message: answer });
+    }
+    expect(await client).toBe("\0\x05THREE\0\x03ONE");
+  });
+
   test.each(["10.0.0.1", "127.0.0", "localhost"])("%s is refused", async (address) => {
     const thrown = await agent.client.agent.serveNames({ address }).catch((error: unknown) => error);
     expect(thrown).toMatchObject({ code: "invalid-argument" });
