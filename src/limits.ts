@@ -55,6 +55,8 @@ export const QMP_CALL_TIMEOUT_MS = 10_000;
 export const LEASE_MS_MAX = 600_000;
 /** Milliseconds the guest gets to write back and end when its VM is about to be destroyed. */
 export const SANDBOX_END_AGENT_TIMEOUT_MS = 2_000;
+/** The same when it has disks of the host mounted: what it does not write back is lost. */
+export const DISK_FLUSH_TIMEOUT_MS = 30_000;
 /** Containers in one VM. */
 export const CONTAINERS_PER_SANDBOX_MAX = 256;
 /** Bytes of entropy credited after a pause: the size of the kernel's ChaCha20 key twice over. */
@@ -65,12 +67,24 @@ export const CLOCK_ERROR_MS_MAX = 40;
 export const CLOCK_ATTEMPTS_MAX = 10;
 /** MiB in which Linux on x86-64 adds memory. Source: Documentation/admin-guide/mm/memory-hotplug.rst. */
 export const MEMORY_BLOCK_MIB = 128;
+/**
+ * MiB of the host that a VM's processes may take beside the guest's memory, several times over. Measured, emulated: QEMU 130 with its
+ * translated code, the sandbox process 12, a shim 4, virtiofsd 1.
+ */
+export const VM_OVERHEAD_FIXED_MIB = 512;
+/**
+ * Percent of the guest's memory for what the host keeps for each file that the guest knows: virtiofsd has it open, which pins 1 to 2
+ * KiB of the host's kernel for the 1 KiB that it takes of the guest's.
+ */
+export const VM_OVERHEAD_PERCENT = 100;
 /** Milliseconds for a step that touches only local files. */
 export const FILE_STEP_TIMEOUT_MS = 10_000;
 /** Name servers on loopback addresses in one VM; docker has one. */
 export const NAME_SERVERS_MAX = 4;
 /** Queries that wait in the guest for their answers; the oldest are given up, as a name server under load does. */
 export const NAME_QUERIES_MAX = 256;
+/** TCP connections to the name servers of one guest; more are closed at once. Each holds a message of 64 KiB at most. */
+export const NAME_CONNECTIONS_MAX = 64;
 /** Milliseconds for a name server's answer: resolvers ask again after 5 s. Source: resolv.conf(5), timeout. */
 export const NAME_ANSWER_TIMEOUT_MS = 5_000;
 /** Connections from the host to localhost of a VM at once; each has two calls in flight to the agent. */

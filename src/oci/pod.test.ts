@@ -58,17 +58,24 @@ describe("size of the VM", () => {
   });
 
   test("several containers together: fractions of CPUs are added up before they are rounded", () => {
-    const tenth = { quota: 10_000n, period: 100_000n, memory: BigInt(100 * MIB) };
+    const tenth = { quota: 10_000n, period: 100_000n, memory: BigInt(100 * MIB), hugepages: 0n };
     expect(sizeFor([tenth, tenth, tenth])).toEqual({ vcpus: 1, memoryMib: 300 + 128 });
     expect(sizeFor(new Array(10).fill(tenth))).toEqual({ vcpus: 1, memoryMib: 1000 + 128 });
     expect(sizeFor(new Array(11).fill(tenth)).vcpus).toBe(2);
     expect(sizeFor([])).toEqual({ vcpus: 0, memoryMib: 0 });
   });
 
+  test("huge pages come on top of what a limit of memory counts", () => {
+    const hugepageLimits = [{ limit: 64 * MIB }, { limit: 0 }, { limit: 9_223_372_036_854_771_712n }];
+    const resources = { memory: { limit: 100 * MIB }, hugepageLimits };
+    expect(wantedSize({ linux: { resources } }).memoryMib).toBe(164 + 128);
+    expect(sizeFor([limitsOf({ hugepageLimits })]).memoryMib).toBe(64 + 128);
+  });
+
   test("an update leaves alone what it does not name", () => {
     const before = limitsOf({ cpu: { quota: 1, period: 2 }, memory: { limit: 3 } });
-    expect(before).toEqual({ quota: 1n, period: 2n, memory: 3n });
-    expect(limitsOf({ cpu: { quota: 4 } }, before)).toEqual({ quota: 4n, period: 2n, memory: 3n });
+    expect(before).toEqual({ ...NO_LIMITS, quota: 1n, period: 2n, memory: 3n });
+    expect(limitsOf({ cpu: { quota: 4 } }, before)).toEqual({ ...before, quota: 4n });
     expect(limitsOf(undefined)).toEqual(NO_LIMITS);
   });
 });

@@ -55,15 +55,18 @@ export interface SizeLimits {
   readonly period: bigint;
   /** Bytes. */
   readonly memory: bigint;
+  /** Bytes in huge pages, which no limit of memory counts. */
+  readonly hugepages: bigint;
 }
 
-export const NO_LIMITS: SizeLimits = { quota: 0n, period: 0n, memory: 0n };
+export const NO_LIMITS: SizeLimits = { quota: 0n, period: 0n, memory: 0n, hugepages: 0n };
 
 interface LimitedResources {
   readonly memory?: { readonly limit?: number | bigint | undefined } | undefined;
   readonly cpu?:
     | { readonly quota?: number | bigint | undefined; readonly period?: number | bigint | undefined }
     | undefined;
+  readonly hugepageLimits?: readonly { readonly limit: number | bigint }[] | undefined;
 }
 
 /** Those of a container; what the resources leave out stays as it was `before`. */
@@ -72,7 +75,15 @@ export function limitsOf(resources: LimitedResources | undefined, before: SizeLi
     quota: whole(resources?.cpu?.quota) ?? before.quota,
     period: whole(resources?.cpu?.period) ?? before.period,
     memory: whole(resources?.memory?.limit) ?? before.memory,
+    hugepages: resources?.hugepageLimits === undefined ? before.hugepages : sumOfLimits(resources.hugepageLimits),
   };
+}
+
+function sumOfLimits(limits: readonly { readonly limit: number | bigint }[]): bigint {
+  return limits
+    .map(({ limit }) => BigInt(limit))
+    .filter(isLimit)
+    .reduce((sum, limit) => sum + limit, 0n);
 }
 
 interface SizedSpec {
@@ -88,6 +99,7 @@ export function wantedSize({ annotations, linux }: SizedSpec): WantedSize {
       quota: numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-quota"]) ?? own.quota,
       period: numberOf(annotations?.["io.kubernetes.cri.sandbox-cpu-period"]) ?? own.period,
       memory: numberOf(annotations?.["io.kubernetes.cri.sandbox-memory"]) ?? own.memory,
+      hugepages: own.hugepages,
     },
   ]);
 }
@@ -97,13 +109,18 @@ export function sizeFor(containers: readonly SizeLimits[]): WantedSize {
   const cpus = containers.reduce((sum, { quota, period }) => {
     return quota > 0n && period > 0n ? sum + Number(quota) / Number(period) : sum;
   }, 0);
-  // Engines write the largest multiple of a page for "no limit"; no VM is that large either.
-  const limited = containers.map(({ memory }) => memory).filter((memory) => memory > 0n && memory < 1n << 60n);
-  const bytes = limited.reduce((sum, memory) => sum + memory, 0n);
+  const limited = containers.map(({ memory }) => memory).filter(isLimit);
+  const hugepages = containers.reduce((sum, container) => sum + container.hugepages, 0n);
+  const bytes = limited.reduce((sum, memory) => sum + memory, hugepages);
   return {
     vcpus: Math.ceil(Number(cpus.toFixed(CPU_DIGITS))),
     memoryMib: bytes > 0n ? Number((bytes + MIB - 1n) / MIB + GUEST_OVERHEAD_MIB) : 0,
   };
+}
+
+/** Engines write the largest multiple of a page for "no limit"; no VM is that large either. */
+export function isLimit(memoryBytes: bigint): boolean {
+  return memoryBytes > 0n && memoryBytes < 1n << 60n;
 }
 
 /** Decimals of a CPU that count: three tenths are not a little more than 0.3. */

@@ -148,7 +148,7 @@ export const ResourcesSchema = v.looseObject({
   blockIO: v.optional(BlockIoSchema),
   network: v.optional(object),
   rdma: v.optional(object),
-  hugepageLimits: v.optional(v.array(object)),
+  hugepageLimits: v.optional(v.array(v.looseObject({ pageSize: text, limit: whole }), "must be a list")),
   unified: v.optional(v.record(text, text)),
 });
 

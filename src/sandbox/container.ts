@@ -1,6 +1,8 @@
 /** One container in the VM: its exposures on the host, its processes in the guest, and which connection owns each. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentClient } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
+import type { StorageSchema } from "../gen/agent_pb.ts";
 import {
   AGENT_CALL_TIMEOUT_MS,
   AGENT_REMOVE_TIMEOUT_S,
@@ -11,6 +13,7 @@ import type { Log } from "../log.ts";
 import { type Namespace, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
+import type { PluggedDisk, VmDisks } from "./disks.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
 import type { Steps } from "./steps.ts";
@@ -50,6 +53,7 @@ export interface ContainerDependencies {
   readonly containerOfPath: (type: string, path: string) => string | undefined;
   /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
   readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
+  readonly disks: VmDisks;
 }
 
 const SIGKILL = 9;
@@ -67,6 +71,7 @@ export class Container {
   #removing: Promise<void> | undefined;
   readonly #namespaces: readonly Namespace[];
   readonly #exposed: readonly ExposedPath[];
+  readonly #disks: readonly PluggedDisk[];
   readonly #processes = new Map<string, ProcessEntry>();
   readonly #dependencies: ContainerDependencies;
 
@@ -75,6 +80,7 @@ export class Container {
     terminal: boolean,
     warnings: readonly string[],
     exposed: readonly ExposedPath[],
+    disks: readonly PluggedDisk[],
     dependencies: ContainerDependencies,
   ) {
     this.id = id;
@@ -83,6 +89,7 @@ export class Container {
     this.uncommittedOwner = owner;
     this.#namespaces = spec.linux?.namespaces ?? [];
     this.#exposed = exposed;
+    this.#disks = disks;
     this.#dependencies = dependencies;
     this.#processes.set(id, { owner: undefined, exitStatus: undefined });
   }
@@ -115,12 +122,25 @@ export class Container {
       }
     });
     await dependencies.mountVolumes(guest.volumes);
+    const disks: PluggedDisk[] = [];
+    const storages: MessageInitShape<typeof StorageSchema>[] = [];
+    if (guest.disks.length > 0) {
+      await steps.run("plug-disks", AGENT_CALL_TIMEOUT_MS, async (signal) => {
+        for (const { hostPath, fsType, options, mountPoint } of guest.disks) {
+          const disk = await dependencies.disks.plug(hostPath, mountNamespace, signal);
+          undo.defer(() => disk.release());
+          disks.push(disk);
+          storages.push({ driver: "blk", source: disk.pciPath, fstype: fsType, options: [...options], mountPoint });
+        }
+      });
+    }
     const config = withTerminalSize(guest.config, size);
     await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
       agent.agent.createContainer(
         {
           containerId: request.id,
           execId: request.id,
+          storages,
           ociJson: new TextEncoder().encode(stringifySpec(config)),
         },
         { signal },
@@ -128,7 +148,7 @@ export class Container {
     );
     undo.move();
     const terminal = guest.config.process?.terminal === true;
-    return new Container(request, terminal, guest.warnings, exposed, dependencies);
+    return new Container(request, terminal, guest.warnings, exposed, disks, dependencies);
   }
 
   get status(): ContainerStatus | "stopped" {
@@ -241,7 +261,7 @@ export class Container {
     return entry;
   }
 
-  /** Ends what runs, removes the container from the guest and undoes its exposures. Idempotent. */
+  /** Ends what runs, removes the container from the guest, unplugs its disks and undoes its exposures. Idempotent. */
   remove(): Promise<void> {
     this.#removing ??= this.#remove(true);
     return this.#removing;
@@ -260,6 +280,7 @@ export class Container {
           { containerId: this.id, timeout: AGENT_REMOVE_TIMEOUT_S },
           { timeoutMs: AGENT_REMOVE_TIMEOUT_S * 1000 + AGENT_CALL_TIMEOUT_MS },
         );
+        for (const disk of this.#disks) await disk.release();
       }
     } finally {
       for (const exposed of this.#exposed.toReversed()) await exposed[Symbol.asyncDispose]();

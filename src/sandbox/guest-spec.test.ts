@@ -7,6 +7,7 @@ const context: GuestSpecContext = {
   bundle: "/bundle",
   fileTypeOf: (path) => {
     if (path.endsWith(".sock")) return "socket";
+    if (path.startsWith("/dev/disk")) return "disk";
     if (path.startsWith("/dev/") && path !== "/dev/shm") return "device";
     if (path.startsWith("/missing")) return "missing";
     return "directory";
@@ -140,6 +141,38 @@ describe("pods", () => {
   });
 });
 
+test("huge pages of the host become the guest's own, with their size where there is one, wherever they are", () => {
+  const volume = { sizeBytes: 0, hugepageBytes: 2_097_152, mode: 0o1770, uid: 0, gid: 9 };
+  const tmpfsAt = (path: string) => {
+    return path.endsWith("sized") ? { ...volume, sizeBytes: 4_194_304 } : path.endsWith("huge") ? volume : undefined;
+  };
+  const mounts = ["/pods/huge", "/pods/sized"].map((source) => ({ destination: source, type: "bind", source }));
+  const { volumes, exposures } = toGuestSpec(spec({ mounts }), { ...context, tmpfsAt });
+  expect(volumes.map(({ fsType, options }) => [fsType, options.join()])).toEqual([
+    ["hugetlbfs", "pagesize=2097152,mode=1770,uid=0,gid=9"],
+    ["hugetlbfs", "pagesize=2097152,size=4194304,mode=1770,uid=0,gid=9"],
+  ]);
+  expect(exposures).toHaveLength(1);
+});
+
+test("a disk is mounted in the guest with its options, and bound from there with its flags and propagation", () => {
+  const mount = {
+    destination: "/m",
+    type: "ext4",
+    source: "/dev/disk1",
+    options: ["ro", "noatime", "rslave", "silent", "data=ordered"],
+  };
+  const { config, disks, exposures } = toGuestSpec(spec({ mounts: [mount] }), context);
+  const mountPoint = "/run/hearth/disks/c1/0";
+  expect(disks).toEqual([
+    { hostPath: "/dev/disk1", fsType: "ext4", options: ["ro", "noatime", "data=ordered"], mountPoint },
+  ]);
+  expect(config.mounts).toEqual([
+    { destination: "/m", type: "bind", source: mountPoint, options: ["bind", "ro", "noatime", "rslave"] },
+  ]);
+  expect(exposures).toHaveLength(1);
+});
+
 describe("carried into the guest", () => {
   test("programs of createContainer hooks, by the one file", () => {
     const hook = { path: "/opt/hook", args: ["hook", "a"] };
@@ -189,7 +222,9 @@ describe("refused, naming the property", () => {
     ["mount /m option idmap", { mounts: [{ destination: "/m", type: "bind", source: "/x", options: ["idmap"] }] }],
     ["mount /m", bind("/run/docker.sock")],
     ["mount /m", bind("/dev/sda")],
-    ["mount /m", { mounts: [{ destination: "/m", type: "ext4", source: "/dev/sdb" }] }],
+    ["mount /m", { mounts: [{ destination: "/m", type: "ext4", source: "/dev/tty" }] }],
+    ["mount /m", { mounts: [{ destination: "/m", type: "nfs", source: "host:/x" }] }],
+    ["mount /m", bind("/dev/disk1")],
   ])("%s", (property, changes) => {
     expect(() => toGuestSpec(spec(changes), context)).toThrow(property);
   });

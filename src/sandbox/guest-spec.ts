@@ -8,6 +8,7 @@ import { HearthError } from "../errors.ts";
 import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
+import { type GuestDisk, guestDisk } from "./guest-disk.ts";
 import { guestResources } from "./guest-resources.ts";
 import { refuse } from "./refuse.ts";
 
@@ -25,11 +26,12 @@ export interface Exposure {
   readonly relativePath: string;
 }
 
-/** A tmpfs of the guest's own in place of one on the host; containers that name the same one share it. */
+/** Memory of the guest's own in place of a file system in the host's; containers that name the same one share it. */
 export interface GuestVolume {
+  readonly fsType: "tmpfs" | "hugetlbfs";
   /** Absolute, in the guest. */
   readonly mountPoint: string;
-  /** Options of tmpfs, "size=65536". */
+  /** Options of the file system, "size=65536". */
   readonly options: readonly string[];
 }
 
@@ -37,6 +39,7 @@ export interface GuestSpec {
   readonly config: Spec;
   readonly exposures: readonly Exposure[];
   readonly volumes: readonly GuestVolume[];
+  readonly disks: readonly GuestDisk[];
   readonly warnings: readonly string[];
 }
 
@@ -47,7 +50,7 @@ export interface GuestSpecContext {
   readonly fileTypeOf: (hostPath: string) => HostFileType;
   /** The kernel's boot id is another VM's too: show the VM's own in its place. Default false. */
   readonly ownBootId?: boolean;
-  /** What a tmpfs that is mounted exactly there is like. */
+  /** What a file system in memory that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
   /** Whether the host's kernel has a device of these numbers. */
   readonly hasDevice: (device: LinuxDevice) => boolean;
@@ -57,15 +60,18 @@ export interface GuestSpecContext {
   readonly containerOfPath?: (type: string, path: string) => string | undefined;
 }
 
-/** A tmpfs on the host: its size, and who owns its root. */
+/** A tmpfs or hugetlbfs on the host: its size, and who owns its root. */
 export interface HostTmpfs {
+  /** Of a hugetlbfs, whose size is 0 when it is not limited. */
+  readonly hugepageBytes?: number;
   readonly sizeBytes: number;
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
 }
 
-export type HostFileType = "directory" | "file" | "socket" | "device" | "fifo" | "missing";
+/** "disk" is a block device, "device" another one. */
+export type HostFileType = "directory" | "file" | "socket" | "disk" | "device" | "fifo" | "missing";
 
 /** Mount types the guest's kernel provides itself; anything else but a bind mount has its source on the host. */
 const GUEST_FILESYSTEMS: ReadonlySet<string> = new Set([
@@ -94,11 +100,14 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   const warnings: string[] = [];
   const exposures: Exposure[] = [];
   const volumes: GuestVolume[] = [];
+  const disks: GuestDisk[] = [];
   const rootPath = spec.root?.path;
   if (rootPath === undefined) throw new HearthError("invalid-argument", "read config.json: root.path is missing");
   const rootfs = expose(exposures, resolve(context.bundle, rootPath), `${context.containerId}/rootfs`);
   const mounts = (spec.mounts ?? []).flatMap((mount, index) => [
-    guestVolume(mount, context, volumes) ?? guestMount(mount, index, context, exposures),
+    guestVolume(mount, context, volumes) ??
+      diskMount(mount, index, context, disks) ??
+      guestMount(mount, index, context, exposures),
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
   const hooks = guestHooks(spec.hooks, context, exposures);
@@ -113,7 +122,7 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   };
   if (hooks === undefined) delete config.hooks;
   refuseUnknown(spec, warnings);
-  return { config, exposures, volumes, warnings };
+  return { config, exposures, volumes, disks, warnings };
 }
 
 function expose(exposures: Exposure[], hostPath: string, relativePath: string): string {
@@ -132,22 +141,28 @@ function bootIdMount(proc: string): Mount {
 }
 
 /**
- * Memory of the host that an engine made for a container or pod: /dev/shm, and Kubernetes' emptyDir in memory. Shared
- * through a file server it would be neither fast nor memory of the pod, so the guest has a tmpfs of the same size for it.
+ * Memory of the host that an engine made for a container or pod: /dev/shm, and Kubernetes' emptyDir in memory or in huge pages,
+ * wherever those are. Shared through a file server it would be neither fast nor memory of the pod, so the guest has its own for it.
  */
 function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolume[]): Mount | undefined {
   if (!isBindMount(mount) || mount.source === undefined) return undefined;
   const hostPath = resolve(context.bundle, mount.source);
   const isShm = mount.destination === "/dev/shm" && hostPath !== "/dev/shm";
-  if (!isShm && !hostPath.includes("/kubernetes.io~empty-dir/")) return undefined;
   const tmpfs = context.tmpfsAt(hostPath);
   if (tmpfs === undefined) return undefined;
+  const { hugepageBytes, sizeBytes, mode, uid, gid } = tmpfs;
+  const isPods = isShm || hostPath.includes("/kubernetes.io~empty-dir/");
+  if (!isPods && hugepageBytes === undefined) return undefined;
   const name = createHash("sha256").update(hostPath).digest("hex").slice(0, VOLUME_NAME_LENGTH);
   const mountPoint = `${GUEST_VOLUMES_DIR}/${name}`;
-  const { sizeBytes, mode, uid, gid } = tmpfs;
   volumes.push({
+    fsType: hugepageBytes === undefined ? "tmpfs" : "hugetlbfs",
     mountPoint,
-    options: [`size=${sizeBytes}`, `mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
+    options: [
+      ...(hugepageBytes === undefined ? [] : [`pagesize=${hugepageBytes}`]),
+      ...(hugepageBytes !== undefined && sizeBytes === 0 ? [] : [`size=${sizeBytes}`]),
+      ...[`mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
+    ],
   });
   return { ...mount, options: guestOptions(mount), source: mountPoint };
 }
@@ -201,6 +216,13 @@ function guestOptions({ destination, options = [] }: Mount): string[] {
   return kept.map((option) => (ACCESS_TIMES.has(option) ? option.slice(1) : option));
 }
 
+function diskMount(mount: Mount, index: number, context: GuestSpecContext, disks: GuestDisk[]): Mount | undefined {
+  if (isBindMount(mount)) return undefined;
+  const found = guestDisk(mount, index, guestOptions(mount), context);
+  if (found !== undefined) disks.push(found.disk);
+  return found?.mount;
+}
+
 /** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */
 function guestMount(mount: Mount, index: number, context: GuestSpecContext, exposures: Exposure[]): Mount {
   if (!isBindMount(mount)) {
@@ -231,6 +253,7 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
       );
     case "fifo":
       return refuse(`mount ${mount.destination}`, `${hostPath} is a fifo of the host, which does not reach into a VM`);
+    case "disk":
     case "device":
       return refuse(
         `mount ${mount.destination}`,

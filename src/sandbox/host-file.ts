@@ -18,7 +18,7 @@ export function hostFileType(path: string): HostFileType {
   if (stats.isSocket()) return "socket";
   if (stats.isFIFO()) return "fifo";
   if (stats.isFile()) return "file";
-  return "device";
+  return stats.isBlockDevice() ? "disk" : "device";
 }
 
 /** Source: Linux Documentation/ABI/testing/sysfs-dev. */
@@ -28,14 +28,16 @@ export function hostHasDevice({ type, major, minor }: LinuxDevice): boolean {
 
 /** Source: linux/magic.h. */
 const TMPFS_MAGIC = 0x01021994;
+const HUGETLBFS_MAGIC = 0x958458f6;
 
-/** The tmpfs that is mounted at this very path; undefined where there is anything else. */
+/** The tmpfs or hugetlbfs that is mounted at this very path; undefined where there is anything else. */
 export function hostTmpfs(path: string): HostTmpfs | undefined {
   try {
     const { type, blocks, bsize } = statfsSync(path);
     const { dev, mode, uid, gid } = statSync(path);
-    if (type !== TMPFS_MAGIC || statSync(dirname(path)).dev === dev) return undefined;
-    return { sizeBytes: blocks * bsize, mode: mode & 0o7777, uid, gid };
+    if ((type !== TMPFS_MAGIC && type !== HUGETLBFS_MAGIC) || statSync(dirname(path)).dev === dev) return undefined;
+    const hugepages = type === HUGETLBFS_MAGIC ? { hugepageBytes: bsize } : {};
+    return { ...hugepages, sizeBytes: blocks * bsize, mode: mode & 0o7777, uid, gid };
   } catch (cause) {
     if (isErrnoException(cause) && (cause.code === "ENOENT" || cause.code === "ENOTDIR")) return undefined;
     throw toHearthError(cause, `look at ${path}`);

@@ -82,6 +82,6 @@ describe("applied", () => {
     expect(applyHostLimits([leaf], { cpu: { shares: 512 } })).toEqual([]);
     expect(readFileSync(`${leaf}/cpu.weight`, "utf8")).toBe("20");
     // An ordinary file keeps the last write; the kernel's keeps all of them.
-    expect(readFileSync(dir.path("slice/cgroup.subtree_control"), "utf8")).toBe("+io");
+    expect(readFileSync(dir.path("slice/cgroup.subtree_control"), "utf8")).toBe("+memory");
   });
 });

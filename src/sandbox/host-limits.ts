@@ -1,7 +1,7 @@
 /**
  * The limits of a container that hold for its whole VM, on the cgroup of the host that QEMU, virtiofsd and shim are in: CPU time,
- * CPUs and memory nodes, and block I/O, whose devices are the host's. Memory and processes are the guest's to limit: the VM's memory
- * is its size, and its threads are not the container's.
+ * CPUs and memory nodes, and block I/O, whose devices are the host's. Memory is bounded by the VM's size (host-memory.ts). Processes
+ * are the guest's to limit: those of the host are the VM's, a fixed few, and one shim for each that an engine started.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -127,12 +127,12 @@ function applyLimit(dirs: readonly string[], { file, value, property }: LimitWri
 }
 
 /** Controllers reach a directory of v2 when each above it hands them on. One that cannot is missed by the write itself. */
-function enableControllers(dir: string): void {
+export function enableControllers(dir: string): void {
   const above: string[] = [];
   for (let at = dirname(dir); existsSync(join(at, SUBTREE_CONTROL)); at = dirname(at)) above.unshift(at);
   for (const parent of above) {
     const path = join(parent, SUBTREE_CONTROL);
-    for (const controller of ["cpu", "cpuset", "io"]) {
+    for (const controller of ["cpu", "cpuset", "io", "memory"]) {
       try {
         if (!readFileSync(path, "utf8").split(/\s+/).includes(controller)) writeFileSync(path, `+${controller}`);
       } catch {

@@ -1,9 +1,10 @@
 /** Grows a VM to the size that its containers ask for together; a VM that has more is accepted as it is. */
 import { MEMORY_BLOCK_MIB } from "../limits.ts";
 import type { Log } from "../log.ts";
-import { limitsOf, type SizeLimits, sizeFor, type WantedSize } from "../oci/pod.ts";
+import { isLimit, limitsOf, type SizeLimits, sizeFor, type WantedSize } from "../oci/pod.ts";
 import type { Resources } from "../oci/spec.ts";
 import type { Vm } from "../vm/vm.ts";
+import { HostMemory } from "./host-memory.ts";
 
 /** What is asked of the VM: by its adopter for the pod as a whole, and by the limits of each container. */
 export class VmResources {
@@ -11,6 +12,9 @@ export class VmResources {
   readonly #log: Log;
   readonly #containers = new Map<string, SizeLimits>();
   #whole: WantedSize = { vcpus: 0, memoryMib: 0 };
+  #hostMemory = new HostMemory([]);
+  /** Of a pod its sandbox, which only waits: it need not be limited for the VM to be. */
+  #podSandboxId: string | undefined;
   /** One at a time: what is missing is looked up and then added. */
   #growing: Promise<void> = Promise.resolve();
 
@@ -19,9 +23,13 @@ export class VmResources {
     this.#log = log;
   }
 
-  /** Totals; 0 means as the VM is. Plugs what is missing and brings it online, as far as the configuration allows. */
-  async growTo(size: WantedSize, signal: AbortSignal): Promise<void> {
+  /**
+   * Totals; 0 means as the VM is. Plugs what is missing and brings it online, as far as the configuration allows. `cgroupDirs`:
+   * where the VM's processes are on the host.
+   */
+  async growTo(size: WantedSize, cgroupDirs: readonly string[], signal: AbortSignal): Promise<void> {
     this.#whole = size;
+    this.#hostMemory = new HostMemory(cgroupDirs);
     await this.#grow(signal);
   }
 
@@ -29,6 +37,11 @@ export class VmResources {
   async growFor(containerId: string, resources: Resources | undefined, signal: AbortSignal): Promise<void> {
     this.#containers.set(containerId, limitsOf(resources, this.#containers.get(containerId)));
     await this.#grow(signal);
+  }
+
+  /** The container is the sandbox of a pod. */
+  setPodSandbox(containerId: string): void {
+    this.#podSandboxId = containerId;
   }
 
   /** The container has gone. The VM stays as large as it is. */
@@ -39,34 +52,39 @@ export class VmResources {
   #grow(signal: AbortSignal): Promise<void> {
     const growing = this.#growing.then(async () => {
       const together = sizeFor([...this.#containers.values()]);
-      await growVm(this.#vm, this.#log, largest(this.#whole, together), signal);
+      await this.#growVm(largest(this.#whole, together), signal);
     });
     this.#growing = growing.catch(() => undefined);
     return growing;
+  }
+
+  /** A limit above what a VM may have is a limit all the same, as it is on a host: the VM becomes as large as it may. */
+  async #growVm(wanted: WantedSize, signal: AbortSignal): Promise<void> {
+    const { hypervisor, agent, config } = this.#vm;
+    const missing = missingSize(hypervisor, config, wanted);
+    const { vcpus, memoryMib } = missing;
+    if (missing.isShort) {
+      const { maxVcpus, maxMemoryMib } = config;
+      this.#log.warn("vm stays smaller than its limits", { ...wanted, maxVcpus, maxMemoryMib });
+    }
+    if (!this.#hostMemory.bound(this.#isLimited ? hypervisor.memoryMib + memoryMib : undefined)) {
+      this.#log.warn("memory of vm not bounded on the host: no such cgroup");
+    }
+    if (vcpus === 0 && memoryMib === 0) return;
+    if (vcpus > 0) await hypervisor.addVcpus(vcpus, signal);
+    if (memoryMib > 0) await hypervisor.addMemory(memoryMib, signal);
+    await agent.agent.onlineCPUMem({ wait: true, nbCpus: vcpus, cpuOnly: memoryMib === 0 }, { signal });
+  }
+
+  /** A container without a limit may write as much as it likes to a file system in the host's memory, which counts too. */
+  get #isLimited(): boolean {
+    const limits = [...this.#containers].filter(([id]) => id !== this.#podSandboxId);
+    return limits.length > 0 && limits.every(([, { memory }]) => isLimit(memory));
   }
 }
 
 function largest(a: WantedSize, b: WantedSize): WantedSize {
   return { vcpus: Math.max(a.vcpus, b.vcpus), memoryMib: Math.max(a.memoryMib, b.memoryMib) };
-}
-
-/** A limit above what a VM may have is a limit all the same, as it is on a host: the VM becomes as large as it may. */
-async function growVm(
-  { hypervisor, agent, config }: Vm,
-  log: Log,
-  wanted: WantedSize,
-  signal: AbortSignal,
-): Promise<void> {
-  const missing = missingSize(hypervisor, config, wanted);
-  const { vcpus, memoryMib } = missing;
-  if (missing.isShort) {
-    const { maxVcpus, maxMemoryMib } = config;
-    log.warn("vm stays smaller than its limits", { ...wanted, maxVcpus, maxMemoryMib });
-  }
-  if (vcpus === 0 && memoryMib === 0) return;
-  if (vcpus > 0) await hypervisor.addVcpus(vcpus, signal);
-  if (memoryMib > 0) await hypervisor.addMemory(memoryMib, signal);
-  await agent.agent.onlineCPUMem({ wait: true, nbCpus: vcpus, cpuOnly: memoryMib === 0 }, { signal });
 }
 
 /** What to add, memory in whole blocks; `isShort` when more is wanted than may be had. */

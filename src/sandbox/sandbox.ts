@@ -8,6 +8,7 @@ import { HearthError } from "../errors.ts";
 import {
   AGENT_CALL_TIMEOUT_MS,
   CONTAINERS_PER_SANDBOX_MAX,
+  DISK_FLUSH_TIMEOUT_MS,
   FAREWELL_TIMEOUT_MS,
   LEASE_MS_MAX,
   PAUSE_RUN_MS,
@@ -16,6 +17,7 @@ import {
   VM_LEASE_AGENT_TIMEOUT_MS,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
+import { podRole } from "../oci/pod.ts";
 import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
 import { childPids, type ProcessIdentity, processStat } from "../sys/process-identity.ts";
 import { timesAsleep } from "../sys/process-stat.ts";
@@ -23,6 +25,7 @@ import { sleep } from "../util/wait.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
+import { VmDisks } from "./disks.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
@@ -86,6 +89,7 @@ export class Sandbox {
   readonly #dependencies: SandboxDependencies;
   readonly #network: SandboxNetwork;
   readonly #resources: VmResources;
+  readonly #disks: VmDisks;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
@@ -98,6 +102,7 @@ export class Sandbox {
     this.vm = dependencies.vm;
     this.#network = new SandboxNetwork(this.vm.hypervisor, this.vm.agent, dependencies.log);
     this.#resources = new VmResources(this.vm, dependencies.log);
+    this.#disks = new VmDisks(this.vm.hypervisor);
     void this.vm.hypervisor.ended.then((end) => {
       if (this.#state.kind === "ending") return;
       dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
@@ -251,7 +256,9 @@ export class Sandbox {
         await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => this.vm.hypervisor.resume(signal));
       }
       await steps.run("repair", AGENT_CALL_TIMEOUT_MS, (signal) => repairGuest(this.vm.agent, signal));
-      await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) => this.#resources.growTo(options, signal));
+      await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) =>
+        this.#resources.growTo(options, options.cgroupDirs, signal),
+      );
     } catch (error) {
       void this.end("adoption failed");
       throw error;
@@ -286,6 +293,7 @@ export class Sandbox {
     }
     this.#creating.add(request.id);
     try {
+      if (podRole(request.spec.annotations).kind === "sandbox") this.#resources.setPodSandbox(request.id);
       await this.#growFor(request.id, request.spec.linux?.resources);
       const container = await Container.create(request, size, {
         agent: this.vm.agent,
@@ -297,6 +305,7 @@ export class Sandbox {
         containerOfPath: (type, path) =>
           [...this.#containers.values()].find((container) => container.hasNamespace(type, path))?.id,
         mountVolumes: (volumes) => this.#mountVolumes(volumes),
+        disks: this.#disks,
       });
       this.#containers.set(request.id, container);
       this.#changed();
@@ -340,10 +349,10 @@ export class Sandbox {
   async #mountVolumes(volumes: readonly GuestVolume[]): Promise<void> {
     const missing = volumes.filter(({ mountPoint }) => !this.#volumes.has(mountPoint));
     if (missing.length === 0) return;
-    const storages = missing.map(({ mountPoint, options }) => ({
+    const storages = missing.map(({ fsType, mountPoint, options }) => ({
       driver: "ephemeral",
-      fstype: "tmpfs",
-      source: "tmpfs",
+      fstype: fsType,
+      source: fsType,
       mountPoint,
       options: [...options],
     }));
@@ -420,8 +429,9 @@ export class Sandbox {
     this.#setState({ kind: "ending", reason });
     this.#dependencies.log.info("sandbox ending", { reason });
     if (before.kind === "adopted" && this.#containers.size > 0) {
-      // Lets the guest write back what its page cache holds for the shared directory; bounded, since it may be dead.
-      await this.vm.agent.agent.destroySandbox({}, { timeoutMs: SANDBOX_END_AGENT_TIMEOUT_MS }).catch(() => {});
+      // Lets the guest write back what its page cache holds for the shared directory and disks; bounded, since it may be dead.
+      const timeoutMs = this.#disks.isEmpty ? SANDBOX_END_AGENT_TIMEOUT_MS : DISK_FLUSH_TIMEOUT_MS;
+      await this.vm.agent.agent.destroySandbox({}, { timeoutMs }).catch(() => {});
     }
     await this.vm.endHypervisor();
     this.#ooms?.[Symbol.dispose]();
@@ -432,6 +442,7 @@ export class Sandbox {
       });
     }
     this.#containers.clear();
+    this.#disks[Symbol.dispose]();
     await this.vm[Symbol.asyncDispose]();
     this.#dependencies.onEnded(reason);
   }

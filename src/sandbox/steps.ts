@@ -23,6 +23,7 @@ export const SANDBOX_STEPS = [
   "connect-network",
   "expose",
   "mount-volumes",
+  "plug-disks",
   "create-container",
   "start-container",
   "exec-process",

@@ -1,10 +1,14 @@
 /** Containers that ask for more than the base VM has get it before they start, and by `update` later; over every factory. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { hostMemoryBytes } from "../../src/sandbox/host-memory.ts";
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { type Pool, startPool, vmRecords } from "../harness/pool.ts";
 
 const TIMEOUT_MS = 180_000;
 const MIB = 1024 * 1024;
+/** What version 1 shows for no limit: the largest multiple of a page. */
+const UNLIMITED_V1 = "9223372036854771712";
 const BASE = { vcpus: 1, memoryMib: 512 };
 const SIZES = { default_vcpus: 1, default_maxvcpus: 3, default_memory: 512, default_maxmemory: 2048 };
 
@@ -63,6 +67,11 @@ describe.each([
     return used.map(({ vcpus, memoryMib }) => ({ vcpus, memoryMib }));
   }
 
+  /** Bytes that the VM of the container may take of this host, in its cgroup of version 1. */
+  function hostBound(id: string): string {
+    return readFileSync(`/sys/fs/cgroup/memory/hearth-${id}/memory.limit_in_bytes`, "utf8").trim();
+  }
+
   test(
     "more, less, and more again later",
     async () => {
@@ -71,6 +80,7 @@ describe.each([
         linux: { resources: { memory: { limit: 64 * MIB }, cpu: { quota: 5000, period: 10000 } } },
       });
       expect(recorded()).toEqual([BASE]);
+      expect(hostBound("small")).toBe(`${hostMemoryBytes(512)}`);
       const base = await look("small");
       expect(base.cpus).toBe(1);
       await runtime("delete", "--force", "small");
@@ -80,6 +90,7 @@ describe.each([
       });
       // 700 and the guest's own 128 are 316 more than there are: three blocks of 128.
       expect(recorded()).toEqual([{ vcpus: 2, memoryMib: 512 + 384 }]);
+      expect(hostBound("large")).toBe(`${hostMemoryBytes(512 + 384)}`);
       expect(await look("large")).toEqual({ cpus: 2, memoryKib: base.memoryKib + 384 * 1024 });
 
       await runtime("update", "--memory", `${1000 * MIB}`, "--cpu-quota", "300000", "large");
@@ -93,11 +104,15 @@ describe.each([
         "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max || true",
       );
       expect(limit === "" || limit.includes(`${1000 * MIB}`)).toBe(true);
+      expect(hostBound("large")).toBe(`${hostMemoryBytes(512 + 640)}`);
 
       // Neither less nor more than may be had changes the VM, and neither is an error.
       await runtime("update", "--memory", `${64 * MIB}`, "large");
       await runtime("update", "--cpu-quota", "6400000", "large");
       expect(recorded()).toEqual([{ vcpus: 3, memoryMib: 512 + 640 }]);
+      expect(hostBound("large")).toBe(`${hostMemoryBytes(512 + 640)}`);
+      await runtime("update", "--memory", "-1", "large");
+      expect(hostBound("large")).toBe(UNLIMITED_V1);
       await runtime("delete", "--force", "large");
     },
     TIMEOUT_MS,
@@ -115,6 +130,7 @@ describe.each([
       };
       await start("pod", { annotations });
       expect(recorded()).toEqual([{ vcpus: 2, memoryMib: 512 + 128 }]);
+      expect(hostBound("pod")).toBe(UNLIMITED_V1);
       const member = (quota: number) => ({
         annotations: { ...annotations, "io.kubernetes.cri.container-type": "container" },
         linux: { resources: { cpu: { quota, period: 100_000 }, memory: { limit: 100 * MIB } } },
@@ -124,6 +140,11 @@ describe.each([
       await start("member-2", member(120_000));
       expect(recorded()).toEqual([{ vcpus: 3, memoryMib: 512 + 128 }]);
       expect((await look("member-2")).cpus).toBe(3);
+      expect(hostBound("pod")).toBe(`${hostMemoryBytes(512 + 128)}`);
+      // One that may write as much as it likes frees the pod of its bound.
+      await start("member-3", { annotations: member(0).annotations });
+      expect(hostBound("pod")).toBe(UNLIMITED_V1);
+      await runtime("delete", "--force", "member-3");
       for (const id of ["member-2", "member-1", "pod"]) await runtime("delete", "--force", id);
     },
     TIMEOUT_MS,

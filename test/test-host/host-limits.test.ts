@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { hostMemoryBytes } from "../../src/sandbox/host-memory.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -20,8 +21,10 @@ afterAll(async () => {
   files[Symbol.dispose]();
 });
 
-const apply = (resources: object): Promise<string> =>
-  host.ok([process.execPath, FIXTURE, "/pods/one", JSON.stringify(resources)]).then(({ stdout }) => stdout);
+const apply = (resources: object, ...sizesMib: string[]): Promise<string> =>
+  host
+    .ok([process.execPath, FIXTURE, "/pods/one", JSON.stringify(resources), ...sizesMib])
+    .then(({ stdout }) => stdout);
 const limit = (file: string): Promise<string> => host.sh(`cat /sys/fs/cgroup/pods/one/${file}`);
 
 test(
@@ -57,6 +60,19 @@ test(
     await apply({ cpu: { quota: -1, period: 100_000 } });
     expect(await limit("cpu.max")).toBe("max 100000");
     await expect(apply({ cpu: { cpus: "77" } })).rejects.toThrow("apply linux.resources.cpu.cpus 77");
+  },
+  START_TIMEOUT_MS,
+);
+
+test(
+  "the bound on the memory of a VM grows with it, and goes",
+  async () => {
+    await apply({}, "512");
+    expect(await limit("memory.max")).toBe(`${hostMemoryBytes(512)}`);
+    await apply({}, "512", "640");
+    expect(await limit("memory.max")).toBe(`${hostMemoryBytes(640)}`);
+    await apply({}, "640", "0");
+    expect(await limit("memory.max")).toBe("max");
   },
   START_TIMEOUT_MS,
 );

@@ -5,6 +5,7 @@ import { CONTAINERS_PER_SANDBOX_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { Container } from "./container.ts";
+import type { JsonRecord } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { ociConfig } from "./oci-view.ts";
 import { OomEvents } from "./oom-events.ts";
@@ -22,6 +23,7 @@ export interface NewContainer {
 interface Entry {
   readonly container: Container;
   readonly storages: StorageLease;
+  readonly hugepages: Disposable | undefined;
 }
 
 export class GuestSandbox {
@@ -80,6 +82,7 @@ export class GuestSandbox {
     }
     this.#containers.set(id, undefined);
     let storages: StorageLease | undefined;
+    let hugepages: Disposable | undefined;
     try {
       storages = await this.#storages.acquire(wanted.storages, signal);
       const { deviceNumbers } =
@@ -90,11 +93,13 @@ export class GuestSandbox {
         initPidOf: (other) => this.#livingInitPid(other),
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });
+      hugepages = await this.#reserveHugepages(id, config.withHugepages);
       const container = await Container.create(this.#context, id, config);
       this.#first ??= container;
-      this.#containers.set(id, { container, storages });
+      this.#containers.set(id, { container, storages, hugepages });
       if (container.cgroupDir !== undefined) this.oomEvents.watch(id, container.cgroupDir);
     } catch (thrown) {
+      hugepages?.[Symbol.dispose]();
       storages?.release();
       this.#containers.delete(id);
       throw thrown;
@@ -118,8 +123,15 @@ export class GuestSandbox {
       throw thrown;
     }
     entry.storages.release();
+    entry.hugepages?.[Symbol.dispose]();
     this.#containers.delete(id);
     if (this.#first === entry.container) this.#first = undefined;
+  }
+
+  async #reserveHugepages(id: string, config: JsonRecord | undefined): Promise<Disposable | undefined> {
+    if (config === undefined) return undefined;
+    const { reserveHugepages, wantedHugepages } = await import("./hugepages.ts");
+    return reserveHugepages(wantedHugepages(config), id, this.#context.log);
   }
 
   #livingInitPid(id: string): number {

@@ -24,6 +24,8 @@ export interface OciConfig {
   readonly timeNamespace: TimeNamespace | undefined;
   /** Of `linux.sysctl`, what belongs to the network: the VM's namespace is none that crun makes, so it refuses them. */
   readonly networkSysctls: Readonly<Record<string, unknown>>;
+  /** The whole of it when it mentions huge pages. */
+  readonly withHugepages: JsonRecord | undefined;
   /** Sets on the init process what crun does not. */
   readonly applyAttributes: ProcessAttributes["apply"];
 }
@@ -83,7 +85,15 @@ export function ociConfig(
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
     timeNamespace: timeNamespaceOf(recordAt(parsed, "linux"), allNamespaces),
     networkSysctls: sysctls.network,
+    withHugepages: mentionsHugepages(parsed) ? parsed : undefined,
   };
+}
+
+function mentionsHugepages(config: JsonRecord): boolean {
+  const limits = listAt(recordAt(recordAt(config, "linux"), "resources"), "hugepageLimits");
+  return (
+    limits.length > 0 || listAt(config, "mounts").some((mount) => isRecord(mount) && mount["type"] === "hugetlbfs")
+  );
 }
 
 /** The namespace of another container gets the path that it has in the guest. */
