@@ -145,6 +145,8 @@ export const DEVICE_APPEARS_TIMEOUT_MS = 10_000;
 export const PROGRAM_START_TIMEOUT_MS = 10_000;
 /** Milliseconds between two looks at most; executing takes 2 to 20, and hooks their time. */
 export const PROGRAM_START_POLL_MS_MAX = 16;
+/** Of a container's passwd; those of big directories of users have some 100 KiB. */
+export const PASSWD_BYTES_MAX = 4 * 1024 * 1024;
 /** Milliseconds for a frozen or thawed cgroup to say so; a process in an uninterruptible wait can delay it for ever. */
 export const FREEZE_TIMEOUT_MS = 10_000;
 /** OOM events that nobody has asked for yet; the oldest go first. */

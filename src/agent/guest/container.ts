@@ -12,6 +12,7 @@ import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
 import type { CrunCall, CrunStdio } from "./crun.ts";
+import { withHome } from "./home.ts";
 import type { JsonRecord } from "./json-record.ts";
 import { type OciConfig, withProcessDefaults } from "./oci-view.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
@@ -105,7 +106,8 @@ export class Container {
     const attributes = processAttributes(process);
     const starting = this.#spawn(execId, process["terminal"] === true, program, async (call, stdio) => {
       const file = this.bundle.processFile(call.slot);
-      const complete = withProcessDefaults(attributes.process, this.#context.openFilesHardLimit);
+      const ofRoot = withHome(attributes.process, `/proc/${this.init.pid}/root`, this.#context.log);
+      const complete = withProcessDefaults(ofRoot, this.#context.openFilesHardLimit);
       writeFileSync(file, stringifyOciJson(complete), { mode: 0o600 });
       try {
         return await this.#context.crun.exec(call, stdio, this.#subCgroup(cgroup));

@@ -5,6 +5,7 @@ import { CONTAINERS_PER_SANDBOX_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { Container } from "./container.ts";
+import { withHome } from "./home.ts";
 import type { JsonRecord } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { ociConfig } from "./oci-view.ts";
@@ -89,6 +90,7 @@ export class GuestSandbox {
         wanted.devices.length === 0 ? { deviceNumbers: undefined } : await import("./devices.ts");
       const config = ociConfig(wanted.config, id, {
         openFilesHardLimit: this.#context.openFilesHardLimit,
+        completeIn: (root, process) => withHome(process, root, this.#context.log),
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
         initPidOf: (other) => this.#livingInitPid(other),
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],

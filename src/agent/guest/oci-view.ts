@@ -3,6 +3,7 @@ import { posix } from "node:path";
 import { HearthError } from "../../errors.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
+import { hidesPasswd } from "./home.ts";
 import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
@@ -34,6 +35,8 @@ export interface OciConfig {
 export interface OciChanges {
   /** Where the process says nothing of it; see withProcessDefaults. */
   readonly openFilesHardLimit?: number;
+  /** Completes a process with what depends on the root directory it will have. */
+  readonly completeIn?: (root: string, process: JsonRecord) => JsonRecord;
   /** Path of a pid namespace to join instead of making one. */
   readonly pidNamespace?: string | undefined;
   /** The pid in the guest of the container whose namespace another one joins; fails when there is none. */
@@ -65,11 +68,13 @@ export function ociConfig(
   const sysctls = splitSysctls(linux, namespaces);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const attributes = processAttributes(process);
+  const { path: root } = recordAt(parsed, "root");
+  const completeIn = hidesPasswd(listAt(parsed, "mounts")) ? undefined : changes.completeIn;
+  const ofRoot =
+    completeIn === undefined || typeof root !== "string" ? attributes.process : completeIn(root, attributes.process);
   const complete = {
     ...parsed,
-    ...(parsed["process"] === undefined
-      ? {}
-      : { process: withProcessDefaults(attributes.process, changes.openFilesHardLimit) }),
+    ...(parsed["process"] === undefined ? {} : { process: withProcessDefaults(ofRoot, changes.openFilesHardLimit) }),
     linux: { ...linux, namespaces, sysctl: sysctls.other, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
   };
   const [program] = listAt(process, "args");

@@ -30,6 +30,19 @@ export const EXEC: Topic = {
     exec("--env", { ...sh("echo $A $B", "--env", "A=1", "--env", "B=2"), stdout: "1 2" }),
     exec("the environment of the container", { ...sh("echo $TERM"), stdout: "xterm" }),
     exec("--user", { ...sh("echo $(id -u) $(id -g)", "--user", "1000:50"), stdout: "1000 50" }),
+    exec(
+      "HOME of a user that passwd knows, and of one that it does not",
+      { ...sh("echo $HOME", "--user", "5"), stdout: "/five" },
+      {
+        files: { "rootfs/etc/passwd": "root:x:0:0::/root:/bin/sh\nfive:x:5:5::/five:/bin/sh\n" },
+        steps: [
+          RUN_DETACHED,
+          { ...sh("echo $HOME", "--user", "5"), stdout: "/five" },
+          { ...sh("echo $HOME", "--user", "55"), stdout: "/" },
+          { ...sh("echo $HOME", "--user", "55", "--env", "HOME=/own"), stdout: "/own" },
+        ],
+      },
+    ),
     exec("--additional-gids", {
       ...sh("id -G", "--user", "1000:50", "--additional-gids", "60", "--additional-gids", "70"),
       stdout: "50 60 70",
