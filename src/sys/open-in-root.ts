@@ -1,5 +1,5 @@
 /** Reading a file of another root directory: links in its path, absolute ones too, are that root's and lead nowhere outside. */
-import { readSync } from "node:fs";
+import { fstatSync, readSync } from "node:fs";
 import { SystemError } from "../errors.ts";
 import { asFd, fdKind, O_CLOEXEC, O_DIRECTORY, O_NOCTTY, O_NONBLOCK, O_RDONLY, OwnedFd, openFd } from "./fd.ts";
 import { cString, lastErrno, lazyLibc, struct } from "./libc.ts";
@@ -27,10 +27,10 @@ export function readInRoot(root: string, path: string, bytesMax: number): string
   }
   using file = new OwnedFd(asFd(result));
   if (fdKind(file.fd) !== "file") return undefined;
-  const buffer = new Uint8Array(bytesMax);
+  const buffer = new Uint8Array(Math.min(fstatSync(file.fd).size, bytesMax));
   let length = 0;
-  for (let got = -1; got !== 0 && length < bytesMax; length += got) {
-    got = readSync(file.fd, buffer, length, bytesMax - length, null);
+  for (let got = -1; got !== 0 && length < buffer.length; length += got) {
+    got = readSync(file.fd, buffer, length, buffer.length - length, null);
   }
   return new TextDecoder().decode(buffer.subarray(0, length));
 }
