@@ -105,7 +105,7 @@ const SeccompSchema = v.looseObject({
 
 const DeviceSchema = v.looseObject({
   path: absolute,
-  type: text,
+  type: v.pipe(text, v.regex(/^[bcup]$/, "must be b, c, u or p")),
   major: v.optional(whole),
   minor: v.optional(whole),
   fileMode: v.optional(whole),

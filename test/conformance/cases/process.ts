@@ -34,8 +34,6 @@ export const PROCESS: Topic = {
       config: { process: { env: ["PATH=/bin"] } },
     }),
     prints("HOME of a user that the container's passwd does not know", "config.md#process", "echo $HOME", "/", {
-      files: { "rootfs/usr/passwd": "root:x:0:0::/root:/bin/sh\n" },
-      links: { "rootfs/etc/passwd": "/usr/passwd" },
       config: { process: { env: ["PATH=/bin"], user: { uid: 12_345, gid: 0 } } },
     }),
     prints("the working directory", "config.md#process", "pwd", "/tmp", { config: { process: { cwd: "/tmp" } } }),
