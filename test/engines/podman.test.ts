@@ -250,6 +250,13 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     expect(stderr).toContain("the host's network does not reach into a VM");
   });
 
+  step("privileged: it may mount; the devices of the host that podman lists are left out", async () => {
+    const script = "mount -t tmpfs none /tmp && echo mounted; ls /dev/vda /dev/loop-control 2>/dev/null; exit 0";
+    const args = ["run", "--rm", "--privileged", "--network", "none", PODMAN_IMAGE, "sh", "-c", script];
+    const { status, stdout } = await engine.podman(args);
+    expect({ status, stdout }).toEqual({ status: 0, stdout: "mounted\n" });
+  });
+
   step("a network by CNI, with a published port", async () => {
     await using cni = await startPodman(join(host.hearth.dir, "cni"), host.runtimePath, "cni");
     const script = "ip -4 -o addr show eth0 | awk '{print $4}'; uname -r >/tmp/kernel; exec httpd -f -h /tmp";
