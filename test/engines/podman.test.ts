@@ -251,7 +251,7 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
   });
 
   step("privileged: it may mount; the devices of the host that podman lists are left out", async () => {
-    const script = "mount -t tmpfs none /tmp && echo mounted; ls /dev/vda /dev/loop-control 2>/dev/null; exit 0";
+    const script = "mount -t tmpfs none /tmp && echo mounted; ls /dev/vda 2>/dev/null; exit 0";
     const args = ["run", "--rm", "--privileged", "--network", "none", PODMAN_IMAGE, "sh", "-c", script];
     const { status, stdout } = await engine.podman(args);
     expect({ status, stdout }).toEqual({ status: 0, stdout: "mounted\n" });
