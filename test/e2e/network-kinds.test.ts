@@ -1,8 +1,13 @@
 /** Every kind of interface that reaches a VM, in one namespace at once: addresses of both families, routes, neighbours, traffic both ways. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
+import { dup } from "../../src/sys/fd.ts";
+import { FdReader } from "../../src/sys/fd-reader.ts";
+import { FdWriter } from "../../src/sys/fd-writer.ts";
+import { inNetns } from "../../src/sys/namespace.ts";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
+import { openTap } from "../../src/sys/tap.ts";
 import { type Hearth, withHearth } from "../harness/hearth.ts";
 import { runProgram } from "../harness/program.ts";
 
@@ -10,9 +15,35 @@ const id = `hearth-kinds-${process.pid}`;
 const peer = `${id}-peer`;
 const TIMEOUT_MS = 180_000;
 /** This machine's kernel has no ipvlan. */
-const KINDS = ["veth", "macvlan", "veth"] as const;
+const KINDS = ["veth", "macvlan", "veth", "tap"] as const;
 
 const ip = (netns: string, ...args: string[]): Promise<string> => runOrThrow(["ip", "-n", netns, ...args]);
+
+/** Ends of taps, closed when all is over. */
+const taps: Disposable[] = [];
+
+/** As a network in user space does: whoever made the tap reads its packets, here to write them to another. */
+async function joinTaps(...ends: readonly [readonly [string, string], readonly [string, string]]): Promise<void> {
+  const [a, b] = ends.map(([netns, name]) => inNetns(`/run/netns/${netns}`, () => openTap(name)));
+  if (a === undefined || b === undefined) throw new Error("no taps");
+  // Writing to one that is down fails.
+  for (const [netns, name] of ends) await ip(netns, "link", "set", name, "up");
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    const reader = new FdReader(dup(from.fd));
+    const writer = new FdWriter(dup(to.fd));
+    taps.push(reader, writer);
+    const copy = async (): Promise<void> => {
+      for (let frame = await reader.read(); frame !== null; frame = await reader.read()) {
+        await writer.write(frame);
+      }
+    };
+    copy().catch(() => undefined);
+  }
+  taps.push(a, b);
+}
 
 /** The namespace of the container has `eth<n>` of each kind, the peer's end of it is 10.99.<n>.1 and fd99:a<n>::1. */
 beforeAll(async () => {
@@ -21,8 +52,9 @@ beforeAll(async () => {
     const near = `eth${index}`;
     const far = `far${index}`;
     const wire = kind === "veth" ? near : `wire${index}`;
-    await ip(peer, "link", "add", far, "type", "veth", "peer", "name", wire, "netns", kind === "veth" ? id : peer);
-    if (kind !== "veth") {
+    if (kind === "tap") await joinTaps([id, near], [peer, far]);
+    else await ip(peer, "link", "add", far, "type", "veth", "peer", "name", wire, "netns", kind === "veth" ? id : peer);
+    if (kind === "macvlan") {
       // It rides on the other end of a wire, which stays outside of the container.
       await ip(peer, "link", "set", wire, "up");
       await ip(peer, "link", "add", "link", wire, "name", near, "netns", id, "type", kind, "mode", "bridge");
@@ -44,6 +76,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
+  for (const tap of taps) tap[Symbol.dispose]();
   for (const name of [id, peer]) await runOrThrow(["ip", "netns", "del", name]);
 });
 
@@ -61,7 +94,7 @@ async function bundleInNamespace(hearth: Hearth, script: string): Promise<string
 }
 
 test(
-  "veth and macvlan: addresses, routes, neighbours, and a megabyte each way over both families",
+  "veth, macvlan and tap: addresses, routes, neighbours, and a megabyte each way over both families",
   async () => {
     const sent = randomBytes(1024 * 1024);
     const echo = spawnProcess({
@@ -71,7 +104,7 @@ test(
     const server = "nc -ll -p 6000 -e /bin/cat";
     try {
       await withHearth({}, async (hearth) => {
-        const script = `for n in 0 1 2; do
+        const script = `for n in 0 1 2 3; do
             ip -o addr show dev eth$n scope global | awk '{print $2, $4}'
             for to in 10.99.$n.1 fd99:a$n::1; do
               echo "$to $(nc -w 20 $to 5001 </random | sha256sum | cut -c1-64)"
@@ -92,7 +125,7 @@ test(
         for await (const chunk of child.stdout) {
           output += decoder.decode(chunk, { stream: true });
           if (!output.includes("listening\n") || child.stdin === undefined) continue;
-          for (const to of ["10.99.0.2", "10.99.1.2", "10.99.2.2", "fd99:a0::2", "fd99:a1::2", "fd99:a2::2"]) {
+          for (const to of KINDS.flatMap((_, n) => [`10.99.${n}.2`, `fd99:a${n}::2`])) {
             const argv = ["ip", "netns", "exec", peer, "busybox", "nc", "-w", "20", to, "6000"];
             const { bytes, status } = await runProgram(argv, { stdin: sent });
             expect({ to, status, digest: createHash("sha256").update(bytes).digest("hex") }).toEqual({
