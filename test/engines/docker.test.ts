@@ -132,7 +132,7 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     });
 
     test("stats and top", async () => {
-      // The whole VM's, which is not limited on the host but by its size.
+      // The whole VM's, against its bound on the host.
       expect(await must("stats", "--no-stream", "--format", "{{.MemUsage}}", name)).toMatch(/^[\d.]+MiB \/ /);
       expect(await must("exec", name, "ps")).toContain("httpd -f -h /www");
     });
