@@ -25,7 +25,7 @@ export async function runHooks(
 
 async function runHook(name: string, hook: Hook, state: string, bundle: string): Promise<void> {
   const fail = (why: string, cause?: unknown): never => {
-    throw new HearthError("failed-precondition", `run ${name} ${hook.path}: ${why}`, { cause });
+    throw new HearthError("failed-precondition", `error running ${name}: ${hook.path}: ${why}`, { cause });
   };
   const result = await startHook(hook, state, bundle).catch((thrown) =>
     fail(toHearthError(thrown, "start").message.replace(`start ${hook.path}: `, ""), thrown),

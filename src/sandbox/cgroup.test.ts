@@ -3,8 +3,8 @@ import { cgroupPathOf, parseCgroupLayout } from "./cgroup.ts";
 
 describe("cgroupPathOf", () => {
   test.each([
-    [undefined, "c1", "/hearth-c1"],
-    ["", "c1", "/hearth-c1"],
+    [undefined, "c1", "/hearth-c1.scope"],
+    ["", "c1", "/hearth-c1.scope"],
     ["/default/c1", "c1", "/default/c1"],
     ["relative/c1", "c1", "/relative/c1"],
     ["system.slice:docker:abc", "c1", "/system.slice/docker-abc.scope"],

@@ -29,11 +29,11 @@ export function parseCgroupLayout(mountinfo: string): CgroupLayout {
 
 /**
  * The path below each hierarchy for the configuration's `cgroupsPath`: absolute or relative as given, systemd's
- * `slice:prefix:name` expanded, `/hearth-<containerId>` when there is none.
+ * `slice:prefix:name` expanded, `/hearth-<containerId>.scope` when there is none.
  * Fails with invalid-argument for a path that leaves the hierarchy.
  */
 export function cgroupPathOf(cgroupsPath: string | undefined, containerId: string): string {
-  if (cgroupsPath === undefined || cgroupsPath === "") return `/hearth-${containerId}`;
+  if (cgroupsPath === undefined || cgroupsPath === "") return `/hearth-${containerId}.scope`;
   const parts = cgroupsPath.split(":");
   const [slice, prefix, name] = parts;
   if (parts.length === 3 && slice !== undefined && prefix !== undefined && name) {

@@ -6,6 +6,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { HearthError, toHearthError } from "../errors.ts";
+import { completeCpuMax } from "../oci/cpu-max.ts";
 import type { Resources } from "../oci/spec.ts";
 import { cgroupVersion } from "./cgroup.ts";
 
@@ -105,10 +106,29 @@ const DISPENSABLE: ReadonlySet<string> = new Set(["blockIO.weight", "blockIO.lea
  */
 export function applyHostLimits(dirs: readonly string[], resources: Resources | undefined): string[] {
   if (resources === undefined || dirs.length === 0) return [];
-  const version = cgroupVersion(dirs);
-  const writes = version === 2 ? limitsV2(resources) : limitsV1(resources);
-  if (version === 2 && writes.length > 0) for (const dir of dirs) enableControllers(dir);
+  return cgroupVersion(dirs) === 2 ? applyV2(dirs, resources) : applyV1(dirs, resources);
+}
+
+function applyV2(dirs: readonly string[], { cpu, ...others }: Resources): string[] {
+  const current = dirs.map((dir) => join(dir, "cpu.max")).find((path) => existsSync(path));
+  const cpuMax = current === undefined ? "" : readFileSync(current, "utf8");
+  const writes = limitsV2(cpu === undefined ? others : { ...others, cpu: completeCpuMax(cpu, cpuMax) });
+  if (writes.length > 0) for (const dir of dirs) enableControllers(dir);
   return writes.flatMap((write) => applyLimit(dirs, write));
+}
+
+function applyV1(dirs: readonly string[], resources: Resources): string[] {
+  const writes = limitsV1(resources);
+  const quota = writes.find(({ file }) => file === "cpu.cfs_quota_us");
+  return writes.flatMap((write) => {
+    if (write.file !== "cpu.cfs_period_us" || quota === undefined) return applyLimit(dirs, write);
+    try {
+      return applyLimit(dirs, write);
+    } catch {
+      // Of a shorter period the old quota may be more than the parent has. As runc: the new one first.
+      return [...applyLimit(dirs, quota), ...applyLimit(dirs, write)];
+    }
+  });
 }
 
 function applyLimit(dirs: readonly string[], { file, value, property }: LimitWrite): string[] {

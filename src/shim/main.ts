@@ -4,8 +4,8 @@ import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
-import { asFd, dup, type Fd, isOpen } from "../sys/fd.ts";
-import { makeRaw, setControllingTerminal } from "../sys/pty.ts";
+import { asFd, dup, type Fd, isOpen, type OwnedFd } from "../sys/fd.ts";
+import { isTerminal, makeRaw, ownTerminal, setControllingTerminal } from "../sys/pty.ts";
 import { parseShimArgs, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
 import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
 import { takeStandardFd } from "./standard-fds.ts";
@@ -32,8 +32,9 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const { containerId, execId } = launch;
   const hasTerminal = launch.terminal !== "none";
   if (launch.terminal === "session") setControllingTerminal(asFd(0));
-  using _raw = hasTerminal ? makeRaw(asFd(0)) : undefined;
-  using terminal = hasTerminal ? dup(asFd(0)) : undefined;
+  using terminal = terminalOf(launch);
+  using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
+  const plainNewlines = launch.terminal === "shared" && !isTerminal(asFd(1));
   const [stdin, stdout, stderr] = [takeStandardFd(0), takeStandardFd(1), takeStandardFd(2)];
   if (hasTerminal) stderr?.close();
   await using connection = await connectSandbox(launch.socket, { timeoutMs: SANDBOX_CONNECT_TIMEOUT_MS });
@@ -42,6 +43,7 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
     terminal: terminal?.fd,
+    plainNewlines,
     log: silentLog,
   });
   await shim.ready;
@@ -49,6 +51,12 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const exitStatus = await shim.exited;
   waitForRelease();
   return exitStatus;
+}
+
+/** A terminal of its own is all of its standard streams; of the one that it shares they may be anything else. */
+function terminalOf({ terminal }: ShimLaunch): OwnedFd | undefined {
+  if (terminal === "none") return undefined;
+  return terminal === "session" ? dup(asFd(0)) : ownTerminal();
 }
 
 /** Blocks until the runtime has closed the socket, which it does within the bounds of what it does after `ready`. */

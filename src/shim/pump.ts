@@ -5,6 +5,7 @@ import { STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import type { ClientOf } from "../rpc/ttrpc/client.ts";
 import type { FdReader } from "../sys/fd-reader.ts";
 import type { FdWriter } from "../sys/fd-writer.ts";
+import type { PlainNewlines } from "./plain-newlines.ts";
 
 /** A process in a VM. */
 export interface ProcessTarget {
@@ -55,6 +56,7 @@ export async function pumpOutput(
   target: ProcessTarget,
   stream: OutputStream.STDOUT | OutputStream.STDERR,
   writer: FdWriter | undefined,
+  filter?: PlainNewlines,
 ): Promise<void> {
   const { sandbox, containerId, execId } = target;
   let open = writer;
@@ -66,8 +68,9 @@ export async function pumpOutput(
         stream,
         lengthMax: STREAM_CHUNK_BYTES_MAX,
       });
+      const bytes = filter === undefined ? data : eof ? filter.end() : filter.push(data);
+      if (open !== undefined && !(await deliver(open, bytes))) open = undefined;
       if (eof) return;
-      if (open !== undefined && !(await deliver(open, data))) open = undefined;
     }
   } finally {
     writer?.close();

@@ -7,6 +7,7 @@ import { FdReader } from "../sys/fd-reader.ts";
 import { FdWriter } from "../sys/fd-writer.ts";
 import { getWindowSize } from "../sys/pty.ts";
 import { parseSignal, signalName } from "../sys/signals.ts";
+import { PlainNewlines } from "./plain-newlines.ts";
 import { isProcessGone, type ProcessTarget, pumpInput, pumpOutput } from "./pump.ts";
 
 /** Exit status when the sandbox process has gone, and with it the process we stood for. */
@@ -25,6 +26,8 @@ export interface ShimOptions {
   readonly stdio: ShimStdio;
   /** The process has a terminal, and this descriptor is the host's side of it. */
   readonly terminal: Fd | undefined;
+  /** The output of the process's terminal goes where no terminal is: lines end there as the process ended them. */
+  readonly plainNewlines?: boolean;
   readonly log: Log;
 }
 
@@ -58,7 +61,8 @@ async function carry(options: ShimOptions, waiting: Promise<{ readonly exitStatu
       ? target.sandbox.closeStdin({ containerId: target.containerId, execId: target.execId })
       : pumpInput(target, new FdReader(stdio.stdin), stop.signal);
   const writer = (fd: OwnedFd | undefined): FdWriter | undefined => (fd === undefined ? undefined : new FdWriter(fd));
-  const outputs = [pumpOutput(target, OutputStream.STDOUT, writer(stdio.stdout))];
+  const filter = options.plainNewlines === true ? new PlainNewlines() : undefined;
+  const outputs = [pumpOutput(target, OutputStream.STDOUT, writer(stdio.stdout), filter)];
   if (options.terminal === undefined) {
     outputs.push(pumpOutput(target, OutputStream.STDERR, writer(stdio.stderr)));
   }

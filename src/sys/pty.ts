@@ -1,6 +1,6 @@
 /** Pseudo-terminals: making a pair, window size, raw mode, controlling terminal. */
 import { HearthError, SystemError } from "../errors.ts";
-import { asFd, type Fd, O_CLOEXEC, O_NOCTTY, O_RDWR, OwnedFd } from "./fd.ts";
+import { asFd, dup, type Fd, isOpen, O_CLOEXEC, O_NOCTTY, O_RDWR, OwnedFd, openFd } from "./fd.ts";
 import { check, lastErrno, lazyLibc, struct } from "./libc.ts";
 
 /** Source: asm-generic/ioctls.h, for x86_64. */
@@ -85,6 +85,22 @@ export function isTerminal(fd: Fd): boolean {
   return libc().isatty(fd) === 1;
 }
 
+/**
+ * The terminal that somebody sits at: the first of our standard streams that is one, else the controlling terminal, which
+ * is there when all three are redirected too. Undefined where there is none. The caller closes it.
+ */
+export function ownTerminal(): OwnedFd | undefined {
+  const stream = ([2, 1, 0] as const).find((number) => isOpen(number) && isTerminal(asFd(number)));
+  if (stream !== undefined) return dup(asFd(stream));
+  try {
+    return openFd("/dev/tty", O_RDWR);
+  } catch (thrown) {
+    // ENXIO: no controlling terminal; ENOENT: no such device in this /dev.
+    if (thrown instanceof SystemError && ["ENXIO", "ENOENT", "EIO"].includes(thrown.errno)) return undefined;
+    throw thrown;
+  }
+}
+
 /** Puts a terminal back as it was; idempotent, and quiet when the terminal has gone. */
 export interface RawMode extends Disposable {
   restore(): void;
@@ -111,6 +127,18 @@ export function keepMode(fd: Fd): RawMode {
     if (libc().tcsetattr(fd, TCSANOW, before) >= 0) return;
     const errno = lastErrno();
     if (errno !== "EIO" && errno !== "EBADF" && errno !== "ENOTTY") throw new SystemError(errno, "restore terminal");
+  };
+  return { restore, [Symbol.dispose]: restore };
+}
+
+/** As keepMode, of the terminal that `ownTerminal` finds; undefined where there is none. */
+export function keepOwnMode(): RawMode | undefined {
+  const terminal = ownTerminal();
+  if (terminal === undefined) return undefined;
+  const kept = keepMode(terminal.fd);
+  const restore = (): void => {
+    kept.restore();
+    terminal.close();
   };
   return { restore, [Symbol.dispose]: restore };
 }

@@ -145,9 +145,9 @@ describe("ids", () => {
 
 describe("command lines", () => {
   const runtimeLines: [string[], string, number?][] = [
-    [["bogus"], 'unknown command \\"bogus\\"'],
-    [["creat", "x"], 'unknown command \\"creat\\"; did you mean \\"create\\"?'],
-    [["constructor"], 'unknown command \\"constructor\\"'],
+    [["bogus"], "No help topic for 'bogus'", 3],
+    [["creat", "x"], 'unknown command \\"creat\\"; did you mean \\"create\\"?', 3],
+    [["constructor"], 'unknown command \\"constructor\\"', 3],
     [["create", "--bogus", "x"], "flag provided but not defined: --bogus"],
     [["create", "--bundel", "b", "x"], 'did you mean \\"--bundle\\"?'],
     [["create", "--bundle"], "flag needs an argument: --bundle"],

@@ -320,14 +320,14 @@ describe("hooks", () => {
     fixture.writeBundle(["true"], { spec: { hooks } });
     const { exitCode, stderr } = await fixture.run(["create", "c1"]);
     expect(exitCode).toBe(1);
-    expect(stderr).toContain(`run ${point} hook #0 ${fail}: exit status 3, stdout: out, stderr: err`);
+    expect(stderr).toContain(`error running ${point} hook #0: ${fail}: exit status 3, stdout: out, stderr: err`);
     expect(JSON.parse(readFileSync(out, "utf8"))).toMatchObject({ id: "c1", status: "stopped" });
     expect(fixture.leftovers()).toEqual([]);
   });
 
   test("a hook that is missing, and one that takes too long", async () => {
     fixture.writeBundle(["true"], { spec: { hooks: { prestart: [{ path: "/nowhere" }] } } });
-    expect((await fixture.run(["create", "c1"])).stderr).toContain("run prestart hook #0 /nowhere: ENOENT");
+    expect((await fixture.run(["create", "c1"])).stderr).toContain("error running prestart hook #0: /nowhere: ENOENT");
     const path = script("slow", "exec sleep 100");
     fixture.writeBundle(["true"], { spec: { hooks: { prestart: [{ path, timeout: 1 }] } } });
     expect((await fixture.run(["create", "c1"])).stderr).toContain("within 1000 ms");

@@ -23,6 +23,7 @@ const PHRASES = [
   "invalid format option",
   "cannot allocate tty",
   "flag provided but not defined",
+  "No help topic for",
 ] as const;
 
 let fixture: RuntimeFixture;
@@ -90,6 +91,14 @@ describe("as runc", () => {
         ["state", "../x"],
         ["state"],
         ["state", "--bogus", "c1"],
+        ["state", "c1", "--bogus"],
+        ["kill", "c1", "--bogus"],
+        ["kill", "c1", "9", "--all"],
+        ["delete", "c1", "--force"],
+        ["delete", "-force", "c1"],
+        ["start", "c1", "--", "--force"],
+        ["bogus"],
+        ["bogus", "--help"],
         ["--log-format", "xml", "list"],
         ["list", "--format", "yaml"],
         ["start"],
@@ -149,6 +158,8 @@ describe("as runc", () => {
         ["ps", "--format", "json", "c1"],
         ["update", "--memory", "much", "c1"],
         ["update", "--bogus", "c1"],
+        ["update", "c1", "--memory", "much"],
+        ["update", "c1", "--pids-limit", "50"],
         ["update", "--resources", "/nowhere", "c1"],
         ["exec", "c1", "/bin/busybox", "sh", "-c", "exit 42"],
         ["pause", "c1"],

@@ -234,7 +234,6 @@ describe("exec", () => {
     [["--process", "/nowhere", "c1"], "read process /nowhere: ENOENT"],
     [["--process", "/proc/self/status", "c1"], "not JSON"],
     [["--tty", "--detach", "c1", "true"], "cannot allocate tty"],
-    [["--tty", "c1", "true"], "standard input is not a terminal"],
     [["--console-socket", "/x", "c1", "true"], "cannot use console socket"],
     [["--preserve-fds", "1", "c1", "true"], "they do not reach into a VM"],
     [["--apparmor", "x", "c1", "true"], "the guest has no AppArmor"],
@@ -332,6 +331,50 @@ describe("terminals", () => {
     expect(await child.exited).toBe(9);
     pty.terminal.close();
     await fixture.ok(["delete", "-f", "c1"]);
+  });
+
+  /** At a terminal, but with all of its standard streams elsewhere. */
+  async function atTerminal(args: readonly string[]): Promise<{ exitCode: number; out: string; mode: string[] }> {
+    const pty = openPty();
+    setWindowSize(pty.master.fd, { rows: 12, columns: 34 });
+    const mode = (): string => Bun.spawnSync(["stty", "-g"], { stdin: pty.terminal.fd }).stdout.toString();
+    const before = mode();
+    const out = fixture.path("terminal-out");
+    const script = `"$@" </dev/null >${out} 2>&1`;
+    const child = Bun.spawn(["setsid", "-cw", "sh", "-c", script, "sh", ...fixture.argv(...args)], {
+      env: fixture.env,
+      cwd: fixture.bundle,
+      stdio: [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
+    });
+    const exitCode = await child.exited;
+    const after = mode();
+    pty.master.close();
+    pty.terminal.close();
+    return { exitCode, out: await Bun.file(out).text(), mode: [before, after] };
+  }
+
+  test("run and exec find the terminal they are started at, and redirected output has plain line ends", async () => {
+    fixture.writeBundle(sh("stty size; tty >&2; printf 'a\\r\\nb\\n'; exit 9"), { process: { terminal: true } });
+    const run = await atTerminal(["run", "c1"]);
+    expect([run.exitCode, run.out]).toEqual([9, expect.stringMatching(/^12 34\n\/dev\/pts\/\d+\na\r\nb\n$/)]);
+    expect(run.mode[1]).toBe(run.mode[0] ?? "");
+    fixture.writeBundle(["sleep", "1000"]);
+    await fixture.ok(["run", "-d", "c1"]);
+    const exec = await atTerminal(["exec", "-t", "c1", ...sh("stty size; echo x; exit 8")]);
+    expect([exec.exitCode, exec.out]).toEqual([8, "12 34\nx\n"]);
+    expect(exec.mode[1]).toBe(exec.mode[0] ?? "");
+    await fixture.ok(["delete", "-f", "c1"]);
+  });
+
+  test("without a terminal anywhere there is none to give", async () => {
+    fixture.writeBundle(["true"], { process: { terminal: true } });
+    const child = Bun.spawn(["setsid", "-w", ...fixture.argv("run", "c1")], {
+      env: fixture.env,
+      cwd: fixture.bundle,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [stderr, exitCode] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+    expect([exitCode, stderr]).toEqual([1, expect.stringContaining("run with a terminal: there is none")]);
   });
 
   test.each([

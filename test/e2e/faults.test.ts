@@ -220,6 +220,6 @@ function expectNothing(hearth: Hearth): void {
     expect(existsSync(dir) ? readdirSync(dir) : []).toEqual([]);
   }
   for (const hierarchy of readdirSync("/sys/fs/cgroup")) {
-    expect(existsSync(join("/sys/fs/cgroup", hierarchy, `hearth-${ID}`))).toBe(false);
+    expect(existsSync(join("/sys/fs/cgroup", hierarchy, `hearth-${ID}.scope`))).toBe(false);
   }
 }

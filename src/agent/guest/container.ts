@@ -9,7 +9,7 @@ import { ConsoleListener } from "../../sys/scm.ts";
 import { SIGKILL } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { AgentContext } from "./agent-context.ts";
-import { cgroupPids, freezeCgroup, killCgroup, removeCgroup } from "./cgroup.ts";
+import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
 import type { CrunCall, CrunStdio } from "./crun.ts";
 import { withHome } from "./home.ts";
@@ -21,6 +21,7 @@ import { untilExecuted } from "./program-start.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 import { applySysctls } from "./sysctl.ts";
 import type { TimeNamespace } from "./time-namespace.ts";
+import { completeResources } from "./update-resources.ts";
 
 type Status = "created" | "running" | "removing";
 
@@ -186,7 +187,9 @@ export class Container {
   async update(resourcesJson: string): Promise<void> {
     const call = this.#call();
     const file = this.bundle.processFile(call.slot);
-    writeFileSync(file, resourcesJson, { mode: 0o600 });
+    const read = (name: string): string | undefined =>
+      this.cgroupDir === undefined ? undefined : readCgroupFile(this.cgroupDir, name);
+    writeFileSync(file, completeResources(resourcesJson, read), { mode: 0o600 });
     try {
       await this.#context.crun.update(call, file);
     } finally {

@@ -17,9 +17,18 @@ import { toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
-import { asFd, type Fd } from "../../sys/fd.ts";
+import type { Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
-import { getWindowSize, isTerminal, openPty, type Pty, setWindowSize, type WindowSize } from "../../sys/pty.ts";
+import {
+  getWindowSize,
+  keepOwnMode,
+  openPty,
+  ownTerminal,
+  type Pty,
+  type RawMode,
+  setWindowSize,
+  type WindowSize,
+} from "../../sys/pty.ts";
 import { sendFdTo } from "../../sys/scm.ts";
 import { SIGKILL, SIGTERM } from "../../sys/signals.ts";
 import type { VmSize } from "../../vm/vm-config.ts";
@@ -43,6 +52,8 @@ export interface CreatedContainer {
   /** Its lock is held; the caller disposes of it. */
   readonly container: LockedContainer;
   readonly shim: PendingShim;
+  /** The mode of the terminal that we are started at, when the process has it: its shim, if killed, does not put it back. */
+  readonly terminalMode: RawMode | undefined;
 }
 
 /** The VM a container goes into, and how that is undone. */
@@ -80,9 +91,12 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
   const pty = openTerminal(bundle, options, undo);
   const size = terminalSize(bundle, options);
+  const terminal = terminalKind(bundle, pty);
+  const terminalMode = terminal === "shared" ? keepOwnMode() : undefined;
+  undo.defer(() => terminalMode?.restore());
   const shim = undo.use(
     await spawnShim({
-      launch: { socket: vm.socket, containerId: id, execId: id, terminal: terminalKind(bundle, pty) },
+      launch: { socket: vm.socket, containerId: id, execId: id, terminal },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: bundle.netns,
       cgroupDirs,
@@ -125,7 +139,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   connection.close();
   pty?.master.close();
   pty?.terminal.close();
-  return { container, shim };
+  return { container, shim, terminalMode };
 }
 
 /** As runc: who detaches must give somebody the terminal, and a terminal that nobody asked for cannot be given. */
@@ -142,8 +156,13 @@ export function checkTerminalFlags(terminal: boolean, detached: boolean, console
       "cannot use console socket if the runtime will not detach or allocate tty",
     );
   }
-  if (terminal && !detached && !isTerminal(asFd(0))) {
-    throw new HearthError("invalid-argument", "run with a terminal: standard input is not a terminal");
+  if (!terminal || detached) return;
+  using own = ownTerminal();
+  if (own === undefined) {
+    throw new HearthError(
+      "invalid-argument",
+      "run with a terminal: there is none, neither on a standard stream nor as /dev/tty",
+    );
   }
 }
 
@@ -297,7 +316,8 @@ function terminalKind(bundle: Bundle, pty: Pty | undefined): "none" | "session" 
 
 function terminalSize({ spec }: Bundle, { detached }: CreateOptions): WindowSize {
   if (spec.process.terminal !== true) return { rows: 0, columns: 0 };
-  return consoleSizeOf(spec.process.consoleSize, detached ? undefined : asFd(0));
+  using own = detached ? undefined : ownTerminal();
+  return consoleSizeOf(spec.process.consoleSize, own?.fd);
 }
 
 /** What the configuration says, else the size of our own terminal; 0 where unknown. */

@@ -11,7 +11,7 @@ import { startShim } from "../../shim/shim.ts";
 import { takeStandardFd } from "../../shim/standard-fds.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, dup } from "../../sys/fd.ts";
-import { makeRaw, openPty, setWindowSize } from "../../sys/pty.ts";
+import { isTerminal, makeRaw, openPty, ownTerminal, setWindowSize } from "../../sys/pty.ts";
 import type { FlagValues } from "../flags.ts";
 import { UsageError } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
@@ -134,11 +134,13 @@ async function createProcess(
   size: { readonly rows: number; readonly columns: number },
   options: { readonly timeoutMs: number; readonly signal: AbortSignal },
 ): Promise<void> {
+  // In the process itself: its first look at the terminal may come before a later change of its size.
+  const sized = size.rows > 0 ? { ...process, consoleSize: { height: size.rows, width: size.columns } } : process;
   await sandbox.execProcess(
     {
       containerId: record.id,
       execId,
-      processJson: new TextEncoder().encode(stringifySpec(process)),
+      processJson: new TextEncoder().encode(stringifySpec(sized)),
       terminalRows: size.rows,
       terminalColumns: size.columns,
       cgroup,
@@ -157,11 +159,12 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
   const hasTerminal = spec.terminal === true;
   await using connection = await connectContainer(record, timeoutMs);
-  const size = hasTerminal ? consoleSizeOf(spec.consoleSize, asFd(0)) : { rows: 0, columns: 0 };
+  using terminal = hasTerminal ? ownTerminal() : undefined;
+  const size = hasTerminal ? consoleSizeOf(spec.consoleSize, terminal?.fd) : { rows: 0, columns: 0 };
   const execId = newExecId();
   await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal }));
   if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(process.pid), { mode: 0o644 });
-  using terminal = hasTerminal ? dup(asFd(0)) : undefined;
+  const plainNewlines = hasTerminal && !isTerminal(asFd(1));
   using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
   const shim = startShim({
     target: { sandbox: connection.sandbox, containerId: record.id, execId },
@@ -172,6 +175,7 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
       stderr: hasTerminal ? undefined : dup(asFd(2)),
     },
     terminal: terminal?.fd,
+    plainNewlines,
     log: context.log,
   });
   await shim.ready;

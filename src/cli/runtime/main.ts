@@ -75,7 +75,9 @@ async function loadCommand(name: string): Promise<RuntimeCommand> {
   const entry = Object.hasOwn(RUNTIME_COMMANDS, name) ? RUNTIME_COMMANDS[name] : undefined;
   if (entry === undefined) {
     const near = didYouMean(name, Object.keys(RUNTIME_COMMANDS));
-    throw new HearthError("invalid-argument", `unknown command ${JSON.stringify(name)}${near}`);
+    // The status and the phrase are runc's.
+    const message = `unknown command ${JSON.stringify(name)}${near}: No help topic for '${name}'`;
+    throw new HearthError("invalid-argument", message, { exitCode: 3 });
   }
   return (await entry.load()).command;
 }

@@ -2,9 +2,7 @@
 import { HearthError } from "../../errors.ts";
 import { type LockedContainer, lockContainer } from "../../oci/container-store.ts";
 import { takeStandardFd } from "../../shim/standard-fds.ts";
-import { asFd, dup, isOpen } from "../../sys/fd.ts";
 import { exitCodeOf } from "../../sys/process.ts";
-import { isTerminal, keepMode } from "../../sys/pty.ts";
 import { parseSignal } from "../../sys/signals.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
@@ -27,7 +25,7 @@ export const command = defineRuntimeCommand({
   async run(context, flags, positionals) {
     const id = onlyContainerId(positionals);
     checkPreserveFds(flags["preserve-fds"]);
-    using forwarding = new DisposableStack();
+    using foreground = new DisposableStack();
     const created = await abortable(async (signal) => {
       const container = await createContainer(context, {
         id,
@@ -38,9 +36,10 @@ export const command = defineRuntimeCommand({
         signal,
       });
       // Here, so that there is no moment in which a signal would end us and leave the container behind.
-      if (!flags.detach) forwarding.use(forwardSignals(container));
+      if (!flags.detach) foreground.use(forwardSignals(container));
       return container;
     });
+    foreground.use(created.terminalMode);
     if (!flags.detach) created.shim.letGo();
     await startOrDelete(context, created);
     if (flags.detach) return 0;
@@ -78,9 +77,6 @@ function forwardSignals({ shim }: CreatedContainer): DisposableStack {
 
 /** Until the shim has ended as the process has. */
 async function waitInForeground({ shim }: CreatedContainer): Promise<number> {
-  using terminal = isOpen(0) && isTerminal(asFd(0)) ? dup(asFd(0)) : undefined;
-  // A shim that is killed cannot put the terminal back.
-  using _mode = terminal === undefined ? undefined : keepMode(terminal.fd);
   // The streams are the shim's: as long as we held them, nobody would see them closed.
   takeStandardFd(0)?.close();
   takeStandardFd(1)?.close();

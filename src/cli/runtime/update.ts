@@ -58,10 +58,11 @@ export const command = defineRuntimeCommand({
     // What the guest cannot have is said here; the sandbox process leaves it out again for itself.
     guestResources(resources, role, warnings);
     const resourcesJson = new TextEncoder().encode(stringifySpec(resources));
+    // First, as it is here that what somebody else has limited too is refused.
+    if (role.kind !== "member") warnings.push(...applyHostLimits(record.cgroupDirs, resources));
     await withSandbox(context, container.record, (sandbox, timeoutMs) =>
       sandbox.updateContainer({ containerId: id, resourcesJson }, { timeoutMs }),
     );
-    if (role.kind !== "member") warnings.push(...applyHostLimits(record.cgroupDirs, resources));
     for (const warning of warnings) context.log.warn(warning, { id });
   },
 });
