@@ -1,4 +1,4 @@
-/** Lists of a container's processes: their pids as JSON, or a table with the columns of `ps -ef`, read from /proc. */
+/** Lists of a container's processes: their pids as JSON, or a table with the columns of `ps -ef` or `ps x`, read from /proc. */
 import { readFileSync } from "node:fs";
 import { HearthError, toHearthError } from "../../errors.ts";
 
@@ -11,6 +11,8 @@ export interface ProcessRow {
   readonly ppid: number;
   /** Device number of the controlling terminal, 0 for none. */
   readonly tty: number;
+  /** One letter: running, sleeping, ... Source: proc(5), /proc/pid/stat. */
+  readonly state: string;
   /** Clock ticks of user and system time. */
   readonly cpuTicks: number;
   /** Clock ticks after boot. */
@@ -18,17 +20,18 @@ export interface ProcessRow {
   readonly command: string;
 }
 
-/** `format` "json" or "table"; `args` are ps's own and may only ask for what the table is anyway. */
+/** `format` "json" or "table"; `args` are ps's own: `-e`, `-f` and their like for the one table, with an x for the other. */
 export function processList(pids: readonly number[], format: string, args: readonly string[]): Uint8Array {
   const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
   if (format === "json") return encode(JSON.stringify(pids));
   if (format !== "" && format !== "table") {
     throw new HearthError("invalid-argument", `list processes: unknown format "${format}"`);
   }
-  const other = args.find((arg) => !/^-?[ef]+$/.test(arg));
+  const other = args.find((arg) => !/^-?[aefx]+$/.test(arg));
   if (other !== undefined) throw new HearthError("unimplemented", `list processes: ps argument "${other}"`);
   const rows = pids.flatMap((pid) => readRow(pid) ?? []);
-  return encode(formatTable(rows, new Date(), bootTimeMs()));
+  const short = args.some((arg) => arg.includes("x"));
+  return encode(short ? formatShortTable(rows) : formatTable(rows, new Date(), bootTimeMs()));
 }
 
 export function formatTable(rows: readonly ProcessRow[], now: Date, bootMs: number): string {
@@ -39,7 +42,8 @@ export function formatTable(rows: readonly ProcessRow[], now: Date, bootMs: numb
     const cpuSeconds = row.cpuTicks / TICKS_PER_SECOND;
     const load = aliveSeconds === 0 ? 0 : Math.min(Math.floor((100 * cpuSeconds) / aliveSeconds), 99);
     lines.push([
-      String(row.uid),
+      // The one name that the guest knows; those of a container are its own.
+      row.uid === 0 ? "root" : String(row.uid),
       String(row.pid),
       String(row.ppid),
       String(load),
@@ -49,17 +53,33 @@ export function formatTable(rows: readonly ProcessRow[], now: Date, bootMs: numb
       row.command,
     ]);
   }
-  const widths = lines[0]?.map((_title, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0))) ?? [];
-  return lines.map((line) => `${line.map((cell, column) => padded(cell, column, widths)).join(" ")}\n`).join("");
+  return aligned(lines);
 }
 
-const LEFT_ALIGNED = new Set([0, 5, 7]);
-const COMMAND_COLUMN = 7;
+/** As `ps x` has it. */
+export function formatShortTable(rows: readonly ProcessRow[]): string {
+  const lines = [["PID", "TTY", "STAT", "TIME", "COMMAND"]];
+  for (const { pid, tty, state, cpuTicks, command } of rows) {
+    const seconds = Math.floor(cpuTicks / TICKS_PER_SECOND);
+    const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+    lines.push([String(pid), terminalName(tty), state, time, command]);
+  }
+  // procps begins with a pid of seven characters.
+  return aligned(lines.map(([pid = "", ...cells]) => [pid.padStart(7), ...cells]));
+}
 
-function padded(cell: string, column: number, widths: readonly number[]): string {
-  if (column === COMMAND_COLUMN) return cell;
-  const width = widths[column] ?? 0;
-  return LEFT_ALIGNED.has(column) ? cell.padEnd(width) : cell.padStart(width);
+const LEFT_ALIGNED = new Set(["UID", "TTY", "STAT"]);
+
+/** The first line has the titles; the last column is as wide as it is. */
+function aligned(lines: readonly (readonly string[])[]): string {
+  const titles = lines[0] ?? [];
+  const widths = titles.map((_title, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  const padded = (cell: string, column: number): string => {
+    if (column === titles.length - 1) return cell;
+    const width = widths[column] ?? 0;
+    return LEFT_ALIGNED.has(titles[column] ?? "") ? cell.padEnd(width) : cell.padStart(width);
+  };
+  return lines.map((line) => `${line.map(padded).join(" ")}\n`).join("");
 }
 
 /** "09:30" for today, "Nov23" for earlier. */
@@ -105,6 +125,7 @@ function readRow(pid: number): ProcessRow | undefined {
     pid,
     ppid: at(1),
     tty: at(4),
+    state: fields[0] ?? "?",
     cpuTicks: at(11) + at(12),
     startTicks: at(19),
     // A line break in an argument would make two rows of one.

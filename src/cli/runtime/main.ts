@@ -62,6 +62,7 @@ export async function runtimeMain(
   let command: RuntimeCommand | undefined;
   try {
     const [name = "", ...commandArgs] = rest;
+    context.log.debug("command begins", { command: name });
     command = await loadCommand(name);
     if (asksForHelp(command, commandArgs)) return await printUsage(program, name, command);
     return await command.run(context, commandArgs);

@@ -23,6 +23,17 @@ const limited = (
     ...extra,
   });
 
+/** Quota and period of the container's cgroup. */
+const cpuLimit = {
+  run: [
+    "exec",
+    "$ID",
+    "/bin/sh",
+    "-c",
+    "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)",
+  ],
+} as const;
+
 export const CGROUPS: Topic = {
   topic: "cgroups",
   cases: [
@@ -242,16 +253,21 @@ export const CGROUPS: Topic = {
           stdout: `${80 * MIB}\n70`,
         },
         { run: ["update", "--cpu-quota", "20000", "--cpu-period", "100000", "$ID"] },
-        {
-          run: [
-            "exec",
-            "$ID",
-            "/bin/sh",
-            "-c",
-            "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)",
-          ],
-          stdout: "20000 100000",
-        },
+        { ...cpuLimit, stdout: "20000 100000" },
+      ],
+    },
+    {
+      name: "an update of one half of the CPU limit leaves the other",
+      spec: "config-linux.md#cpu",
+      config: { linux: { resources: { cpu: { quota: 50_000, period: 100_000 }, memory: { limit: 64 * MIB } } } },
+      steps: [
+        { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+        { run: ["update", "$ID", "--cpu-period", "90000"] },
+        { ...cpuLimit, stdout: "50000 90000" },
+        { run: ["update", "$ID", "--cpu-quota", "60000"] },
+        { ...cpuLimit, stdout: "60000 90000" },
+        { run: ["update", "$ID", "--cpu-quota", "-1"] },
+        { ...cpuLimit, stdout: /^(max|-1) 90000$/ },
       ],
     },
     {
