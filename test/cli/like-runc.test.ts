@@ -95,7 +95,6 @@ describe("as runc", () => {
         ["kill", "c1", "--bogus"],
         ["kill", "c1", "9", "--all"],
         ["delete", "c1", "--force"],
-        ["delete", "-force", "c1"],
         ["start", "c1", "--", "--force"],
         ["bogus"],
         ["bogus", "--help"],
