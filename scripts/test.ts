@@ -15,7 +15,7 @@ import { type CellOutcome, OUTCOME_FILE, OUTPUT_FILE } from "./test/outcome.ts";
 
 const SOURCE_DIRS = ["src", "guest", "scripts", "bench"];
 /** What takes long goes first, so that no core is idle while the last file runs. */
-const LONGEST = ["test/vsock/", "test/conformance/", "test/engines/", "test/e2e/"];
+const LONGEST = ["test/vsock/", "test/test-host/", "test/conformance/", "test/engines/", "test/e2e/"];
 /** Beyond this many VMs that are emulated at once, memory is short before cores are. */
 const JOBS_MAX = 4;
 const HEARTBEAT_MS = 30_000;
