@@ -4,6 +4,8 @@ import { prints, refuses, type Topic } from "../case.ts";
 const linux = (members: Record<string, unknown>): { config: Record<string, unknown> } => ({
   config: { linux: members },
 });
+/** Who maps root of a user namespace must have it. Source: user_namespaces(7). */
+const SETFCAP = ["CAP_SETFCAP"];
 const SYSCTL = "config-linux.md#sysctl";
 const MASKED = "config-linux.md#masked-paths";
 const READONLY = "config-linux.md#readonly-paths";
@@ -29,6 +31,18 @@ export const PATHS: Topic = {
     ),
     prints("a masked path that is missing is none", MASKED, "echo ok", "ok", linux({ maskedPaths: ["/nowhere"] })),
     prints("masked paths of /proc", MASKED, "wc -c </proc/version", "0", linux({ maskedPaths: ["/proc/version"] })),
+    prints(
+      "a user namespace of its own shows a process no more of /proc",
+      MASKED,
+      "unshare -mrpf mount -t proc proc /proc 2>/dev/null && head -c 1 /proc/version || echo refused",
+      "refused",
+      {
+        config: {
+          linux: { maskedPaths: ["/proc/version"], readonlyPaths: ["/proc/sys"] },
+          process: { capabilities: { bounding: SETFCAP, effective: SETFCAP, permitted: SETFCAP } },
+        },
+      },
+    ),
     prints("a read-only file", READONLY, "echo x 2>/dev/null >/fixed || cat /fixed", "fixed", {
       files: { "rootfs/fixed": "fixed\n" },
       ...linux({ readonlyPaths: ["/fixed"] }),
