@@ -19,9 +19,9 @@ const TIMEOUT_MS = 120_000;
 const ID = `fault-${process.pid}`;
 const EVENT_TIMEOUT_MS = 30_000;
 
-/** Steps that a lone container without network does not take; those of the pool and of templates have tests of their own. */
+/** Steps that a lone container without network and disks does not take; they have tests of their own, as those of pool and templates. */
 const NOT_TAKEN: ReadonlySet<SandboxStep> = new Set([
-  ...(["connect-network", "mount-volumes", "exec-process", "rehearse", "pause", "resume"] as const),
+  ...(["connect-network", "mount-volumes", "plug-disks", "exec-process", "rehearse", "pause", "resume"] as const),
   ...(["restore", "close-agent", "save"] as const),
 ]);
 
