@@ -69,7 +69,7 @@ describe.each([
 
   /** Bytes that the VM of the container may take of this host, in its cgroup of version 1. */
   function hostBound(id: string): string {
-    return readFileSync(`/sys/fs/cgroup/memory/hearth-${id}/memory.limit_in_bytes`, "utf8").trim();
+    return readFileSync(`/sys/fs/cgroup/memory/hearth-${id}.scope/memory.limit_in_bytes`, "utf8").trim();
   }
 
   test(
