@@ -436,7 +436,7 @@ describe("life of a container", () => {
     expect(pids).toEqual([expect.any(Number)]);
     const [title, row] = (await text("table")).trimEnd().split("\n");
     expect(title?.trim().split(/\s+/)).toEqual(["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
-    expect(row).toMatch(/^0 +\d+ +\d+ +\d+ \S+ +\? +00:00:00 (?:sleep 1000|sh -c .*)$/);
+    expect(row).toMatch(/^root +\d+ +\d+ +\d+ \S+ +\? +00:00:00 (?:sleep 1000|sh -c .*)$/);
     expect(await rejection(text("xml"))).toMatchObject({ code: "invalid-argument" });
     expect(await rejection(text("table", ["-o", "pid"]))).toMatchObject({ code: "unimplemented" });
   });
