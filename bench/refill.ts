@@ -4,8 +4,8 @@ import { KINDS, memoryOf, type PoolUnderTest, withPool } from "./pool-under-test
 import type { Report } from "./report.ts";
 
 const REFILLS = 7;
-/** Booted VMs share little but programs and the guest's image. */
-const IDLE = 2;
+/** More of them would share programs and pages of the guest's image; what a pool of many takes is in growth.ts. */
+const IDLE = 1;
 
 export async function measureRefill(report: Report): Promise<void> {
   let bootedMs: number | undefined;
