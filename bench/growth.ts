@@ -5,6 +5,8 @@ import { cpuMsOf, type Kind, memoryOf, type PoolUnderTest, templateMib, withPool
 import type { Report } from "./report.ts";
 
 const IDLE_MS = 30_000;
+/** After work a process's garbage collector wakes up once a second for half a minute. */
+const SETTLE_MS = 35_000;
 const CLAIMS = 10;
 
 export async function measureGrowthOfClones(report: Report): Promise<void> {
@@ -41,13 +43,19 @@ async function measurePool(report: Report, pool: PoolUnderTest, name: string): P
 
 /**
  * Every VM is checked once first, so that all have run since they were made. Checks are rare and CPU time is counted in
- * hundredths of a second, so what lies between them and what one costs are measured apart and put together.
+ * hundredths of a second, so what lies between them and what one costs, with what follows it, are measured apart and
+ * put together.
  */
 async function reportIdleCpu(report: Report, pool: PoolUnderTest, name: string): Promise<void> {
-  await pool.checkAll();
+  const checkAndSettle = async (): Promise<number> => {
+    const checks = await pool.checkAll();
+    await Bun.sleep(SETTLE_MS);
+    return checks;
+  };
+  await checkAndSettle();
   const idle = await cpuPercent(pool, () => Bun.sleep(IDLE_MS));
   report.record(`${name}: idle CPU between checks`, idle.percent, "% of a core");
-  const checked = await cpuPercent(pool, () => pool.checkAll());
+  const checked = await cpuPercent(pool, checkAndSettle);
   const checkMs = (((checked.percent - idle.percent) / 100) * checked.elapsedMs) / checked.result;
   report.record(`${name}: CPU time of one check`, checkMs, "ms");
   const intervalMs = DEFAULT_CONFIG.factory.vm_cache_check_interval_s * 1000;

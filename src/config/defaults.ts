@@ -40,7 +40,7 @@ export const DEFAULT_CONFIG: HearthConfig = {
     vm_cache_backoff_max_ms: 60_000,
     vm_cache_age_max_s: 86_400,
     vm_cache_memory_max: 0,
-    vm_cache_check_interval_s: 120,
+    vm_cache_check_interval_s: 300,
     vm_cache_queue_length: 256,
     vm_cache_metrics_endpoint: defaultMetricsSocket(DEFAULT_RUN_DIR),
     vm_cache_metrics_port: 0,
