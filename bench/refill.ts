@@ -32,7 +32,9 @@ async function refillMs(pool: PoolUnderTest): Promise<number> {
 async function reportMemory(report: Report, pool: PoolUnderTest): Promise<void> {
   const memory = await memoryOf(pool);
   memory.delete("server");
-  for (const [name, mib] of memory) report.memory(`PSS of an idle VM, booted: ${name}`, mib / IDLE);
   const all = [...memory.values()].reduce((sum, mib) => sum + mib, 0);
+  for (const [name, mib] of memory) {
+    report.record(`PSS of an idle VM, booted: ${name}`, mib / IDLE, "MiB", { "all of it": mib / all });
+  }
   report.memory("PSS of an idle VM, booted: all of it", all / IDLE);
 }

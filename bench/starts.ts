@@ -42,21 +42,23 @@ async function measure(report: Report, hearth: Hearth, hold: HeldQemu): Promise<
   const runc = report.time("runc: run to first output", await sample(STARTS, () => firstOutput(runcRun(bundle))));
   const cold = await sample(STARTS, () => firstOutput(run(hearth, bundle, hearth.configPath)));
   const coldMs = report.time("cold: run to first output", cold, { runc: cold.median / runc });
-  await measureRunning(report, hearth);
+  await measureRunning(report, hearth, coldMs);
   await measurePool(report, hearth, hold, bundle, coldMs, runc);
-  await measureClaimLatency(report, hearth);
-  report.record("executable", statSync(hearth.executable).size / MIB, "MiB");
-  report.record("unpacked guest", guestMib(hearth.dataDir), "MiB");
+  await measureClaimLatency(report, hearth, coldMs);
+  const executable = statSync(hearth.executable).size / MIB;
+  report.record("executable", executable, "MiB");
+  const guest = guestMib(hearth.dataDir);
+  report.record("unpacked guest", guest, "MiB", { "the executable": guest / executable });
 }
 
 /** Commands on a container that runs, and its end. */
-async function measureRunning(report: Report, hearth: Hearth): Promise<void> {
+async function measureRunning(report: Report, hearth: Hearth, cold: number): Promise<void> {
   const bundle = await hearth.bundle({ args: ["sleep", "100000"] });
   const start = () => wholeProcess(runtime(hearth, ["run", "--detach", "--bundle", bundle, "bench"]));
   const end = () => wholeProcess(runtime(hearth, ["delete", "--force", "bench"]));
   await start();
   const exec = await sample(STARTS, () => wholeProcess(runtime(hearth, ["exec", "bench", "true"])));
-  report.time("exec true, whole process", exec);
+  report.time("exec true, whole process", exec, { cold: exec.median / cold });
   // By turns, so that a machine that becomes slower meanwhile is that for both.
   const crun: number[] = [];
   const state = await sample(QUICK, async () => {
@@ -70,7 +72,8 @@ async function measureRunning(report: Report, hearth: Hearth): Promise<void> {
     await start();
     ends.push(await end());
   }
-  report.time("delete --force of a running container", summarize(ends));
+  const ended = summarize(ends);
+  report.time("delete --force of a running container", ended, { cold: ended.median / cold });
 }
 
 async function measurePool(
@@ -100,11 +103,11 @@ async function measurePool(
     return await firstOutput(run(hearth, bundle, config));
   });
   report.time("warm: run to first output, refill competing", competing, { cold: competing.median / cold });
-  await measureRefilled(report, hearth, full);
+  await measureRefilled(report, hearth, full, cold);
 }
 
 /** From a claim until the next VM is idle, in a pool of one; nobody adopts, so each VM ends. */
-async function measureRefilled(report: Report, hearth: Hearth, full: () => Promise<void>): Promise<void> {
+async function measureRefilled(report: Report, hearth: Hearth, full: () => Promise<void>, cold: number): Promise<void> {
   await using client = new GrpcClient(hearth.endpoint);
   const cache = createGrpcClient(CacheService, client);
   const refills: number[] = [];
@@ -116,11 +119,12 @@ async function measureRefilled(report: Report, hearth: Hearth, full: () => Promi
     while (!isNext()) await Bun.sleep(5);
     refills.push(performance.now() - startedAt);
   }
-  report.time("hand-out to refilled", summarize(refills));
+  const refill = summarize(refills);
+  report.time("hand-out to refilled", refill, { cold: refill.median / cold });
 }
 
 /** On one connection, as its clients do it: Config, then GetBaseVM, of a pool that the server itself says is full. */
-async function measureClaimLatency(report: Report, hearth: Hearth): Promise<void> {
+async function measureClaimLatency(report: Report, hearth: Hearth, cold: number): Promise<void> {
   await using _pool = startPool(hearth, CLAIMED_POOL);
   await using client = new GrpcClient(hearth.endpoint);
   const cache = createGrpcClient(CacheService, client);
@@ -137,8 +141,8 @@ async function measureClaimLatency(report: Report, hearth: Hearth): Promise<void
     claims.push(performance.now() - startedAt);
   }
   const claim = summarize(claims);
-  report.time("GetBaseVM after Config, p50", claim);
-  report.record("GetBaseVM after Config, p99", claim.p99, "ms");
+  report.time("GetBaseVM after Config, p50", claim, { cold: claim.median / cold });
+  report.record("GetBaseVM after Config, p99", claim.p99, "ms", { p50: claim.p99 / claim.median });
 }
 
 function guestMib(dataDir: string): number {
