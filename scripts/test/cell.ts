@@ -14,11 +14,19 @@ import { type ChildProcess, spawnProcess } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 
 const CGROUPS = "/sys/fs/cgroup";
-/** Joins the cgroups named before "--", so that the new cgroup namespace begins there, and becomes what comes after it. */
+/** In cgroup v2 only a directory without processes hands its controllers on to those below: ours are in this one of them. */
+const LEAF = "tests";
+/**
+ * Joins the cgroups named before "--", so that the new cgroup namespace begins there, then their leaves where there are
+ * any, and becomes what comes after it.
+ */
 const ENTER = `
-while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done
-shift
-exec unshare --mount --net --pid --cgroup --fork --kill-child --mount-proc --propagation private -- "$@"`;
+for dir; do [ "$dir" != -- ] || break; echo $$ > "$dir/cgroup.procs"; done
+exec unshare --cgroup -- /bin/sh -euc '
+  while [ "$1" != -- ]; do [ ! -d "$1/${LEAF}" ] || echo $$ > "$1/${LEAF}/cgroup.procs"; shift; done
+  shift
+  exec unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private -- "$@"
+' sh "$@"`;
 
 export interface Cell extends AsyncDisposable {
   /** Ends when its first process ends; killing it ends everything in the cell. */
@@ -41,6 +49,7 @@ export function openCell({ name, argv, cwd, env }: CellOptions): Cell {
     dir: join(mountPoint, name),
   }));
   createHostCgroup(cgroups);
+  if (isUnified(cgroupMounts())) mkdirSync(join(CGROUPS, name, LEAF));
   const dirs = cgroups.map(({ dir }) => dir);
   const child = spawnProcess({
     argv: ["/bin/sh", "-euc", ENTER, "sh", ...dirs, "--", ...argv],
@@ -72,16 +81,18 @@ export async function furnishCell(): Promise<void> {
     mount({ source: type, target: mountPoint, type, data: data.join(",") });
   }
   for (const [link, target] of links) symlinkSync(target, link);
-  if (cgroups.length === 1 && cgroups[0]?.type === "cgroup2") delegateControllers();
+  if (isUnified(cgroups)) delegateControllers();
   mount({ source: "tmpfs", target: "/run", type: "tmpfs", data: "mode=755" });
   await runOrThrow(["ip", "link", "set", "lo", "up"]);
 }
 
-/** In cgroup v2 only a directory without processes hands its controllers on to those below; we move out of its way. */
+/** True where the host has cgroup v2 alone. */
+function isUnified(mounts: readonly MountEntry[]): boolean {
+  return mounts.length === 1 && mounts[0]?.type === "cgroup2";
+}
+
+/** The directory is ours to hand on: all that is in the cell is in its leaf. */
 function delegateControllers(): void {
-  const own = join(CGROUPS, "tests");
-  mkdirSync(own);
-  writeFileSync(join(own, "cgroup.procs"), String(process.pid));
   const controllers = readFileSync(join(CGROUPS, "cgroup.controllers"), "utf8").split(/\s/).filter(Boolean);
   writeFileSync(join(CGROUPS, "cgroup.subtree_control"), controllers.map((name) => `+${name}`).join(" "));
 }
