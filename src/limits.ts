@@ -247,6 +247,8 @@ export const QEMU_END_WAIT_MS = 1000;
 export const UNPLUG_TIMEOUT_MS = 20_000;
 /** Milliseconds to save or restore a VM's state: its memory once through a file, on a slow disk. */
 export const MIGRATION_TIMEOUT_MS = 60_000;
+/** Milliseconds between two looks whether QEMU has finished with a VM it has saved: an instant, if it comes to that. */
+export const MIGRATION_FINALIZED_POLL_MS = 2;
 /** Bytes a second of a migration; its own default would slow a local file down. */
 export const MIGRATION_BANDWIDTH = 64 * 1024 * 1024 * 1024;
 /** Milliseconds for `qemu --version`. */

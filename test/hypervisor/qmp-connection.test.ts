@@ -2,70 +2,16 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { DeadlineError, HearthError } from "../../src/errors.ts";
-import { QmpClient } from "../../src/hypervisor/qemu/qmp/client.ts";
 import { QmpConnection } from "../../src/hypervisor/qemu/qmp/connection.ts";
 import { QmpError } from "../../src/hypervisor/qemu/qmp/message.ts";
 import { QMP_CALLS_PENDING_MAX, QMP_LINE_BYTES_MAX } from "../../src/limits.ts";
-import type { FdPassingStream } from "../../src/sys/fd-passing-stream.ts";
 import { rejection } from "../harness/rejection.ts";
-import { type MemoryStream, streamPair } from "../harness/stream-pair.ts";
+import { GREETING, ScriptedQmp } from "../harness/scripted-qmp.ts";
 
-const GREETING = { QMP: { version: { qemu: { major: 7, minor: 2, micro: 0 }, package: "" }, capabilities: [] } };
-
-interface Server {
-  readonly stream: MemoryStream;
-  send(message: unknown): void;
-  sendBytes(bytes: Uint8Array): void;
-  /** The next command that arrives. */
-  command(): Promise<{ execute: string; arguments: unknown; id: number }>;
-}
-
-function serverOn(stream: MemoryStream): Server {
-  let buffered = "";
-  const sendBytes = (bytes: Uint8Array): void => {
-    stream.write(bytes).catch(() => undefined);
-  };
-  return {
-    stream,
-    sendBytes,
-    send: (message) => sendBytes(new TextEncoder().encode(`${JSON.stringify(message)}\r\n`)),
-    async command() {
-      while (!buffered.includes("\n")) {
-        const chunk = await stream.read();
-        if (chunk === null) throw new Error("client closed");
-        buffered += new TextDecoder().decode(chunk);
-      }
-      const end = buffered.indexOf("\n");
-      const line = buffered.slice(0, end);
-      buffered = buffered.slice(end + 1);
-      return JSON.parse(line);
-    },
-  };
-}
-
-const opened: AsyncDisposable[] = [];
-afterEach(async () => {
-  for (const resource of opened.splice(0)) await resource[Symbol.asyncDispose]();
-});
-
-function pair(chunkBytes = 64 * 1024): readonly [FdPassingStream, Server] {
-  const [client, server] = streamPair(chunkBytes);
-  opened.push(client, server);
-  const passing: FdPassingStream = Object.assign(client, {
-    writeWithFds: (data: Uint8Array) => client.write(data),
-  });
-  return [passing, serverOn(server)];
-}
-
-async function connected(chunkBytes?: number): Promise<readonly [QmpClient, Server]> {
-  const [stream, server] = pair(chunkBytes);
-  const opening = QmpConnection.open(stream);
-  server.send(GREETING);
-  const { execute, id } = await server.command();
-  expect(execute).toBe("qmp_capabilities");
-  server.send({ return: {}, id });
-  return [new QmpClient(await opening), server];
-}
+const scripted = new ScriptedQmp();
+afterEach(() => scripted.close());
+const pair = scripted.pair.bind(scripted);
+const connected = scripted.connected.bind(scripted);
 
 describe("opening", () => {
   test("greets, negotiates, and knows the version, whatever the chunks", async () => {

@@ -1,8 +1,14 @@
 /** Saving a paused VM to a file and continuing one from it, by QEMU's migration. */
 import { unlinkSync } from "node:fs";
-import { HearthError } from "../../errors.ts";
-import { MIGRATION_BANDWIDTH, MIGRATION_TIMEOUT_MS } from "../../limits.ts";
+import { DeadlineError, HearthError } from "../../errors.ts";
+import {
+  MIGRATION_BANDWIDTH,
+  MIGRATION_FINALIZED_POLL_MS,
+  MIGRATION_TIMEOUT_MS,
+  QMP_CALL_TIMEOUT_MS,
+} from "../../limits.ts";
 import { O_CREAT, O_NOFOLLOW, O_RDONLY, O_TRUNC, O_WRONLY, openFd } from "../../sys/fd.ts";
+import { sleep } from "../../util/wait.ts";
 import type { SaveOptions } from "../interface.ts";
 import { peripherals } from "./hotplug.ts";
 import type { QmpClient } from "./qmp/client.ts";
@@ -25,6 +31,7 @@ export async function saveVm(qmp: QmpClient, options: SaveOptions, signal?: Abor
       await prepare(qmp, options, signal);
       await qmp.run("getfd", { fdname: STATE_FD }, { signal, fds: [file.fd] });
       await finish(qmp, "save VM", () => qmp.run("migrate", { uri: `fd:${STATE_FD}` }, { signal }), signal);
+      await finalized(qmp, signal);
       return;
     } catch (thrown) {
       await qmp.run("migrate_cancel", {}).catch(() => undefined);
@@ -49,6 +56,20 @@ async function prepare(qmp: QmpClient, options: SaveOptions, signal: AbortSignal
   ];
   await qmp.run("migrate-set-capabilities", { capabilities }, { signal });
   await qmp.run("migrate-set-parameters", { "max-bandwidth": MIGRATION_BANDWIDTH }, { signal });
+}
+
+/**
+ * QEMU announces "completed" shortly before it leaves the state "finish-migrate", in which it refuses to continue the
+ * VM, and has no event for that: asked for until then.
+ */
+async function finalized(qmp: QmpClient, signal: AbortSignal | undefined): Promise<void> {
+  const deadline = performance.now() + QMP_CALL_TIMEOUT_MS;
+  for (;;) {
+    const { status } = await qmp.run("query-status", {}, { signal });
+    if (status !== "finish-migrate") return;
+    if (performance.now() > deadline) throw new DeadlineError("save VM: finish migration", QMP_CALL_TIMEOUT_MS);
+    await sleep(MIGRATION_FINALIZED_POLL_MS, signal);
+  }
 }
 
 const END_STATES: ReadonlySet<string> = new Set(["completed", "failed", "cancelled"]);
