@@ -124,7 +124,8 @@ export async function resolveLibraries(programs: readonly string[]): Promise<Rea
   return new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-async function findLibrary(name: string): Promise<string> {
+/** Path of a library of the building machine's, by the name that programs have for it. "not-found" when it has none. */
+export async function findLibrary(name: string): Promise<string> {
   for (const directory of HOST_LIBRARY_DIRECTORIES) {
     const path = join(directory, name);
     if (await Bun.file(path).exists()) return path;

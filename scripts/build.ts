@@ -1,13 +1,25 @@
 /** Builds what is missing or out of date: the protocol code, the guest, and the one executable that carries it. */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { join, relative } from "node:path";
 import { promisify } from "node:util";
 import { constants, zstdCompress } from "node:zlib";
 import { buildGuest, type GuestBuild } from "../guest/build.ts";
+import { findLibrary } from "../guest/image.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { EMBEDDED_GUEST_DIR, GUEST_MANIFEST } from "../src/paths.ts";
+import { EMBEDDED_GUEST_DIR, EMBEDDED_LIBRARY_DIR, GUEST_MANIFEST, SECCOMP_LIBRARY } from "../src/paths.ts";
 import { lock } from "../src/sys/lock.ts";
 import { generateCommand, PROTOCOLS } from "./protocols.ts";
 import { mustRun, REPOSITORY, runCommand, step } from "./step.ts";
@@ -103,6 +115,19 @@ async function compressGuest(guest: GuestBuild): Promise<string> {
   return `${mib(sizes.reduce((sum, size) => sum + size, 0))} MiB`;
 }
 
+/** The libraries that the executable carries beside the guest, as Debian has them. Gives their digest. */
+async function embedLibraries(): Promise<string> {
+  const path = await findLibrary(SECCOMP_LIBRARY);
+  const target = join(EMBED_DIR, EMBEDDED_LIBRARY_DIR);
+  await mkdir(target, { recursive: true });
+  const work = join(target, `.${SECCOMP_LIBRARY}`);
+  await copyFile(path, work);
+  await rename(work, join(target, SECCOMP_LIBRARY));
+  return createHash("sha256")
+    .update(await readFile(path))
+    .digest("hex");
+}
+
 function mib(bytes: number): string {
   return (bytes / 2 ** 20).toFixed(1);
 }
@@ -121,6 +146,7 @@ async function buildExecutable(guest: GuestBuild): Promise<string> {
     ["package.json", "package-lock.json", "scripts/build.ts", ...sources],
     Bun.version,
     guest.digest,
+    await embedLibraries(),
   );
   const commit = await describeCommit(digest);
   const stamp = `${digest} ${commit}`;
@@ -136,7 +162,8 @@ async function buildExecutable(guest: GuestBuild): Promise<string> {
     const defines = Object.entries(names).flatMap(([name, value]) => ["--define", `${name}=${JSON.stringify(value)}`]);
     const output = join(work, "hearth");
     const entry = join(REPOSITORY, "src/main.ts");
-    const argv = [process.execPath, "build", ...COMPILE_FLAGS, ...defines, `--asset=${EMBEDDED_GUEST_DIR}`, entry];
+    const assets = [EMBEDDED_GUEST_DIR, EMBEDDED_LIBRARY_DIR].map((dir) => `--asset=${dir}`);
+    const argv = [process.execPath, "build", ...COMPILE_FLAGS, ...defines, ...assets, entry];
     await mustRun([...argv, "--outfile", output], EMBED_DIR);
     await rename(output, EXECUTABLE);
   } finally {

@@ -123,6 +123,11 @@ export const GUEST_FILES = { kernel: "vmlinux", initrd: "initrd.cpio", image: "r
 export const GUEST_MANIFEST = "manifest.json";
 /** Directory inside the executable that holds the manifest and the compressed files (`<name>.zst`). */
 export const EMBEDDED_GUEST_DIR = "guest";
+/** And of the library there, a file of its own beside it. */
+export const EMBEDDED_LIBRARY_DIR = "lib";
+export const SECCOMP_LIBRARY = "libseccomp.so.2";
+/** Where `bun build --compile` mounts what it embeds. Source: bun.com/docs/bundler/executables. */
+export const EMBEDDED_ROOT = "/$bunfs/root";
 
 /** Unpacked guest assets of one digest; every file appears by rename, so it is whole or absent. */
 export interface GuestPaths {

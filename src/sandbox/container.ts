@@ -16,6 +16,7 @@ import { inMountNamespace } from "../sys/namespace.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
+import { withSeccompProgram } from "./seccomp-filter.ts";
 import type { Steps } from "./steps.ts";
 
 /** What ties something to the life of a client: compared by identity. */
@@ -134,7 +135,7 @@ export class Container {
         }
       });
     }
-    const config = withTerminalSize(guest.config, size);
+    const config = withSeccompProgram(withTerminalSize(guest.config, size));
     await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
       agent.agent.createContainer(
         {

@@ -1,4 +1,4 @@
-/** Anonymous memory as a file: a copy of another file's content that no directory names. */
+/** Anonymous memory as a file that no directory names: an empty one, or a copy of another file's content. */
 import { fstatSync } from "node:fs";
 import { SystemError } from "../errors.ts";
 import { asFd, O_RDONLY, OwnedFd, openFd } from "./fd.ts";
@@ -17,10 +17,15 @@ const SEEK_SET = 0;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
+/** An empty file, readable and writable. `name` is for /proc alone. */
+export function memoryFile(name: string): OwnedFd {
+  return new OwnedFd(asFd(check(libc().memfd_create(cString(name), MFD_CLOEXEC), "make memory file")));
+}
+
 /** `name` is for /proc alone. Holes stay holes, so that memory nobody has written to costs nothing. */
 export function copyToMemory(path: string, name: string): OwnedFd {
   using source = openFd(path, O_RDONLY);
-  const memory = new OwnedFd(asFd(check(libc().memfd_create(cString(name), MFD_CLOEXEC), "make memory file")));
+  const memory = memoryFile(name);
   try {
     const size = BigInt(fstatSync(source.fd).size);
     check(libc().ftruncate(memory.fd, size), "size memory file");

@@ -1,7 +1,7 @@
 /** Where the guest's files come from: the executable that carries them, or the build directory when run from source. */
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { EMBEDDED_GUEST_DIR, GUEST_MANIFEST } from "../paths.ts";
+import { EMBEDDED_GUEST_DIR, EMBEDDED_ROOT, GUEST_MANIFEST } from "../paths.ts";
 import { type GuestManifest, parseGuestManifest } from "./guest-manifest.ts";
 
 /** Files compressed with zstd, each named `<name>.zst`, beside the manifest. */
@@ -19,9 +19,6 @@ export interface BuiltGuest {
 }
 
 export type GuestSource = PackedGuest | BuiltGuest;
-
-/** Where `bun build --compile` mounts what it embeds. Source: bun.com/docs/bundler/executables. */
-const EMBEDDED_ROOT = "/$bunfs/root";
 
 /** The guest of this program; undefined when it was built without one. Reads the manifest only. */
 export function guestSource(): GuestSource | undefined {

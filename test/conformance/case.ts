@@ -50,8 +50,11 @@ export interface Case {
   readonly config?: Readonly<Record<string, unknown>>;
   /** The whole of config.json as text, for files that are no configuration at all. */
   readonly configText?: string;
-  /** Files below the case's directory, by relative path; those of `rootfs/` are the container's. A `#!` makes it executable. */
-  readonly files?: Readonly<Record<string, string>>;
+  /**
+   * Files below the case's directory, by relative path; those of `rootfs/` are the container's. A text with `#!` is
+   * executable, and so are bytes.
+   */
+  readonly files?: Readonly<Record<string, string | Uint8Array>>;
   /** Symbolic links below the case's directory: link to target. */
   readonly links?: Readonly<Record<string, string>>;
   /** Directories below the case's directory. */

@@ -62,11 +62,12 @@ async function layOut(given: Case, place: Place): Promise<void> {
   const { dir, subject } = place;
   await makeRootfs(join(dir, "rootfs"));
   for (const path of given.directories ?? []) mkdirSync(join(dir, path), { recursive: true });
-  for (const [path, text] of Object.entries(given.files ?? {})) {
+  for (const [path, content] of Object.entries(given.files ?? {})) {
     const file = join(dir, path);
     mkdirSync(dirname(file), { recursive: true });
-    writeFileSync(file, fill(text, place));
-    if (text.startsWith("#!")) chmodSync(file, 0o755);
+    const isText = typeof content === "string";
+    writeFileSync(file, isText ? fill(content, place) : content);
+    if (!isText || content.startsWith("#!")) chmodSync(file, 0o755);
   }
   for (const [path, target] of Object.entries(given.links ?? {})) symlinkSync(target, join(dir, path));
   const config = bundleConfig({ args: given.args ?? ["/bin/sleep", "1000"], config: given.config ?? {} });
