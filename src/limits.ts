@@ -115,6 +115,11 @@ export const FAREWELL_TIMEOUT_MS = 1_000;
 export const ORPHAN_EXIT_TIMEOUT_MS = 10_000;
 /** Milliseconds to wait for another process that unpacks the guest: 200 MiB on a slow disk, many times over. */
 export const GUEST_UNPACK_TIMEOUT_MS = 120_000;
+/**
+ * Descriptors beside its standard streams that a process may get: each has up to two calls in flight to the agent. Who passes any
+ * passes one or two.
+ */
+export const PRESERVED_FDS_MAX = 64;
 /** Descriptors in one message over a unix socket. Source: unix(7), SCM_MAX_FD is 253; we never pass more than a few. */
 export const FDS_PER_MESSAGE_MAX = 16;
 /** Bytes of QEMU's log and of the guest's console that go into an error. */

@@ -21,7 +21,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file agent.proto.
  */
 export const file_agent: GenFile = /*@__PURE__*/
-  fileDesc("CgthZ2VudC5wcm90bxIEZ3JwYyLQAgoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIdCgdkZXZpY2VzGAQgAygLMgwuZ3JwYy5EZXZpY2USHwoIc3RvcmFnZXMYBSADKAsyDS5ncnBjLlN0b3JhZ2USFwoDT0NJGAYgASgLMgouZ3JwYy5TcGVjEhUKDXNhbmRib3hfcGlkbnMYByABKAgSKAoNc2hhcmVkX21vdW50cxgIIAMoCzIRLmdycGMuU2hhcmVkTW91bnQSEgoKc3RkaW5fcG9ydBgJIAEoDRITCgtzdGRvdXRfcG9ydBgKIAEoDRITCgtzdGRlcnJfcG9ydBgLIAEoDRIQCghvY2lfanNvbhhkIAEoDCItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIj8KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKA0i5gEKEkV4ZWNQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIeCgdwcm9jZXNzGAQgASgLMg0uZ3JwYy5Qcm9jZXNzEhIKCnN0ZGluX3BvcnQYBSABKA0SEwoLc3Rkb3V0X3BvcnQYBiABKA0SEwoLc3RkZXJyX3BvcnQYByABKA0SFAoMcHJvY2Vzc19qc29uGGQgASgMEg4KBmNncm91cBhlIAEoCSJNChRTaWduYWxQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzaWduYWwYAyABKA0iOwoSV2FpdFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIiUKE1dhaXRQcm9jZXNzUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFIm8KFlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEicKCXJlc291cmNlcxgCIAEoCzIULmdycGMuTGludXhSZXNvdXJjZXMSFgoOcmVzb3VyY2VzX2pzb24YZCABKAwiLQoVU3RhdHNDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVQYXVzZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIi4KFlJlc3VtZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIm0KCENwdVVzYWdlEhMKC3RvdGFsX3VzYWdlGAEgASgEEhQKDHBlcmNwdV91c2FnZRgCIAMoBBIbChN1c2FnZV9pbl9rZXJuZWxtb2RlGAMgASgEEhkKEXVzYWdlX2luX3VzZXJtb2RlGAQgASgEIlQKDlRocm90dGxpbmdEYXRhEg8KB3BlcmlvZHMYASABKAQSGQoRdGhyb3R0bGVkX3BlcmlvZHMYAiABKAQSFgoOdGhyb3R0bGVkX3RpbWUYAyABKAQiXAoIQ3B1U3RhdHMSIQoJY3B1X3VzYWdlGAEgASgLMg4uZ3JwYy5DcHVVc2FnZRItCg90aHJvdHRsaW5nX2RhdGEYAiABKAsyFC5ncnBjLlRocm90dGxpbmdEYXRhIisKCVBpZHNTdGF0cxIPCgdjdXJyZW50GAEgASgEEg0KBWxpbWl0GAIgASgEIk4KCk1lbW9yeURhdGESDQoFdXNhZ2UYASABKAQSEQoJbWF4X3VzYWdlGAIgASgEEg8KB2ZhaWxjbnQYAyABKAQSDQoFbGltaXQYBCABKAQi/QEKC01lbW9yeVN0YXRzEg0KBWNhY2hlGAEgASgEEh8KBXVzYWdlGAIgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEiQKCnN3YXBfdXNhZ2UYAyABKAsyEC5ncnBjLk1lbW9yeURhdGESJgoMa2VybmVsX3VzYWdlGAQgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEhUKDXVzZV9oaWVyYXJjaHkYBSABKAgSKwoFc3RhdHMYBiADKAsyHC5ncnBjLk1lbW9yeVN0YXRzLlN0YXRzRW50cnkaLAoKU3RhdHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIkoKD0Jsa2lvU3RhdHNFbnRyeRINCgVtYWpvchgBIAEoBBINCgVtaW5vchgCIAEoBBIKCgJvcBgDIAEoCRINCgV2YWx1ZRgEIAEoBCK6AwoKQmxraW9TdGF0cxI5Chppb19zZXJ2aWNlX2J5dGVzX3JlY3Vyc2l2ZRgBIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjQKFWlvX3NlcnZpY2VkX3JlY3Vyc2l2ZRgCIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX3F1ZXVlZF9yZWN1cnNpdmUYAyADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRI4Chlpb19zZXJ2aWNlX3RpbWVfcmVjdXJzaXZlGAQgAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkSNQoWaW9fd2FpdF90aW1lX3JlY3Vyc2l2ZRgFIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX21lcmdlZF9yZWN1cnNpdmUYBiADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRIwChFpb190aW1lX3JlY3Vyc2l2ZRgHIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjAKEXNlY3RvcnNfcmVjdXJzaXZlGAggAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkiQQoMSHVnZXRsYlN0YXRzEg0KBXVzYWdlGAEgASgEEhEKCW1heF91c2FnZRgCIAEoBBIPCgdmYWlsY250GAMgASgEIqoCCgtDZ3JvdXBTdGF0cxIhCgljcHVfc3RhdHMYASABKAsyDi5ncnBjLkNwdVN0YXRzEicKDG1lbW9yeV9zdGF0cxgCIAEoCzIRLmdycGMuTWVtb3J5U3RhdHMSIwoKcGlkc19zdGF0cxgDIAEoCzIPLmdycGMuUGlkc1N0YXRzEiUKC2Jsa2lvX3N0YXRzGAQgASgLMhAuZ3JwYy5CbGtpb1N0YXRzEjoKDWh1Z2V0bGJfc3RhdHMYBSADKAsyIy5ncnBjLkNncm91cFN0YXRzLkh1Z2V0bGJTdGF0c0VudHJ5GkcKEUh1Z2V0bGJTdGF0c0VudHJ5EgsKA2tleRgBIAEoCRIhCgV2YWx1ZRgCIAEoCzISLmdycGMuSHVnZXRsYlN0YXRzOgI4ASK2AQoMTmV0d29ya1N0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEImwKFlN0YXRzQ29udGFpbmVyUmVzcG9uc2USJwoMY2dyb3VwX3N0YXRzGAEgASgLMhEuZ3JwYy5DZ3JvdXBTdGF0cxIpCg1uZXR3b3JrX3N0YXRzGAIgAygLMhIuZ3JwYy5OZXR3b3JrU3RhdHMiSQoSV3JpdGVTdHJlYW1SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEgwKBGRhdGEYAyABKAwiIgoTV3JpdGVTdHJlYW1SZXNwb25zZRILCgNsZW4YASABKA0iRwoRUmVhZFN0cmVhbVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSCwoDbGVuGAMgASgNIiIKElJlYWRTdHJlYW1SZXNwb25zZRIMCgRkYXRhGAEgASgMIjoKEUNsb3NlU3RkaW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIlkKE1R0eVdpblJlc2l6ZVJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB2V4ZWNfaWQYAiABKAkSCwoDcm93GAMgASgNEg4KBmNvbHVtbhgEIAEoDSIwCgxLZXJuZWxNb2R1bGUSDAoEbmFtZRgBIAEoCRISCgpwYXJhbWV0ZXJzGAIgAygJIsYBChRDcmVhdGVTYW5kYm94UmVxdWVzdBIQCghob3N0bmFtZRgBIAEoCRILCgNkbnMYAiADKAkSHwoIc3RvcmFnZXMYAyADKAsyDS5ncnBjLlN0b3JhZ2USFQoNc2FuZGJveF9waWRucxgEIAEoCBISCgpzYW5kYm94X2lkGAUgASgJEhcKD2d1ZXN0X2hvb2tfcGF0aBgGIAEoCRIqCg5rZXJuZWxfbW9kdWxlcxgHIAMoCzISLmdycGMuS2VybmVsTW9kdWxlIhcKFURlc3Ryb3lTYW5kYm94UmVxdWVzdCIyCgpJbnRlcmZhY2VzEiQKCkludGVyZmFjZXMYASADKAsyEC50eXBlcy5JbnRlcmZhY2UiJgoGUm91dGVzEhwKBlJvdXRlcxgBIAMoCzIMLnR5cGVzLlJvdXRlIj0KFlVwZGF0ZUludGVyZmFjZVJlcXVlc3QSIwoJaW50ZXJmYWNlGAEgASgLMhAudHlwZXMuSW50ZXJmYWNlIjMKE1VwZGF0ZVJvdXRlc1JlcXVlc3QSHAoGcm91dGVzGAEgASgLMgwuZ3JwYy5Sb3V0ZXMiFwoVTGlzdEludGVyZmFjZXNSZXF1ZXN0IhMKEUxpc3RSb3V0ZXNSZXF1ZXN0IjgKDEFSUE5laWdoYm9ycxIoCgxBUlBOZWlnaGJvcnMYASADKAsyEi50eXBlcy5BUlBOZWlnaGJvciI/ChZBZGRBUlBOZWlnaGJvcnNSZXF1ZXN0EiUKCW5laWdoYm9ycxgBIAEoCzISLmdycGMuQVJQTmVpZ2hib3JzIkYKE09ubGluZUNQVU1lbVJlcXVlc3QSDAoEd2FpdBgBIAEoCBIPCgduYl9jcHVzGAIgASgNEhAKCGNwdV9vbmx5GAMgASgIIiYKFlJlc2VlZFJhbmRvbURldlJlcXVlc3QSDAoEZGF0YRgCIAEoDCKZAQoMQWdlbnREZXRhaWxzEg8KB3ZlcnNpb24YASABKAkSEwoLaW5pdF9kYWVtb24YAiABKAgSFwoPZGV2aWNlX2hhbmRsZXJzGAMgAygJEhgKEHN0b3JhZ2VfaGFuZGxlcnMYBCADKAkSGAoQc3VwcG9ydHNfc2VjY29tcBgFIAEoCBIWCg5leHRyYV9mZWF0dXJlcxgGIAMoCSJIChNHdWVzdERldGFpbHNSZXF1ZXN0EhYKDm1lbV9ibG9ja19zaXplGAEgASgIEhkKEW1lbV9ob3RwbHVnX3Byb2JlGAIgASgIIoIBChRHdWVzdERldGFpbHNSZXNwb25zZRIcChRtZW1fYmxvY2tfc2l6ZV9ieXRlcxgBIAEoBBIpCg1hZ2VudF9kZXRhaWxzGAIgASgLMhIuZ3JwYy5BZ2VudERldGFpbHMSIQoZc3VwcG9ydF9tZW1faG90cGx1Z19wcm9iZRgDIAEoCCI0ChdTZXRHdWVzdERhdGVUaW1lUmVxdWVzdBILCgNTZWMYASABKAMSDAoEVXNlYxgCIAEoAyJUCgdGU0dyb3VwEhAKCGdyb3VwX2lkGAIgASgNEjcKE2dyb3VwX2NoYW5nZV9wb2xpY3kYAyABKA4yGi50eXBlcy5GU0dyb3VwQ2hhbmdlUG9saWN5ImEKC1NoYXJlZE1vdW50EgwKBG5hbWUYASABKAkSDwoHc3JjX2N0chgCIAEoCRIQCghzcmNfcGF0aBgDIAEoCRIPCgdkc3RfY3RyGAQgASgJEhAKCGRzdF9wYXRoGAUgASgJIqgBCgdTdG9yYWdlEg4KBmRyaXZlchgBIAEoCRIWCg5kcml2ZXJfb3B0aW9ucxgCIAMoCRIOCgZzb3VyY2UYAyABKAkSDgoGZnN0eXBlGAQgASgJEg8KB29wdGlvbnMYBSADKAkSEwoLbW91bnRfcG9pbnQYBiABKAkSHwoIZnNfZ3JvdXAYByABKAsyDS5ncnBjLkZTR3JvdXASDgoGc2hhcmVkGAggASgIIlwKBkRldmljZRIKCgJpZBgBIAEoCRIMCgR0eXBlGAIgASgJEg8KB3ZtX3BhdGgYAyABKAkSFgoOY29udGFpbmVyX3BhdGgYBCABKAkSDwoHb3B0aW9ucxgFIAMoCSI+CgpTdHJpbmdVc2VyEgsKA3VpZBgBIAEoCRILCgNnaWQYAiABKAkSFgoOYWRkaXRpb25hbEdpZHMYAyADKAkijwEKD0NvcHlGaWxlUmVxdWVzdBIMCgRwYXRoGAEgASgJEhEKCWZpbGVfc2l6ZRgCIAEoAxIRCglmaWxlX21vZGUYAyABKA0SEAoIZGlyX21vZGUYBCABKA0SCwoDdWlkGAUgASgFEgsKA2dpZBgGIAEoBRIOCgZvZmZzZXQYByABKAMSDAoEZGF0YRgIIAEoDCIUChJHZXRPT01FdmVudFJlcXVlc3QiIAoIT09NRXZlbnQSFAoMY29udGFpbmVyX2lkGAEgASgJIkoKFExpc3RQcm9jZXNzZXNSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZmb3JtYXQYAiABKAkSDAoEYXJncxgDIAMoCSItChVMaXN0UHJvY2Vzc2VzUmVzcG9uc2USFAoMcHJvY2Vzc19saXN0GAEgASgMIiQKEVNlcnZlTmFtZXNSZXF1ZXN0Eg8KB2FkZHJlc3MYASABKAkiFgoUTmV4dE5hbWVRdWVyeVJlcXVlc3QiRgoJTmFtZVF1ZXJ5EgoKAmlkGAEgASgEEg8KB2FkZHJlc3MYAiABKAkSDwoHbWVzc2FnZRgDIAEoDBILCgN0Y3AYBCABKAgiNAoXQ29ubmVjdExvY2FsaG9zdFJlcXVlc3QSCwoDaXA2GAEgASgIEgwKBHBvcnQYAiABKA0iIQoTTG9jYWxob3N0Q29ubmVjdGlvbhIKCgJpZBgBIAEoBCIeCg5Mb2NhbGhvc3RCeXRlcxIMCgRkYXRhGAEgASgMIjEKFVdyaXRlTG9jYWxob3N0UmVxdWVzdBIKCgJpZBgBIAEoBBIMCgRkYXRhGAIgASgMMpkTCgxBZ2VudFNlcnZpY2USQwoNQ3JlYXRlU2FuZGJveBIaLmdycGMuQ3JlYXRlU2FuZGJveFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoORGVzdHJveVNhbmRib3gSGy5ncnBjLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9DcmVhdGVDb250YWluZXISHC5ncnBjLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoOU3RhcnRDb250YWluZXISGy5ncnBjLlN0YXJ0Q29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9SZW1vdmVDb250YWluZXISHC5ncnBjLlJlbW92ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoLRXhlY1Byb2Nlc3MSGC5ncnBjLkV4ZWNQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJDCg1TaWduYWxQcm9jZXNzEhouZ3JwYy5TaWduYWxQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJCCgtXYWl0UHJvY2VzcxIYLmdycGMuV2FpdFByb2Nlc3NSZXF1ZXN0GhkuZ3JwYy5XYWl0UHJvY2Vzc1Jlc3BvbnNlEkcKD1VwZGF0ZUNvbnRhaW5lchIcLmdycGMuVXBkYXRlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJLCg5TdGF0c0NvbnRhaW5lchIbLmdycGMuU3RhdHNDb250YWluZXJSZXF1ZXN0GhwuZ3JwYy5TdGF0c0NvbnRhaW5lclJlc3BvbnNlEkUKDlBhdXNlQ29udGFpbmVyEhsuZ3JwYy5QYXVzZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoPUmVzdW1lQ29udGFpbmVyEhwuZ3JwYy5SZXN1bWVDb250YWluZXJSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKCldyaXRlU3RkaW4SGC5ncnBjLldyaXRlU3RyZWFtUmVxdWVzdBoZLmdycGMuV3JpdGVTdHJlYW1SZXNwb25zZRI/CgpSZWFkU3Rkb3V0EhcuZ3JwYy5SZWFkU3RyZWFtUmVxdWVzdBoYLmdycGMuUmVhZFN0cmVhbVJlc3BvbnNlEj8KClJlYWRTdGRlcnISFy5ncnBjLlJlYWRTdHJlYW1SZXF1ZXN0GhguZ3JwYy5SZWFkU3RyZWFtUmVzcG9uc2USPQoKQ2xvc2VTdGRpbhIXLmdycGMuQ2xvc2VTdGRpblJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQQoMVHR5V2luUmVzaXplEhkuZ3JwYy5UdHlXaW5SZXNpemVSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKD1VwZGF0ZUludGVyZmFjZRIcLmdycGMuVXBkYXRlSW50ZXJmYWNlUmVxdWVzdBoQLnR5cGVzLkludGVyZmFjZRI3CgxVcGRhdGVSb3V0ZXMSGS5ncnBjLlVwZGF0ZVJvdXRlc1JlcXVlc3QaDC5ncnBjLlJvdXRlcxI/Cg5MaXN0SW50ZXJmYWNlcxIbLmdycGMuTGlzdEludGVyZmFjZXNSZXF1ZXN0GhAuZ3JwYy5JbnRlcmZhY2VzEjMKCkxpc3RSb3V0ZXMSFy5ncnBjLkxpc3RSb3V0ZXNSZXF1ZXN0GgwuZ3JwYy5Sb3V0ZXMSRwoPQWRkQVJQTmVpZ2hib3JzEhwuZ3JwYy5BZGRBUlBOZWlnaGJvcnNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKDE9ubGluZUNQVU1lbRIZLmdycGMuT25saW5lQ1BVTWVtUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9SZXNlZWRSYW5kb21EZXYSHC5ncnBjLlJlc2VlZFJhbmRvbURldlJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSSAoPR2V0R3Vlc3REZXRhaWxzEhkuZ3JwYy5HdWVzdERldGFpbHNSZXF1ZXN0GhouZ3JwYy5HdWVzdERldGFpbHNSZXNwb25zZRJJChBTZXRHdWVzdERhdGVUaW1lEh0uZ3JwYy5TZXRHdWVzdERhdGVUaW1lUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI5CghDb3B5RmlsZRIVLmdycGMuQ29weUZpbGVSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EjcKC0dldE9PTUV2ZW50EhguZ3JwYy5HZXRPT01FdmVudFJlcXVlc3QaDi5ncnBjLk9PTUV2ZW50EkgKDUxpc3RQcm9jZXNzZXMSGi5ncnBjLkxpc3RQcm9jZXNzZXNSZXF1ZXN0GhsuZ3JwYy5MaXN0UHJvY2Vzc2VzUmVzcG9uc2USPQoKU2VydmVOYW1lcxIXLmdycGMuU2VydmVOYW1lc1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPAoNTmV4dE5hbWVRdWVyeRIaLmdycGMuTmV4dE5hbWVRdWVyeVJlcXVlc3QaDy5ncnBjLk5hbWVRdWVyeRI6Cg9BbnN3ZXJOYW1lUXVlcnkSDy5ncnBjLk5hbWVRdWVyeRoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJMChBDb25uZWN0TG9jYWxob3N0Eh0uZ3JwYy5Db25uZWN0TG9jYWxob3N0UmVxdWVzdBoZLmdycGMuTG9jYWxob3N0Q29ubmVjdGlvbhJACg1SZWFkTG9jYWxob3N0EhkuZ3JwYy5Mb2NhbGhvc3RDb25uZWN0aW9uGhQuZ3JwYy5Mb2NhbGhvc3RCeXRlcxJFCg5Xcml0ZUxvY2FsaG9zdBIbLmdycGMuV3JpdGVMb2NhbGhvc3RSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkMKDkNsb3NlTG9jYWxob3N0EhkuZ3JwYy5Mb2NhbGhvc3RDb25uZWN0aW9uGhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5YgZwcm90bzM", [file_google_protobuf_empty, file_oci, file_types]);
+  fileDesc("CgthZ2VudC5wcm90bxIEZ3JwYyLlAgoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIdCgdkZXZpY2VzGAQgAygLMgwuZ3JwYy5EZXZpY2USHwoIc3RvcmFnZXMYBSADKAsyDS5ncnBjLlN0b3JhZ2USFwoDT0NJGAYgASgLMgouZ3JwYy5TcGVjEhUKDXNhbmRib3hfcGlkbnMYByABKAgSKAoNc2hhcmVkX21vdW50cxgIIAMoCzIRLmdycGMuU2hhcmVkTW91bnQSEgoKc3RkaW5fcG9ydBgJIAEoDRITCgtzdGRvdXRfcG9ydBgKIAEoDRITCgtzdGRlcnJfcG9ydBgLIAEoDRIQCghvY2lfanNvbhhkIAEoDBITCgtkZXNjcmlwdG9ycxhlIAMoDSItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIj8KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKA0i+wEKEkV4ZWNQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIeCgdwcm9jZXNzGAQgASgLMg0uZ3JwYy5Qcm9jZXNzEhIKCnN0ZGluX3BvcnQYBSABKA0SEwoLc3Rkb3V0X3BvcnQYBiABKA0SEwoLc3RkZXJyX3BvcnQYByABKA0SFAoMcHJvY2Vzc19qc29uGGQgASgMEg4KBmNncm91cBhlIAEoCRITCgtkZXNjcmlwdG9ycxhmIAMoDSJNChRTaWduYWxQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzaWduYWwYAyABKA0iOwoSV2FpdFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIiUKE1dhaXRQcm9jZXNzUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFIm8KFlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEicKCXJlc291cmNlcxgCIAEoCzIULmdycGMuTGludXhSZXNvdXJjZXMSFgoOcmVzb3VyY2VzX2pzb24YZCABKAwiLQoVU3RhdHNDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVQYXVzZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIi4KFlJlc3VtZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIm0KCENwdVVzYWdlEhMKC3RvdGFsX3VzYWdlGAEgASgEEhQKDHBlcmNwdV91c2FnZRgCIAMoBBIbChN1c2FnZV9pbl9rZXJuZWxtb2RlGAMgASgEEhkKEXVzYWdlX2luX3VzZXJtb2RlGAQgASgEIlQKDlRocm90dGxpbmdEYXRhEg8KB3BlcmlvZHMYASABKAQSGQoRdGhyb3R0bGVkX3BlcmlvZHMYAiABKAQSFgoOdGhyb3R0bGVkX3RpbWUYAyABKAQiXAoIQ3B1U3RhdHMSIQoJY3B1X3VzYWdlGAEgASgLMg4uZ3JwYy5DcHVVc2FnZRItCg90aHJvdHRsaW5nX2RhdGEYAiABKAsyFC5ncnBjLlRocm90dGxpbmdEYXRhIisKCVBpZHNTdGF0cxIPCgdjdXJyZW50GAEgASgEEg0KBWxpbWl0GAIgASgEIk4KCk1lbW9yeURhdGESDQoFdXNhZ2UYASABKAQSEQoJbWF4X3VzYWdlGAIgASgEEg8KB2ZhaWxjbnQYAyABKAQSDQoFbGltaXQYBCABKAQi/QEKC01lbW9yeVN0YXRzEg0KBWNhY2hlGAEgASgEEh8KBXVzYWdlGAIgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEiQKCnN3YXBfdXNhZ2UYAyABKAsyEC5ncnBjLk1lbW9yeURhdGESJgoMa2VybmVsX3VzYWdlGAQgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEhUKDXVzZV9oaWVyYXJjaHkYBSABKAgSKwoFc3RhdHMYBiADKAsyHC5ncnBjLk1lbW9yeVN0YXRzLlN0YXRzRW50cnkaLAoKU3RhdHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIkoKD0Jsa2lvU3RhdHNFbnRyeRINCgVtYWpvchgBIAEoBBINCgVtaW5vchgCIAEoBBIKCgJvcBgDIAEoCRINCgV2YWx1ZRgEIAEoBCK6AwoKQmxraW9TdGF0cxI5Chppb19zZXJ2aWNlX2J5dGVzX3JlY3Vyc2l2ZRgBIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjQKFWlvX3NlcnZpY2VkX3JlY3Vyc2l2ZRgCIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX3F1ZXVlZF9yZWN1cnNpdmUYAyADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRI4Chlpb19zZXJ2aWNlX3RpbWVfcmVjdXJzaXZlGAQgAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkSNQoWaW9fd2FpdF90aW1lX3JlY3Vyc2l2ZRgFIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX21lcmdlZF9yZWN1cnNpdmUYBiADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRIwChFpb190aW1lX3JlY3Vyc2l2ZRgHIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjAKEXNlY3RvcnNfcmVjdXJzaXZlGAggAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkiQQoMSHVnZXRsYlN0YXRzEg0KBXVzYWdlGAEgASgEEhEKCW1heF91c2FnZRgCIAEoBBIPCgdmYWlsY250GAMgASgEIqoCCgtDZ3JvdXBTdGF0cxIhCgljcHVfc3RhdHMYASABKAsyDi5ncnBjLkNwdVN0YXRzEicKDG1lbW9yeV9zdGF0cxgCIAEoCzIRLmdycGMuTWVtb3J5U3RhdHMSIwoKcGlkc19zdGF0cxgDIAEoCzIPLmdycGMuUGlkc1N0YXRzEiUKC2Jsa2lvX3N0YXRzGAQgASgLMhAuZ3JwYy5CbGtpb1N0YXRzEjoKDWh1Z2V0bGJfc3RhdHMYBSADKAsyIy5ncnBjLkNncm91cFN0YXRzLkh1Z2V0bGJTdGF0c0VudHJ5GkcKEUh1Z2V0bGJTdGF0c0VudHJ5EgsKA2tleRgBIAEoCRIhCgV2YWx1ZRgCIAEoCzISLmdycGMuSHVnZXRsYlN0YXRzOgI4ASK2AQoMTmV0d29ya1N0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEImwKFlN0YXRzQ29udGFpbmVyUmVzcG9uc2USJwoMY2dyb3VwX3N0YXRzGAEgASgLMhEuZ3JwYy5DZ3JvdXBTdGF0cxIpCg1uZXR3b3JrX3N0YXRzGAIgAygLMhIuZ3JwYy5OZXR3b3JrU3RhdHMiXQoSV3JpdGVTdHJlYW1SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEgwKBGRhdGEYAyABKAwSEgoKZGVzY3JpcHRvchhkIAEoDSIiChNXcml0ZVN0cmVhbVJlc3BvbnNlEgsKA2xlbhgBIAEoDSJbChFSZWFkU3RyZWFtUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNsZW4YAyABKA0SEgoKZGVzY3JpcHRvchhkIAEoDSI/ChJSZWFkU3RyZWFtUmVzcG9uc2USDAoEZGF0YRgBIAEoDBILCgNlb2YYZCABKAgSDgoGY2xvc2VkGGUgASgIIk4KEUNsb3NlU3RkaW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYZCABKA0iTwoSQ2xvc2VPdXRwdXRSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYAyABKA0iWQoTVHR5V2luUmVzaXplUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNyb3cYAyABKA0SDgoGY29sdW1uGAQgASgNIjAKDEtlcm5lbE1vZHVsZRIMCgRuYW1lGAEgASgJEhIKCnBhcmFtZXRlcnMYAiADKAkixgEKFENyZWF0ZVNhbmRib3hSZXF1ZXN0EhAKCGhvc3RuYW1lGAEgASgJEgsKA2RucxgCIAMoCRIfCghzdG9yYWdlcxgDIAMoCzINLmdycGMuU3RvcmFnZRIVCg1zYW5kYm94X3BpZG5zGAQgASgIEhIKCnNhbmRib3hfaWQYBSABKAkSFwoPZ3Vlc3RfaG9va19wYXRoGAYgASgJEioKDmtlcm5lbF9tb2R1bGVzGAcgAygLMhIuZ3JwYy5LZXJuZWxNb2R1bGUiFwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0IjIKCkludGVyZmFjZXMSJAoKSW50ZXJmYWNlcxgBIAMoCzIQLnR5cGVzLkludGVyZmFjZSImCgZSb3V0ZXMSHAoGUm91dGVzGAEgAygLMgwudHlwZXMuUm91dGUiPQoWVXBkYXRlSW50ZXJmYWNlUmVxdWVzdBIjCglpbnRlcmZhY2UYASABKAsyEC50eXBlcy5JbnRlcmZhY2UiMwoTVXBkYXRlUm91dGVzUmVxdWVzdBIcCgZyb3V0ZXMYASABKAsyDC5ncnBjLlJvdXRlcyIXChVMaXN0SW50ZXJmYWNlc1JlcXVlc3QiEwoRTGlzdFJvdXRlc1JlcXVlc3QiOAoMQVJQTmVpZ2hib3JzEigKDEFSUE5laWdoYm9ycxgBIAMoCzISLnR5cGVzLkFSUE5laWdoYm9yIj8KFkFkZEFSUE5laWdoYm9yc1JlcXVlc3QSJQoJbmVpZ2hib3JzGAEgASgLMhIuZ3JwYy5BUlBOZWlnaGJvcnMiRgoTT25saW5lQ1BVTWVtUmVxdWVzdBIMCgR3YWl0GAEgASgIEg8KB25iX2NwdXMYAiABKA0SEAoIY3B1X29ubHkYAyABKAgiJgoWUmVzZWVkUmFuZG9tRGV2UmVxdWVzdBIMCgRkYXRhGAIgASgMIpkBCgxBZ2VudERldGFpbHMSDwoHdmVyc2lvbhgBIAEoCRITCgtpbml0X2RhZW1vbhgCIAEoCBIXCg9kZXZpY2VfaGFuZGxlcnMYAyADKAkSGAoQc3RvcmFnZV9oYW5kbGVycxgEIAMoCRIYChBzdXBwb3J0c19zZWNjb21wGAUgASgIEhYKDmV4dHJhX2ZlYXR1cmVzGAYgAygJIkgKE0d1ZXN0RGV0YWlsc1JlcXVlc3QSFgoObWVtX2Jsb2NrX3NpemUYASABKAgSGQoRbWVtX2hvdHBsdWdfcHJvYmUYAiABKAgiggEKFEd1ZXN0RGV0YWlsc1Jlc3BvbnNlEhwKFG1lbV9ibG9ja19zaXplX2J5dGVzGAEgASgEEikKDWFnZW50X2RldGFpbHMYAiABKAsyEi5ncnBjLkFnZW50RGV0YWlscxIhChlzdXBwb3J0X21lbV9ob3RwbHVnX3Byb2JlGAMgASgIIjQKF1NldEd1ZXN0RGF0ZVRpbWVSZXF1ZXN0EgsKA1NlYxgBIAEoAxIMCgRVc2VjGAIgASgDIlQKB0ZTR3JvdXASEAoIZ3JvdXBfaWQYAiABKA0SNwoTZ3JvdXBfY2hhbmdlX3BvbGljeRgDIAEoDjIaLnR5cGVzLkZTR3JvdXBDaGFuZ2VQb2xpY3kiYQoLU2hhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIPCgdzcmNfY3RyGAIgASgJEhAKCHNyY19wYXRoGAMgASgJEg8KB2RzdF9jdHIYBCABKAkSEAoIZHN0X3BhdGgYBSABKAkiqAEKB1N0b3JhZ2USDgoGZHJpdmVyGAEgASgJEhYKDmRyaXZlcl9vcHRpb25zGAIgAygJEg4KBnNvdXJjZRgDIAEoCRIOCgZmc3R5cGUYBCABKAkSDwoHb3B0aW9ucxgFIAMoCRITCgttb3VudF9wb2ludBgGIAEoCRIfCghmc19ncm91cBgHIAEoCzINLmdycGMuRlNHcm91cBIOCgZzaGFyZWQYCCABKAgiXAoGRGV2aWNlEgoKAmlkGAEgASgJEgwKBHR5cGUYAiABKAkSDwoHdm1fcGF0aBgDIAEoCRIWCg5jb250YWluZXJfcGF0aBgEIAEoCRIPCgdvcHRpb25zGAUgAygJIj4KClN0cmluZ1VzZXISCwoDdWlkGAEgASgJEgsKA2dpZBgCIAEoCRIWCg5hZGRpdGlvbmFsR2lkcxgDIAMoCSKPAQoPQ29weUZpbGVSZXF1ZXN0EgwKBHBhdGgYASABKAkSEQoJZmlsZV9zaXplGAIgASgDEhEKCWZpbGVfbW9kZRgDIAEoDRIQCghkaXJfbW9kZRgEIAEoDRILCgN1aWQYBSABKAUSCwoDZ2lkGAYgASgFEg4KBm9mZnNldBgHIAEoAxIMCgRkYXRhGAggASgMIhQKEkdldE9PTUV2ZW50UmVxdWVzdCIgCghPT01FdmVudBIUCgxjb250YWluZXJfaWQYASABKAkiSgoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBmZvcm1hdBgCIAEoCRIMCgRhcmdzGAMgAygJIi0KFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIUCgxwcm9jZXNzX2xpc3QYASABKAwiJAoRU2VydmVOYW1lc1JlcXVlc3QSDwoHYWRkcmVzcxgBIAEoCSIWChROZXh0TmFtZVF1ZXJ5UmVxdWVzdCJGCglOYW1lUXVlcnkSCgoCaWQYASABKAQSDwoHYWRkcmVzcxgCIAEoCRIPCgdtZXNzYWdlGAMgASgMEgsKA3RjcBgEIAEoCCI0ChdDb25uZWN0TG9jYWxob3N0UmVxdWVzdBILCgNpcDYYASABKAgSDAoEcG9ydBgCIAEoDSIhChNMb2NhbGhvc3RDb25uZWN0aW9uEgoKAmlkGAEgASgEIh4KDkxvY2FsaG9zdEJ5dGVzEgwKBGRhdGEYASABKAwiMQoVV3JpdGVMb2NhbGhvc3RSZXF1ZXN0EgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwy2hMKDEFnZW50U2VydmljZRJDCg1DcmVhdGVTYW5kYm94EhouZ3JwYy5DcmVhdGVTYW5kYm94UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJFCg5EZXN0cm95U2FuZGJveBIbLmdycGMuRGVzdHJveVNhbmRib3hSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkcKD0NyZWF0ZUNvbnRhaW5lchIcLmdycGMuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJFCg5TdGFydENvbnRhaW5lchIbLmdycGMuU3RhcnRDb250YWluZXJSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkcKD1JlbW92ZUNvbnRhaW5lchIcLmdycGMuUmVtb3ZlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI/CgtFeGVjUHJvY2VzcxIYLmdycGMuRXhlY1Byb2Nlc3NSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkMKDVNpZ25hbFByb2Nlc3MSGi5ncnBjLlNpZ25hbFByb2Nlc3NSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkIKC1dhaXRQcm9jZXNzEhguZ3JwYy5XYWl0UHJvY2Vzc1JlcXVlc3QaGS5ncnBjLldhaXRQcm9jZXNzUmVzcG9uc2USRwoPVXBkYXRlQ29udGFpbmVyEhwuZ3JwYy5VcGRhdGVDb250YWluZXJSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EksKDlN0YXRzQ29udGFpbmVyEhsuZ3JwYy5TdGF0c0NvbnRhaW5lclJlcXVlc3QaHC5ncnBjLlN0YXRzQ29udGFpbmVyUmVzcG9uc2USRQoOUGF1c2VDb250YWluZXISGy5ncnBjLlBhdXNlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9SZXN1bWVDb250YWluZXISHC5ncnBjLlJlc3VtZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQQoKV3JpdGVTdGRpbhIYLmdycGMuV3JpdGVTdHJlYW1SZXF1ZXN0GhkuZ3JwYy5Xcml0ZVN0cmVhbVJlc3BvbnNlEj8KClJlYWRTdGRvdXQSFy5ncnBjLlJlYWRTdHJlYW1SZXF1ZXN0GhguZ3JwYy5SZWFkU3RyZWFtUmVzcG9uc2USPwoKUmVhZFN0ZGVychIXLmdycGMuUmVhZFN0cmVhbVJlcXVlc3QaGC5ncnBjLlJlYWRTdHJlYW1SZXNwb25zZRI9CgpDbG9zZVN0ZGluEhcuZ3JwYy5DbG9zZVN0ZGluUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI/CgtDbG9zZU91dHB1dBIYLmdycGMuQ2xvc2VPdXRwdXRSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKDFR0eVdpblJlc2l6ZRIZLmdycGMuVHR5V2luUmVzaXplUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJBCg9VcGRhdGVJbnRlcmZhY2USHC5ncnBjLlVwZGF0ZUludGVyZmFjZVJlcXVlc3QaEC50eXBlcy5JbnRlcmZhY2USNwoMVXBkYXRlUm91dGVzEhkuZ3JwYy5VcGRhdGVSb3V0ZXNSZXF1ZXN0GgwuZ3JwYy5Sb3V0ZXMSPwoOTGlzdEludGVyZmFjZXMSGy5ncnBjLkxpc3RJbnRlcmZhY2VzUmVxdWVzdBoQLmdycGMuSW50ZXJmYWNlcxIzCgpMaXN0Um91dGVzEhcuZ3JwYy5MaXN0Um91dGVzUmVxdWVzdBoMLmdycGMuUm91dGVzEkcKD0FkZEFSUE5laWdoYm9ycxIcLmdycGMuQWRkQVJQTmVpZ2hib3JzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJBCgxPbmxpbmVDUFVNZW0SGS5ncnBjLk9ubGluZUNQVU1lbVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoPUmVzZWVkUmFuZG9tRGV2EhwuZ3JwYy5SZXNlZWRSYW5kb21EZXZSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkgKD0dldEd1ZXN0RGV0YWlscxIZLmdycGMuR3Vlc3REZXRhaWxzUmVxdWVzdBoaLmdycGMuR3Vlc3REZXRhaWxzUmVzcG9uc2USSQoQU2V0R3Vlc3REYXRlVGltZRIdLmdycGMuU2V0R3Vlc3REYXRlVGltZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOQoIQ29weUZpbGUSFS5ncnBjLkNvcHlGaWxlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI3CgtHZXRPT01FdmVudBIYLmdycGMuR2V0T09NRXZlbnRSZXF1ZXN0Gg4uZ3JwYy5PT01FdmVudBJICg1MaXN0UHJvY2Vzc2VzEhouZ3JwYy5MaXN0UHJvY2Vzc2VzUmVxdWVzdBobLmdycGMuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEj0KClNlcnZlTmFtZXMSFy5ncnBjLlNlcnZlTmFtZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EjwKDU5leHROYW1lUXVlcnkSGi5ncnBjLk5leHROYW1lUXVlcnlSZXF1ZXN0Gg8uZ3JwYy5OYW1lUXVlcnkSOgoPQW5zd2VyTmFtZVF1ZXJ5Eg8uZ3JwYy5OYW1lUXVlcnkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSTAoQQ29ubmVjdExvY2FsaG9zdBIdLmdycGMuQ29ubmVjdExvY2FsaG9zdFJlcXVlc3QaGS5ncnBjLkxvY2FsaG9zdENvbm5lY3Rpb24SQAoNUmVhZExvY2FsaG9zdBIZLmdycGMuTG9jYWxob3N0Q29ubmVjdGlvbhoULmdycGMuTG9jYWxob3N0Qnl0ZXMSRQoOV3JpdGVMb2NhbGhvc3QSGy5ncnBjLldyaXRlTG9jYWxob3N0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJDCg5DbG9zZUxvY2FsaG9zdBIZLmdycGMuTG9jYWxob3N0Q29ubmVjdGlvbhoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eWIGcHJvdG8z", [file_google_protobuf_empty, file_oci, file_types]);
 
 /**
  * @generated from message grpc.CreateContainerRequest
@@ -88,6 +88,14 @@ export type CreateContainerRequest = Message<"grpc.CreateContainerRequest"> & {
    * @generated from field: bytes oci_json = 100;
    */
   ociJson: Uint8Array;
+
+  /**
+   * Hearth: descriptors 3, 4, … that the process gets beside its standard streams, in this order: what it can do with each,
+   * 1 read, 2 write, 3 both.
+   *
+   * @generated from field: repeated uint32 descriptors = 101;
+   */
+  descriptors: number[];
 };
 
 /**
@@ -188,6 +196,13 @@ export type ExecProcessRequest = Message<"grpc.ExecProcessRequest"> & {
    * @generated from field: string cgroup = 101;
    */
   cgroup: string;
+
+  /**
+   * Hearth: as in CreateContainerRequest.
+   *
+   * @generated from field: repeated uint32 descriptors = 102;
+   */
+  descriptors: number[];
 };
 
 /**
@@ -765,6 +780,13 @@ export type WriteStreamRequest = Message<"grpc.WriteStreamRequest"> & {
    * @generated from field: bytes data = 3;
    */
   data: Uint8Array;
+
+  /**
+   * Hearth: one of the further descriptors, 3 and up, instead of standard input.
+   *
+   * @generated from field: uint32 descriptor = 100;
+   */
+  descriptor: number;
 };
 
 /**
@@ -809,6 +831,14 @@ export type ReadStreamRequest = Message<"grpc.ReadStreamRequest"> & {
    * @generated from field: uint32 len = 3;
    */
   len: number;
+
+  /**
+   * Hearth: one of the further descriptors, 3 and up, instead of standard output. Of one that the process can only read,
+   * the end is that it no longer does.
+   *
+   * @generated from field: uint32 descriptor = 100;
+   */
+  descriptor: number;
 };
 
 /**
@@ -826,6 +856,20 @@ export type ReadStreamResponse = Message<"grpc.ReadStreamResponse"> & {
    * @generated from field: bytes data = 1;
    */
   data: Uint8Array;
+
+  /**
+   * Hearth: the end of a further descriptor, instead of OUT_OF_RANGE.
+   *
+   * @generated from field: bool eof = 100;
+   */
+  eof: boolean;
+
+  /**
+   * Hearth: with eof: the process has closed it. Without, it has said all that it will, and may still read.
+   *
+   * @generated from field: bool closed = 101;
+   */
+  closed: boolean;
 };
 
 /**
@@ -848,6 +892,13 @@ export type CloseStdinRequest = Message<"grpc.CloseStdinRequest"> & {
    * @generated from field: string exec_id = 2;
    */
   execId: string;
+
+  /**
+   * Hearth: one of the further descriptors, 3 and up, instead of standard input.
+   *
+   * @generated from field: uint32 descriptor = 100;
+   */
+  descriptor: number;
 };
 
 /**
@@ -856,6 +907,35 @@ export type CloseStdinRequest = Message<"grpc.CloseStdinRequest"> & {
  */
 export const CloseStdinRequestSchema: GenMessage<CloseStdinRequest> = /*@__PURE__*/
   messageDesc(file_agent, 27);
+
+/**
+ * @generated from message grpc.CloseOutputRequest
+ */
+export type CloseOutputRequest = Message<"grpc.CloseOutputRequest"> & {
+  /**
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * @generated from field: string exec_id = 2;
+   */
+  execId: string;
+
+  /**
+   * 3 and up.
+   *
+   * @generated from field: uint32 descriptor = 3;
+   */
+  descriptor: number;
+};
+
+/**
+ * Describes the message grpc.CloseOutputRequest.
+ * Use `create(CloseOutputRequestSchema)` to create a new message.
+ */
+export const CloseOutputRequestSchema: GenMessage<CloseOutputRequest> = /*@__PURE__*/
+  messageDesc(file_agent, 28);
 
 /**
  * @generated from message grpc.TtyWinResizeRequest
@@ -887,7 +967,7 @@ export type TtyWinResizeRequest = Message<"grpc.TtyWinResizeRequest"> & {
  * Use `create(TtyWinResizeRequestSchema)` to create a new message.
  */
 export const TtyWinResizeRequestSchema: GenMessage<TtyWinResizeRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 28);
+  messageDesc(file_agent, 29);
 
 /**
  * @generated from message grpc.KernelModule
@@ -909,7 +989,7 @@ export type KernelModule = Message<"grpc.KernelModule"> & {
  * Use `create(KernelModuleSchema)` to create a new message.
  */
 export const KernelModuleSchema: GenMessage<KernelModule> = /*@__PURE__*/
-  messageDesc(file_agent, 29);
+  messageDesc(file_agent, 30);
 
 /**
  * @generated from message grpc.CreateSandboxRequest
@@ -956,7 +1036,7 @@ export type CreateSandboxRequest = Message<"grpc.CreateSandboxRequest"> & {
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
 export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 30);
+  messageDesc(file_agent, 31);
 
 /**
  * @generated from message grpc.DestroySandboxRequest
@@ -969,7 +1049,7 @@ export type DestroySandboxRequest = Message<"grpc.DestroySandboxRequest"> & {
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 31);
+  messageDesc(file_agent, 32);
 
 /**
  * @generated from message grpc.Interfaces
@@ -986,7 +1066,7 @@ export type Interfaces = Message<"grpc.Interfaces"> & {
  * Use `create(InterfacesSchema)` to create a new message.
  */
 export const InterfacesSchema: GenMessage<Interfaces> = /*@__PURE__*/
-  messageDesc(file_agent, 32);
+  messageDesc(file_agent, 33);
 
 /**
  * @generated from message grpc.Routes
@@ -1003,7 +1083,7 @@ export type Routes = Message<"grpc.Routes"> & {
  * Use `create(RoutesSchema)` to create a new message.
  */
 export const RoutesSchema: GenMessage<Routes> = /*@__PURE__*/
-  messageDesc(file_agent, 33);
+  messageDesc(file_agent, 34);
 
 /**
  * @generated from message grpc.UpdateInterfaceRequest
@@ -1020,7 +1100,7 @@ export type UpdateInterfaceRequest = Message<"grpc.UpdateInterfaceRequest"> & {
  * Use `create(UpdateInterfaceRequestSchema)` to create a new message.
  */
 export const UpdateInterfaceRequestSchema: GenMessage<UpdateInterfaceRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 34);
+  messageDesc(file_agent, 35);
 
 /**
  * @generated from message grpc.UpdateRoutesRequest
@@ -1037,7 +1117,7 @@ export type UpdateRoutesRequest = Message<"grpc.UpdateRoutesRequest"> & {
  * Use `create(UpdateRoutesRequestSchema)` to create a new message.
  */
 export const UpdateRoutesRequestSchema: GenMessage<UpdateRoutesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 35);
+  messageDesc(file_agent, 36);
 
 /**
  * @generated from message grpc.ListInterfacesRequest
@@ -1050,7 +1130,7 @@ export type ListInterfacesRequest = Message<"grpc.ListInterfacesRequest"> & {
  * Use `create(ListInterfacesRequestSchema)` to create a new message.
  */
 export const ListInterfacesRequestSchema: GenMessage<ListInterfacesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 36);
+  messageDesc(file_agent, 37);
 
 /**
  * @generated from message grpc.ListRoutesRequest
@@ -1063,7 +1143,7 @@ export type ListRoutesRequest = Message<"grpc.ListRoutesRequest"> & {
  * Use `create(ListRoutesRequestSchema)` to create a new message.
  */
 export const ListRoutesRequestSchema: GenMessage<ListRoutesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 37);
+  messageDesc(file_agent, 38);
 
 /**
  * @generated from message grpc.ARPNeighbors
@@ -1080,7 +1160,7 @@ export type ARPNeighbors = Message<"grpc.ARPNeighbors"> & {
  * Use `create(ARPNeighborsSchema)` to create a new message.
  */
 export const ARPNeighborsSchema: GenMessage<ARPNeighbors> = /*@__PURE__*/
-  messageDesc(file_agent, 38);
+  messageDesc(file_agent, 39);
 
 /**
  * @generated from message grpc.AddARPNeighborsRequest
@@ -1097,7 +1177,7 @@ export type AddARPNeighborsRequest = Message<"grpc.AddARPNeighborsRequest"> & {
  * Use `create(AddARPNeighborsRequestSchema)` to create a new message.
  */
 export const AddARPNeighborsRequestSchema: GenMessage<AddARPNeighborsRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 39);
+  messageDesc(file_agent, 40);
 
 /**
  * @generated from message grpc.OnlineCPUMemRequest
@@ -1124,7 +1204,7 @@ export type OnlineCPUMemRequest = Message<"grpc.OnlineCPUMemRequest"> & {
  * Use `create(OnlineCPUMemRequestSchema)` to create a new message.
  */
 export const OnlineCPUMemRequestSchema: GenMessage<OnlineCPUMemRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 40);
+  messageDesc(file_agent, 41);
 
 /**
  * @generated from message grpc.ReseedRandomDevRequest
@@ -1141,7 +1221,7 @@ export type ReseedRandomDevRequest = Message<"grpc.ReseedRandomDevRequest"> & {
  * Use `create(ReseedRandomDevRequestSchema)` to create a new message.
  */
 export const ReseedRandomDevRequestSchema: GenMessage<ReseedRandomDevRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 41);
+  messageDesc(file_agent, 42);
 
 /**
  * @generated from message grpc.AgentDetails
@@ -1183,7 +1263,7 @@ export type AgentDetails = Message<"grpc.AgentDetails"> & {
  * Use `create(AgentDetailsSchema)` to create a new message.
  */
 export const AgentDetailsSchema: GenMessage<AgentDetails> = /*@__PURE__*/
-  messageDesc(file_agent, 42);
+  messageDesc(file_agent, 43);
 
 /**
  * @generated from message grpc.GuestDetailsRequest
@@ -1205,7 +1285,7 @@ export type GuestDetailsRequest = Message<"grpc.GuestDetailsRequest"> & {
  * Use `create(GuestDetailsRequestSchema)` to create a new message.
  */
 export const GuestDetailsRequestSchema: GenMessage<GuestDetailsRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 43);
+  messageDesc(file_agent, 44);
 
 /**
  * @generated from message grpc.GuestDetailsResponse
@@ -1232,7 +1312,7 @@ export type GuestDetailsResponse = Message<"grpc.GuestDetailsResponse"> & {
  * Use `create(GuestDetailsResponseSchema)` to create a new message.
  */
 export const GuestDetailsResponseSchema: GenMessage<GuestDetailsResponse> = /*@__PURE__*/
-  messageDesc(file_agent, 44);
+  messageDesc(file_agent, 45);
 
 /**
  * @generated from message grpc.SetGuestDateTimeRequest
@@ -1254,7 +1334,7 @@ export type SetGuestDateTimeRequest = Message<"grpc.SetGuestDateTimeRequest"> & 
  * Use `create(SetGuestDateTimeRequestSchema)` to create a new message.
  */
 export const SetGuestDateTimeRequestSchema: GenMessage<SetGuestDateTimeRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 45);
+  messageDesc(file_agent, 46);
 
 /**
  * @generated from message grpc.FSGroup
@@ -1276,7 +1356,7 @@ export type FSGroup = Message<"grpc.FSGroup"> & {
  * Use `create(FSGroupSchema)` to create a new message.
  */
 export const FSGroupSchema: GenMessage<FSGroup> = /*@__PURE__*/
-  messageDesc(file_agent, 46);
+  messageDesc(file_agent, 47);
 
 /**
  * @generated from message grpc.SharedMount
@@ -1313,7 +1393,7 @@ export type SharedMount = Message<"grpc.SharedMount"> & {
  * Use `create(SharedMountSchema)` to create a new message.
  */
 export const SharedMountSchema: GenMessage<SharedMount> = /*@__PURE__*/
-  messageDesc(file_agent, 47);
+  messageDesc(file_agent, 48);
 
 /**
  * @generated from message grpc.Storage
@@ -1365,7 +1445,7 @@ export type Storage = Message<"grpc.Storage"> & {
  * Use `create(StorageSchema)` to create a new message.
  */
 export const StorageSchema: GenMessage<Storage> = /*@__PURE__*/
-  messageDesc(file_agent, 48);
+  messageDesc(file_agent, 49);
 
 /**
  * @generated from message grpc.Device
@@ -1402,7 +1482,7 @@ export type Device = Message<"grpc.Device"> & {
  * Use `create(DeviceSchema)` to create a new message.
  */
 export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
-  messageDesc(file_agent, 49);
+  messageDesc(file_agent, 50);
 
 /**
  * @generated from message grpc.StringUser
@@ -1429,7 +1509,7 @@ export type StringUser = Message<"grpc.StringUser"> & {
  * Use `create(StringUserSchema)` to create a new message.
  */
 export const StringUserSchema: GenMessage<StringUser> = /*@__PURE__*/
-  messageDesc(file_agent, 50);
+  messageDesc(file_agent, 51);
 
 /**
  * @generated from message grpc.CopyFileRequest
@@ -1481,7 +1561,7 @@ export type CopyFileRequest = Message<"grpc.CopyFileRequest"> & {
  * Use `create(CopyFileRequestSchema)` to create a new message.
  */
 export const CopyFileRequestSchema: GenMessage<CopyFileRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 51);
+  messageDesc(file_agent, 52);
 
 /**
  * @generated from message grpc.GetOOMEventRequest
@@ -1494,7 +1574,7 @@ export type GetOOMEventRequest = Message<"grpc.GetOOMEventRequest"> & {
  * Use `create(GetOOMEventRequestSchema)` to create a new message.
  */
 export const GetOOMEventRequestSchema: GenMessage<GetOOMEventRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 52);
+  messageDesc(file_agent, 53);
 
 /**
  * @generated from message grpc.OOMEvent
@@ -1511,7 +1591,7 @@ export type OOMEvent = Message<"grpc.OOMEvent"> & {
  * Use `create(OOMEventSchema)` to create a new message.
  */
 export const OOMEventSchema: GenMessage<OOMEvent> = /*@__PURE__*/
-  messageDesc(file_agent, 53);
+  messageDesc(file_agent, 54);
 
 /**
  * @generated from message grpc.ListProcessesRequest
@@ -1542,7 +1622,7 @@ export type ListProcessesRequest = Message<"grpc.ListProcessesRequest"> & {
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
 export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 54);
+  messageDesc(file_agent, 55);
 
 /**
  * @generated from message grpc.ListProcessesResponse
@@ -1559,7 +1639,7 @@ export type ListProcessesResponse = Message<"grpc.ListProcessesResponse"> & {
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
 export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
-  messageDesc(file_agent, 55);
+  messageDesc(file_agent, 56);
 
 /**
  * @generated from message grpc.ServeNamesRequest
@@ -1578,7 +1658,7 @@ export type ServeNamesRequest = Message<"grpc.ServeNamesRequest"> & {
  * Use `create(ServeNamesRequestSchema)` to create a new message.
  */
 export const ServeNamesRequestSchema: GenMessage<ServeNamesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 56);
+  messageDesc(file_agent, 57);
 
 /**
  * @generated from message grpc.NextNameQueryRequest
@@ -1591,7 +1671,7 @@ export type NextNameQueryRequest = Message<"grpc.NextNameQueryRequest"> & {
  * Use `create(NextNameQueryRequestSchema)` to create a new message.
  */
 export const NextNameQueryRequestSchema: GenMessage<NextNameQueryRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 57);
+  messageDesc(file_agent, 58);
 
 /**
  * @generated from message grpc.NameQuery
@@ -1629,7 +1709,7 @@ export type NameQuery = Message<"grpc.NameQuery"> & {
  * Use `create(NameQuerySchema)` to create a new message.
  */
 export const NameQuerySchema: GenMessage<NameQuery> = /*@__PURE__*/
-  messageDesc(file_agent, 58);
+  messageDesc(file_agent, 59);
 
 /**
  * @generated from message grpc.ConnectLocalhostRequest
@@ -1655,7 +1735,7 @@ export type ConnectLocalhostRequest = Message<"grpc.ConnectLocalhostRequest"> & 
  * Use `create(ConnectLocalhostRequestSchema)` to create a new message.
  */
 export const ConnectLocalhostRequestSchema: GenMessage<ConnectLocalhostRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 59);
+  messageDesc(file_agent, 60);
 
 /**
  * @generated from message grpc.LocalhostConnection
@@ -1672,7 +1752,7 @@ export type LocalhostConnection = Message<"grpc.LocalhostConnection"> & {
  * Use `create(LocalhostConnectionSchema)` to create a new message.
  */
 export const LocalhostConnectionSchema: GenMessage<LocalhostConnection> = /*@__PURE__*/
-  messageDesc(file_agent, 60);
+  messageDesc(file_agent, 61);
 
 /**
  * @generated from message grpc.LocalhostBytes
@@ -1689,7 +1769,7 @@ export type LocalhostBytes = Message<"grpc.LocalhostBytes"> & {
  * Use `create(LocalhostBytesSchema)` to create a new message.
  */
 export const LocalhostBytesSchema: GenMessage<LocalhostBytes> = /*@__PURE__*/
-  messageDesc(file_agent, 61);
+  messageDesc(file_agent, 62);
 
 /**
  * @generated from message grpc.WriteLocalhostRequest
@@ -1711,7 +1791,7 @@ export type WriteLocalhostRequest = Message<"grpc.WriteLocalhostRequest"> & {
  * Use `create(WriteLocalhostRequestSchema)` to create a new message.
  */
 export const WriteLocalhostRequestSchema: GenMessage<WriteLocalhostRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 62);
+  messageDesc(file_agent, 63);
 
 /**
  * @generated from service grpc.AgentService
@@ -1875,6 +1955,16 @@ export const AgentService: GenService<{
   closeStdin: {
     methodKind: "unary";
     input: typeof CloseStdinRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * Hearth: nobody reads any more what the process writes to one of its further descriptors: its writes fail with EPIPE.
+   *
+   * @generated from rpc grpc.AgentService.CloseOutput
+   */
+  closeOutput: {
+    methodKind: "unary";
+    input: typeof CloseOutputRequestSchema;
     output: typeof EmptySchema;
   },
   /**

@@ -29,6 +29,18 @@ export interface ContainerRequest {
   readonly owner: Owner;
   /** Path of the mount namespace that the configuration's paths belong to; undefined: ours. */
   readonly mountNamespace: string | undefined;
+  /** What its process can do with its descriptors 3, 4, …, as the protocol numbers it. */
+  readonly descriptors: readonly number[];
+}
+
+export interface ExecRequest {
+  readonly execId: string;
+  /** OCI process as JSON. */
+  readonly processJson: Uint8Array;
+  /** Below the container's own, or empty for that itself. */
+  readonly cgroup: string;
+  /** As ContainerRequest's. */
+  readonly descriptors: readonly number[];
 }
 
 /** A process of the container. While `owner` is set, the end of that connection kills the process. */
@@ -143,6 +155,7 @@ export class Container {
           execId: request.id,
           storages,
           ociJson: new TextEncoder().encode(stringifySpec(config)),
+          descriptors: [...request.descriptors],
         },
         { signal },
       ),
@@ -191,8 +204,8 @@ export class Container {
     this.#paused = false;
   }
 
-  /** `cgroup` is one below the container's own, or empty for that itself. */
-  async exec(execId: string, process: Uint8Array, cgroup: string, owner: Owner): Promise<void> {
+  /** Starts another process, which ends with its owner. */
+  async exec({ execId, processJson, cgroup, descriptors }: ExecRequest, owner: Owner): Promise<void> {
     if (this.status !== "created" && this.status !== "running") throw notRunning(this.id);
     if (execId === "" || this.#processes.has(execId)) {
       throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
@@ -204,7 +217,10 @@ export class Container {
     this.#processes.set(execId, entry);
     try {
       await this.#dependencies.steps.run("exec-process", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
-        this.#agent.execProcess({ containerId: this.id, execId, processJson: process, cgroup }, { signal }),
+        this.#agent.execProcess(
+          { containerId: this.id, execId, processJson, cgroup, descriptors: [...descriptors] },
+          { signal },
+        ),
       );
     } catch (error) {
       this.#processes.delete(execId);

@@ -71,10 +71,10 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
     createContainer: async (request, context) => {
       takeSteps();
       const spec = parseSpec(new TextDecoder().decode(request.configJson), `${request.bundle}/config.json`);
-      const { containerId: id, bundle, mountNamespace: path } = request;
+      const { containerId: id, bundle, mountNamespace: path, descriptors } = request;
       const mountNamespace = path === "" || isOwnMountNamespace(path) ? undefined : path;
       const container = await sandbox.createContainer(
-        { id, bundle, spec, owner: context.connection, mountNamespace },
+        { id, bundle, spec, owner: context.connection, mountNamespace, descriptors },
         { rows: request.terminalRows, columns: request.terminalColumns },
       );
       return { warnings: [...container.warnings], steps: takeSteps() };
@@ -130,8 +130,7 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
 function processHandlers(sandbox: Sandbox): Handlers {
   return {
     execProcess: async (request, context) => {
-      const { containerId, execId, processJson, cgroup } = request;
-      await sandbox.container(containerId).exec(execId, processJson, cgroup, context.connection);
+      await sandbox.container(request.containerId).exec(request, context.connection);
       return {};
     },
     signalProcess: async (request) => {
@@ -148,9 +147,10 @@ function processHandlers(sandbox: Sandbox): Handlers {
 
 function streamHandlers(sandbox: Sandbox): Handlers {
   const agent = sandbox.vm.agent.agent;
-  const target = (request: { readonly containerId: string; readonly execId: string }) => {
-    sandbox.container(request.containerId).process(request.execId);
-    return { containerId: request.containerId, execId: request.execId || request.containerId };
+  const target = (request: { readonly containerId: string; readonly execId: string; readonly descriptor?: number }) => {
+    const { containerId, execId, descriptor = 0 } = request;
+    sandbox.container(containerId).process(execId);
+    return { containerId, execId: execId || containerId, descriptor };
   };
   return {
     writeStdin: async (request, context) => {
@@ -161,12 +161,16 @@ function streamHandlers(sandbox: Sandbox): Handlers {
       await agent.closeStdin(target(request), { timeoutMs: AGENT_CALL_TIMEOUT_MS });
       return {};
     },
+    closeOutput: async (request) => {
+      await agent.closeOutput(target(request), { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+      return {};
+    },
     readOutput: async (request, context) => {
       const len = Math.min(Math.max(request.lengthMax, 1), STREAM_CHUNK_BYTES_MAX);
       const read = request.stream === OutputStream.STDERR ? agent.readStderr : agent.readStdout;
       try {
-        const { data } = await read({ ...target(request), len }, { signal: context.signal });
-        return { data, eof: false };
+        const { data, eof, closed } = await read({ ...target(request), len }, { signal: context.signal });
+        return { data, eof, closed };
       } catch (error) {
         if (error instanceof HearthError && error.code === "out-of-range") return { eof: true };
         throw error;

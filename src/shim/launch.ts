@@ -1,11 +1,14 @@
-/** How the runtime tells a new shim what it stands for: arguments of `hearth shim`. */
+/** How the runtime tells a new shim what it stands for: arguments of `hearth shim`, and descriptors. */
 import { HearthError } from "../errors.ts";
+import { type FdUse, parseFdUse } from "../sys/carried-fd.ts";
 
 /**
  * A socket: a byte from the runtime says that the process exists now; the shim answers `{"ready":true}` or `{"error":…}`
  * in one line when it owns it. The runtime closes it when the shim may end, at the latest by ending itself.
  */
 export const SHIM_REPORT_FD = 3;
+/** The first of those that it carries to the process, in the order of `preserved`. */
+export const SHIM_PRESERVED_FD = 4;
 
 export interface ShimLaunch {
   /** Socket of the sandbox process. */
@@ -15,18 +18,20 @@ export interface ShimLaunch {
   readonly execId: string;
   /** "none", "session": descriptor 0 becomes our controlling terminal, "shared": it is our parent's terminal too. */
   readonly terminal: "none" | "session" | "shared";
+  /** What the process can do with its descriptors 3, 4, … */
+  readonly preserved: readonly FdUse[];
 }
 
-export function shimArgs(launch: ShimLaunch): string[] {
-  return ["shim", launch.socket, launch.containerId, launch.execId, launch.terminal];
+export function shimArgs({ socket, containerId, execId, terminal, preserved }: ShimLaunch): string[] {
+  return ["shim", socket, containerId, execId, terminal, ...preserved.map(String)];
 }
 
 /** The inverse of shimArgs, without the leading "shim". */
 export function parseShimArgs(args: readonly string[]): ShimLaunch {
-  const [socket, containerId, execId, terminal] = args;
+  const [socket, containerId, execId, terminal, ...uses] = args;
   const known = (["none", "session", "shared"] as const).find((kind) => kind === terminal);
   if (socket === undefined || containerId === undefined || execId === undefined || known === undefined) {
     throw new HearthError("invalid-argument", "start shim: it is started by the runtime, not by hand");
   }
-  return { socket, containerId, execId, terminal: known };
+  return { socket, containerId, execId, terminal: known, preserved: uses.map((use) => parseFdUse(Number(use))) };
 }

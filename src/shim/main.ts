@@ -4,9 +4,9 @@ import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
-import { asFd, dup, type Fd, isOpen, type OwnedFd } from "../sys/fd.ts";
+import { asFd, dup, type Fd, isOpen, OwnedFd } from "../sys/fd.ts";
 import { isTerminal, makeRaw, ownTerminal, setControllingTerminal } from "../sys/pty.ts";
-import { parseShimArgs, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
+import { parseShimArgs, SHIM_PRESERVED_FD, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
 import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
 import { takeStandardFd } from "./standard-fds.ts";
 
@@ -42,6 +42,7 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const shim = startShim({
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
+    preserved: launch.preserved.map((use, index) => ({ use, fd: new OwnedFd(asFd(SHIM_PRESERVED_FD + index)) })),
     terminal: terminal?.fd,
     plainNewlines,
     log: silentLog,

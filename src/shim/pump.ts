@@ -13,6 +13,8 @@ export interface ProcessTarget {
   readonly containerId: string;
   /** The container's id for its init process. */
   readonly execId: string;
+  /** One of the process's further descriptors, 3 and up, instead of a standard stream. */
+  readonly descriptor?: number;
 }
 
 /**
@@ -21,12 +23,12 @@ export interface ProcessTarget {
  * `stop` ends it without telling the process.
  */
 export async function pumpInput(target: ProcessTarget, reader: FdReader, stop: AbortSignal): Promise<void> {
-  const { sandbox, containerId, execId } = target;
+  const { sandbox, ...process } = target;
   try {
     for (;;) {
       const data = await reader.read(undefined, stop);
       if (data === null) {
-        await sandbox.closeStdin({ containerId, execId });
+        await sandbox.closeStdin(process);
         return;
       }
       if (!(await writeAll(target, data))) return;
@@ -39,9 +41,9 @@ export async function pumpInput(target: ProcessTarget, reader: FdReader, stop: A
 }
 
 /** False when the process has closed its end. */
-async function writeAll({ sandbox, containerId, execId }: ProcessTarget, data: Uint8Array): Promise<boolean> {
+async function writeAll({ sandbox, ...process }: ProcessTarget, data: Uint8Array): Promise<boolean> {
   for (let at = 0; at < data.length; ) {
-    const { written } = await sandbox.writeStdin({ containerId, execId, data: data.subarray(at) });
+    const { written } = await sandbox.writeStdin({ ...process, data: data.subarray(at) });
     if (written === 0) return false;
     at += written;
   }
@@ -49,8 +51,8 @@ async function writeAll({ sandbox, containerId, execId }: ProcessTarget, data: U
 }
 
 /**
- * Guest to host until the end of the stream. When nobody reads on the host any more the rest is read and dropped: the
- * process must not hang on a reader that has gone.
+ * Guest to host until the end of the stream. What cannot be delivered any more is read and dropped: the process must not hang
+ * on a reader that has gone, or on a full disk.
  */
 export async function pumpOutput(
   target: ProcessTarget,
@@ -77,17 +79,16 @@ export async function pumpOutput(
   }
 }
 
-/** False when nobody can read it any more. */
-async function deliver(writer: FdWriter, data: Uint8Array): Promise<boolean> {
+/** False when it cannot be delivered any more: nobody reads, the disk is full. */
+export async function deliver(writer: FdWriter, data: Uint8Array): Promise<boolean> {
   try {
     await writer.write(data);
     return true;
   } catch (thrown) {
-    if (thrown instanceof SystemError && ["EPIPE", "EIO", "ECONNRESET"].includes(thrown.errno)) {
-      writer.close();
-      return false;
-    }
-    throw thrown;
+    const closedMeanwhile = thrown instanceof HearthError && thrown.code === "cancelled";
+    if (!(thrown instanceof SystemError) && !closedMeanwhile) throw thrown;
+    writer.close();
+    return false;
   }
 }
 

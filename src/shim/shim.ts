@@ -2,11 +2,13 @@
 import { describeError } from "../errors.ts";
 import { OutputStream } from "../gen/sandbox_table.ts";
 import type { Log } from "../log.ts";
+import type { CarriedFd } from "../sys/carried-fd.ts";
 import type { Fd, OwnedFd } from "../sys/fd.ts";
 import { FdReader } from "../sys/fd-reader.ts";
 import { FdWriter } from "../sys/fd-writer.ts";
 import { getWindowSize } from "../sys/pty.ts";
 import { parseSignal, signalName } from "../sys/signals.ts";
+import { carryFd } from "./carry-fd.ts";
 import { PlainNewlines } from "./plain-newlines.ts";
 import { isProcessGone, type ProcessTarget, pumpInput, pumpOutput } from "./pump.ts";
 
@@ -24,6 +26,8 @@ export interface ShimStdio {
 export interface ShimOptions {
   readonly target: ProcessTarget;
   readonly stdio: ShimStdio;
+  /** What it has beside them, as its descriptors 3, 4, …; owned by the shim from now on. Default: nothing. */
+  readonly preserved?: readonly CarriedFd[];
   /** The process has a terminal, and this descriptor is the host's side of it. */
   readonly terminal: Fd | undefined;
   /** The output of the process's terminal goes where no terminal is: lines end there as the process ended them. */
@@ -66,6 +70,7 @@ async function carry(options: ShimOptions, waiting: Promise<{ readonly exitStatu
   if (options.terminal === undefined) {
     outputs.push(pumpOutput(target, OutputStream.STDERR, writer(stdio.stderr)));
   }
+  outputs.push(...(options.preserved ?? []).map((carried, index) => carryFd(target, 3 + index, carried, stop.signal)));
   input.catch((thrown) => logLoss(log, "standard input", thrown));
   for (const output of outputs) output.catch((thrown) => logLoss(log, "output", thrown));
   try {

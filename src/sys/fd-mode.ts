@@ -16,6 +16,7 @@ const libc = lazyLibc({
 });
 
 const POLLIN = 0x001;
+const POLLHUP = 0x010;
 const POLLOUT = 0x004;
 /** Source: asm-generic/ioctls.h. Succeeds on the master side of a pseudo-terminal only. */
 const TIOCGPTN = 0x80045430n;
@@ -59,8 +60,17 @@ export function isPtyMaster(fd: Fd): boolean {
 
 /** Asks poll(2), without waiting, whether a call would get on (error and hang-up included). */
 export function isReady(fd: Fd, interest: "read" | "write"): boolean {
+  return pollNow(fd, interest === "read" ? POLLIN : POLLOUT) !== 0;
+}
+
+/** True for a socket whose peer has been closed, or both of whose directions have ended. */
+export function isHungUp(fd: Fd): boolean {
+  return (pollNow(fd, 0) & POLLHUP) !== 0;
+}
+
+function pollNow(fd: Fd, events: number): number {
   const { bytes, view } = struct(8);
   view.setInt32(0, fd, true);
-  view.setInt16(4, interest === "read" ? POLLIN : POLLOUT, true);
-  return libc().poll(bytes, 1n, 0) > 0;
+  view.setInt16(4, events, true);
+  return libc().poll(bytes, 1n, 0) > 0 ? view.getInt16(6, true) : 0;
 }

@@ -37,7 +37,7 @@ export class FdReader implements Disposable {
 
   /**
    * The next bytes, 1 to `max` of them, as soon as there are any; null at the end of the file. A pty whose terminal
-   * side was closed by everybody is at its end too. Rejects when `close` is called meanwhile or `signal` aborts;
+   * side was closed by everybody is at its end too, and a connection that was reset. Rejects when `close` is called meanwhile or `signal` aborts;
    * no byte is lost then.
    */
   async read(max: number = FD_READ_BYTES_DEFAULT, signal?: AbortSignal): Promise<Uint8Array | null> {
@@ -78,6 +78,8 @@ export class FdReader implements Disposable {
       if (errno === "EAGAIN") return "again";
       // A pty master says EIO when nobody holds the terminal side, a terminal when its master was closed.
       if (errno === "EIO" && this.#mode !== "file") return null;
+      // The peer has gone before it read all that was sent to it: what it had sent itself came before.
+      if (errno === "ECONNRESET") return null;
       if (errno !== "EINTR") throw new SystemError(errno, `read file descriptor ${this.#fd}`);
     }
   }

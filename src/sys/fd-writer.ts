@@ -1,7 +1,7 @@
 /** Event-driven writing to any descriptor: pipes, fifos, terminals, pty masters, sockets, devices, regular files. */
 import { HearthError, SystemError } from "../errors.ts";
 import { FD_CALLS_PER_TURN_MAX } from "../limits.ts";
-import type { Fd, OwnedFd } from "./fd.ts";
+import { type Fd, type OwnedFd, shutdownSocket } from "./fd.ts";
 import { type FdMode, isReady, prepareFd } from "./fd-mode.ts";
 import { lastErrno, lazyLibc } from "./libc.ts";
 import { type PolledFd, pollFd } from "./readiness.ts";
@@ -37,6 +37,10 @@ export class FdWriter implements Disposable {
     return this.#fd;
   }
 
+  get isOpen(): boolean {
+    return !this.#closed;
+  }
+
   /**
    * Resolves when every byte was taken; `data` must not change until then. Writes are done in the order of the calls.
    * A reader that has gone is a SystemError EPIPE (pipe, socket) or EIO (terminal); after any error later writes fail.
@@ -49,11 +53,29 @@ export class FdWriter implements Disposable {
     return done;
   }
 
+  /**
+   * Resolves when nobody can read any more what is written; for a file that is never. Rejects when `close` is called or
+   * `signal` aborts.
+   */
+  async readerGone(signal?: AbortSignal): Promise<void> {
+    if (this.#closed) throw this.#closedError();
+    this.#polled ??= pollFd(this.#fd);
+    await this.#polled.wait("hang-up", signal);
+  }
+
+  /** Closes after what was written so far, and the other side reads the end: a socket may still be open for reading. */
+  async end(): Promise<void> {
+    await this.#last.catch(() => undefined);
+    if (!this.#closed && this.#mode === "socket") shutdownSocket(this.#fd, "write");
+    this.close();
+  }
+
   /** Idempotent. Pending writes reject; part of their bytes may have been written. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#polled?.cancel("write", this.#closedError());
+    this.#polled?.cancel("hang-up", this.#closedError());
     this.#polled?.release();
     this.#owned.close();
   }

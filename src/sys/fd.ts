@@ -39,6 +39,7 @@ const libc = lazyLibc({
   socketpair: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
   fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
   dup3: { args: ["i32", "i32", "i32"], returns: "i32" },
+  shutdown: { args: ["i32", "i32"], returns: "i32" },
 });
 
 /** The number as a descriptor; it must be a small non-negative integer. Does not ask whether it is open. */
@@ -138,6 +139,19 @@ export function socketpair(options: { readonly nonBlocking?: boolean } = {}): re
   check(libc().socketpair(AF_UNIX, type, 0, fds), "make socket pair");
   const [left = -1, right = -1] = fds;
   return [new OwnedFd(asFd(left)), new OwnedFd(asFd(right))];
+}
+
+/** Source: sys/socket.h. */
+const SHUTDOWN = { read: 0, write: 1 } as const;
+
+/**
+ * Ends one direction of a connected socket, for everybody who has it: "write": the peer reads the end of the stream,
+ * "read": the peer's writes fail with EPIPE. Nothing where there is no peer any more.
+ */
+export function shutdownSocket(fd: Fd, half: keyof typeof SHUTDOWN): void {
+  if (libc().shutdown(fd, SHUTDOWN[half]) >= 0) return;
+  const errno = lastErrno();
+  if (errno !== "ENOTCONN") throw new SystemError(errno, `end socket ${fd}`);
 }
 
 /** A second descriptor, O_CLOEXEC, of the same open file description. */

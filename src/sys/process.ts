@@ -37,8 +37,8 @@ export interface SpawnOptions {
   /** Default: "/", so that a child never holds somebody's mount. */
   readonly cwd?: string;
   /**
-   * Descriptors for 0, 1, 2 and, by position, 3 and up; "ignore" is /dev/null for the first three and closed above.
-   * The caller still owns and closes its own. Default: all ignored.
+   * Descriptors for 0, 1, 2 and, by position, 3 and up, whatever numbers they have here; "ignore" is /dev/null for the first
+   * three and closed above. The caller still owns and closes its own. Default: all ignored.
    */
   readonly stdio?: readonly (Fd | "ignore")[];
   /** Own session (setsid): outlives us and our terminal. */

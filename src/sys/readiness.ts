@@ -12,7 +12,7 @@ import {
   startPollThread,
 } from "./poll-thread.ts";
 
-export type Interest = "read" | "write";
+export type Interest = "read" | "write" | "hang-up";
 
 /** Source: sys/epoll.h. Errors and hang-ups (0x18) are always reported and count as ready: the next call says what it is. */
 const EPOLLIN = 0x001;
@@ -127,7 +127,7 @@ export class PolledFd {
   alwaysReady = false;
   users = 1;
   readonly #set: PollSet;
-  readonly #waiters: Record<Interest, Set<Waiter>> = { read: new Set(), write: new Set() };
+  readonly #waiters: Record<Interest, Set<Waiter>> = { read: new Set(), write: new Set(), "hang-up": new Set() };
 
   constructor(set: PollSet, fd: Fd, token: number) {
     this.#set = set;
@@ -136,12 +136,13 @@ export class PolledFd {
   }
 
   /**
-   * Resolves when reading (writing) may get on, or the descriptor has an error or was hung up. It is a hint: the call
-   * that follows must not block. Rejects when `signal` aborts or `cancel` is called.
+   * Resolves when reading (writing) may get on, or the descriptor has an error or was hung up, as for the end of a pipe
+   * whose other end nobody has any more. It is a hint: the call that follows must not block. Rejects when `signal` aborts
+   * or `cancel` is called.
    */
   wait(interest: Interest, signal?: AbortSignal): Promise<void> {
     if (signal?.aborted === true) return Promise.reject(signal.reason);
-    if (this.alwaysReady) return Promise.resolve();
+    if (this.alwaysReady && interest !== "hang-up") return Promise.resolve();
     return new Promise((resolve, reject) => {
       const settle = (step: () => void): void => {
         signal?.removeEventListener("abort", onAbort);
@@ -181,13 +182,15 @@ export class PolledFd {
     const both = (events & EPOLLERR_OR_HUP) !== 0;
     if (both || (events & (EPOLLIN | EPOLLRDHUP)) !== 0) this.#wake("read");
     if (both || (events & EPOLLOUT) !== 0) this.#wake("write");
-    if (this.users > 0 && this.events() !== 0) this.#arm();
+    if (both) this.#wake("hang-up");
+    if (this.users > 0 && this.#isWaitedFor()) this.#arm();
   }
 
   /** For the poll set only. */
   fail(error: unknown): void {
     this.cancel("read", error);
     this.cancel("write", error);
+    this.cancel("hang-up", error);
   }
 
   #wake(interest: Interest): void {
@@ -199,8 +202,12 @@ export class PolledFd {
     return (this.#waiters.read.size > 0 ? EPOLLIN | EPOLLRDHUP : 0) | (this.#waiters.write.size > 0 ? EPOLLOUT : 0);
   }
 
+  #isWaitedFor(): boolean {
+    return Object.values(this.#waiters).some((waiters) => waiters.size > 0);
+  }
+
   #arm(): void {
-    this.#set.arm(this, this.events());
+    if (!this.alwaysReady) this.#set.arm(this, this.events());
   }
 }
 

@@ -88,7 +88,7 @@ describe("output", () => {
 
 describe("input", () => {
   test("the end comes after what was written, however long that takes", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "process");
+    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
     const reader = new FdReader(ends.readEnd);
     const writing = input.write(new Uint8Array(500_000), never);
     const closing = input.closeAfterWrites(never);
@@ -100,7 +100,7 @@ describe("input", () => {
   });
 
   test("a write that waits when the process ends says so", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "process");
+    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
     const writing = input.write(new Uint8Array(500_000), never).catch((thrown: unknown) => thrown);
     await Bun.sleep(1);
     input.close();
@@ -111,7 +111,7 @@ describe("input", () => {
   });
 
   test("a write that its caller gave up goes on, and those after it", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "process");
+    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
     const reader = new FdReader(ends.readEnd);
     const stop = new AbortController();
     const first = input.write(new Uint8Array(200_000).fill(1), stop.signal).catch(() => "given up");

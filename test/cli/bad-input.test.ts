@@ -153,7 +153,7 @@ describe("command lines", () => {
     [["create", "--bundle"], "flag needs an argument: --bundle"],
     [["create"], "container id is missing"],
     [["create", "a", "b"], "exactly 1 argument is wanted, got 2"],
-    [["create", "--preserve-fds", "2", "x"], "preserve 2 file descriptors: they do not reach into a VM"],
+    [["create", "--preserve-fds", "65", "x"], "preserve 65 file descriptors: at most 64"],
     [["create", "--preserve-fds", "x", "x"], "for flag --preserve-fds: must be a number"],
     [["state"], "container id is missing"],
     [["state", "a", "b"], "exactly 1 argument is wanted, got 2"],

@@ -84,24 +84,6 @@ describe("life of a container", () => {
     await fixture.ok(["delete", "--force", "c1"]);
   });
 
-  test("sockets that systemd's protocol passes to the runtime are refused; those of another process are not its", async () => {
-    fixture.writeBundle(["true"]);
-    const create = async (id: string, pid: string): Promise<string> => {
-      const script = `LISTEN_FDS=1 LISTEN_PID=${pid} exec "$@"`;
-      const child = Bun.spawn(["/bin/sh", "-c", script, "sh", ...fixture.argv("create", id)], {
-        cwd: fixture.bundle,
-        env: fixture.env,
-        stdio: ["ignore", "ignore", Bun.file(fixture.path(`err-${id}`))],
-      });
-      await child.exited;
-      return await Bun.file(fixture.path(`err-${id}`)).text();
-    };
-    expect(await create("ours", "$$")).toContain("preserve 1 file descriptors");
-    expect(await create("others", "1")).toBe("");
-    await fixture.ok(["delete", "others"]);
-    expect(fixture.leftovers()).toEqual([]);
-  });
-
   test("delete --force ends a running container, and is no error for an absent one", async () => {
     fixture.writeBundle(["sleep", "1000"]);
     await fixture.ok(["run", "-d", "c1"]);

@@ -235,7 +235,7 @@ describe("exec", () => {
     [["--process", "/proc/self/status", "c1"], "not JSON"],
     [["--tty", "--detach", "c1", "true"], "cannot allocate tty"],
     [["--console-socket", "/x", "c1", "true"], "cannot use console socket"],
-    [["--preserve-fds", "1", "c1", "true"], "they do not reach into a VM"],
+    [["--preserve-fds", "65", "c1", "true"], "preserve 65 file descriptors: at most 64"],
     [["--apparmor", "x", "c1", "true"], "the guest has no AppArmor"],
     [["--cgroup", "/../x", "c1", "true"], "not below the container's own"],
     [["--cgroup", "cpu:/x", "c1", "true"], "no controllers of their own"],

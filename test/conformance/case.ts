@@ -11,6 +11,8 @@ export interface CommandStep {
   /** Members that the JSON on standard output must have, at any depth. */
   readonly json?: unknown;
   readonly stdin?: string;
+  /** Redirections as bash has them, for descriptors beside the standard streams: `3<$DIR/in`. */
+  readonly redirect?: string;
   /** Until it is killed. Default: 60 s. */
   readonly timeoutMs?: number;
 }

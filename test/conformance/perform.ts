@@ -161,7 +161,10 @@ async function command(place: Place, step: CommandStep): Promise<Output> {
   const { subject, dir } = place;
   const [out, err] = [join(dir, "stdout"), join(dir, "stderr")];
   const [outFd, errFd] = [openSync(out, "w"), openSync(err, "w")];
-  const child = Bun.spawn([...subject.argv, ...step.run.map((arg) => fill(arg, place))], {
+  const argv = [...subject.argv, ...step.run.map((arg) => fill(arg, place))];
+  const { redirect } = step;
+  const redirected = redirect && ["bash", "-c", `exec "$@" ${fill(redirect, place)}`, "bash", ...argv];
+  const child = Bun.spawn(redirected || argv, {
     env: { PATH, ...subject.env },
     cwd: dir,
     stdin: step.stdin === undefined ? "ignore" : Buffer.from(fill(step.stdin, place)),

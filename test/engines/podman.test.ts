@@ -2,6 +2,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { pipe } from "../../src/sys/fd.ts";
+import { FdReader } from "../../src/sys/fd-reader.ts";
+import { FdWriter } from "../../src/sys/fd-writer.ts";
 import {
   ENGINE_HOOK_TIMEOUT_MS,
   ENGINE_MODES,
@@ -10,6 +13,7 @@ import {
   openEngineHost,
 } from "../harness/engine-host.ts";
 import { PODMAN_IMAGE, type Podman, startPodman } from "../harness/podman.ts";
+import { readAll, startWithFds } from "../harness/preserved-fds.ts";
 import { runProgram } from "../harness/program.ts";
 import { until } from "../harness/until.ts";
 
@@ -61,6 +65,32 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     session.type("\u0003");
     await session.shows("interrupted");
     expect(await session.exited).toBe(7);
+  });
+
+  step("run and exec --preserve-fds: a pipe into the container, and one out of it", async () => {
+    const runtime = {
+      ...engine,
+      container: "passed",
+      dir: host.hearth.dir,
+      argv: (...args: string[]) => engine.argv(args),
+    };
+    const through = async (args: readonly string[]): Promise<string> => {
+      const [there, back] = [pipe({ nonBlockingWrite: true }), pipe({ nonBlockingRead: true })];
+      const { child, output } = startWithFds(runtime, args, [there.readEnd, back.writeEnd]);
+      const writer = new FdWriter(there.writeEnd);
+      await writer.write(new TextEncoder().encode("carried\n"));
+      writer.close();
+      const [received, said] = await Promise.all([readAll(new FdReader(back.readEnd)), output]);
+      return `${JSON.stringify(await child.exited)} ${said}${Buffer.from(received).toString()}`;
+    };
+    const script = ["sh", "-c", "cat <&3 >&4"];
+    const run = ["run", "--rm", "--network", "none", "--preserve-fds", "2", PODMAN_IMAGE, ...script];
+    expect(await through(run)).toBe('{"kind":"exited","code":0} carried\n');
+    await must("run", "--detach", "--name", "passed", "--network", "none", PODMAN_IMAGE, "sleep", "1000");
+    expect(await through(["exec", "--preserve-fds", "2", "passed", ...script])).toBe(
+      '{"kind":"exited","code":0} carried\n',
+    );
+    await must("rm", "--force", "--time", "0", "passed");
   });
 
   describe("a container that lives", () => {

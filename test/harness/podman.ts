@@ -19,6 +19,9 @@ export interface Podman extends AsyncDisposable {
   podman(args: readonly string[], options?: ProgramOptions): Promise<ProgramResult>;
   /** As `podman`, failing for any status but 0; returns standard output. */
   must(args: readonly string[], options?: ProgramOptions): Promise<string>;
+  /** The command line, for who starts podman itself, with `env`. */
+  argv(args: readonly string[]): string[];
+  readonly env: Readonly<Record<string, string>>;
   /** Podman at a terminal. */
   atTerminal(args: readonly string[]): TerminalSession;
   /** Where published ports are. */
@@ -63,6 +66,8 @@ export async function startPodman(
     podman,
     must,
     clean,
+    env,
+    argv: (args) => [...base, ...args],
     netns,
     atTerminal: (args) => new TerminalSession([...base, ...args], { env }),
     left: async () => {

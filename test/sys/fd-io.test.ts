@@ -6,6 +6,7 @@ import { join } from "node:path";
 import {
   asFd,
   dup,
+  O_CREAT,
   O_NONBLOCK,
   O_RDONLY,
   O_RDWR,
@@ -99,6 +100,14 @@ describe("FdReader", () => {
     expect(await socket.read()).toBeNull();
     using zero = new FdReader(openFd("/dev/zero", O_RDONLY));
     expect((await zero.read(10))?.length).toBe(10);
+  });
+
+  test("a socket whose peer went before it had read everything is at its end", async () => {
+    const [ours, theirs] = socketpair();
+    using reader = new FdReader(ours);
+    await new FdWriter(dup(ours.fd)).write(Buffer.from("unread"));
+    theirs.close();
+    expect(await reader.read()).toBeNull();
   });
 
   test("close rejects a pending read, abort does too and loses nothing", async () => {
@@ -263,6 +272,48 @@ describe("FdWriter", () => {
     const rejected = Promise.allSettled([third, fourth]);
     reader.close();
     expect((await rejected).map((result) => result.status)).toEqual(["rejected", "rejected"]);
+  });
+
+  test("tells when nobody can read any more, without writing", async () => {
+    const ends = pipe({ nonBlockingWrite: true });
+    const [ours, theirs] = socketpair();
+    const pairs = [
+      [new FdWriter(ends.writeEnd), ends.readEnd],
+      [new FdWriter(ours), theirs],
+    ] as const;
+    for (const [writer, other] of pairs) {
+      await writer.write(Buffer.from("never read"));
+      let gone = false;
+      const waiting = writer.readerGone().then(() => {
+        gone = true;
+      });
+      // A wait of another kind, whose event comes first.
+      await writer.write(Buffer.from("nor this"));
+      await sleep(5);
+      expect(gone).toBe(false);
+      other.close();
+      await waiting;
+      await expect(writer.write(Buffer.from("x"))).rejects.toThrow("EPIPE");
+      writer.close();
+    }
+    const file = new FdWriter(openFd(join(dir, "file"), O_WRONLY | O_CREAT));
+    const never = file.readerGone();
+    file.close();
+    await expect(never).rejects.toThrow("closed");
+  });
+
+  test("the end of a socket comes after what was written, and its other half goes on", async () => {
+    const [ours, theirs] = socketpair();
+    const reader = new FdReader(ours);
+    const writer = new FdWriter(dup(ours.fd));
+    const peer = new FdReader(theirs);
+    const written = writer.write(new Uint8Array(1_000_000));
+    const ended = writer.end();
+    expect((await readAll(peer)).length).toBe(1_000_000);
+    await Promise.all([written, ended]);
+    await new FdWriter(dup(theirs.fd)).write(Buffer.from("answer"));
+    expect(Buffer.from((await reader.read()) ?? []).toString()).toBe("answer");
+    for (const one of [reader, peer]) one.close();
   });
 
   test("close rejects a pending write", async () => {

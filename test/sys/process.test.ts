@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openFilesLimit, pipe } from "../../src/sys/fd.ts";
+import { type Fd, openFilesLimit, pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { becomeSubreaper, setProcessName, spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow, runProcess } from "../../src/sys/run-process.ts";
@@ -58,6 +58,24 @@ describe("spawnProcess", () => {
     // 3 is the directory that ls itself reads; "ignore" above 2 leaves a number closed.
     expect(text.split("\n")).toEqual(["A=b c", "PATH=/usr/bin:/bin", "PWD=/", "0", "1", "2", "3", "5", "/", ""]);
     delete process.env["BUN_OPTIONS_PROBE"];
+  });
+
+  test("descriptors of any number become the child's in the order they were given", async () => {
+    const pipes = Array.from({ length: 5 }, () => pipe({ nonBlockingRead: true }));
+    const numbers = pipes.map(({ writeEnd }) => writeEnd.fd);
+    // Each takes the number of another, the one in the middle keeps its own.
+    const stdio: (Fd | "ignore")[] = Array.from({ length: Math.max(...numbers) + 1 }, () => "ignore");
+    numbers.forEach((fd, index) => {
+      stdio[numbers.at(-1 - index) ?? 0] = fd;
+    });
+    const child = spawnProcess({
+      argv: ["bash", "-c", `for fd in ${numbers.join(" ")}; do echo $fd >&$fd; done`],
+      stdio,
+    });
+    for (const { writeEnd } of pipes) writeEnd.close();
+    expect(await child.exited).toEqual({ kind: "exited", code: 0 });
+    const texts = pipes.map(({ readEnd }) => Buffer.from(new FdReader(readEnd).readAvailable() ?? []).toString());
+    expect(texts).toEqual(numbers.toReversed().map((fd) => `${fd}\n`));
   });
 
   test("a detached child leads a session of its own and outlives a signal to our group", async () => {

@@ -1,8 +1,10 @@
 /** The calls about containers and their processes. */
 import { HearthError } from "../../errors.ts";
 import type { AgentService, CreateContainerRequest, ExecProcessRequest } from "../../gen/agent_pb.ts";
+import { PRESERVED_FDS_MAX } from "../../limits.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
+import { type FdUse, parseFdUse } from "../../sys/carried-fd.ts";
 import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { GuestSandbox } from "./guest-sandbox.ts";
@@ -26,6 +28,7 @@ type ContainerHandlers = Pick<
   | "readStdout"
   | "readStderr"
   | "closeStdin"
+  | "closeOutput"
   | "ttyWinResize"
   | "listProcesses"
   | "getOOMEvent"
@@ -79,6 +82,7 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
           storages: request.storages,
           devices: request.devices,
           sharedPidNamespace: request.sandboxPidns,
+          descriptors: fdUses(request.descriptors),
         },
         signal,
       );
@@ -95,7 +99,8 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
     async execProcess(request) {
       refuseUnsupported(request);
       const process = await processSource(request);
-      await sandbox.container(request.containerId).exec(request.execId, process, request.cgroup);
+      const { containerId, execId, cgroup, descriptors } = request;
+      await sandbox.container(containerId).exec(execId, process, cgroup, fdUses(descriptors));
       return {};
     },
     signalProcess({ containerId, execId, signal }) {
@@ -122,24 +127,38 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
   };
 }
 
-type StdioHandlers = Pick<AllHandlers, "writeStdin" | "readStdout" | "readStderr" | "closeStdin" | "ttyWinResize">;
+type StdioHandlers = Pick<
+  AllHandlers,
+  "writeStdin" | "readStdout" | "readStderr" | "closeStdin" | "closeOutput" | "ttyWinResize"
+>;
 
 function stdioHandlers(sandbox: GuestSandbox): StdioHandlers {
-  const stdio = ({ containerId, execId }: { containerId: string; execId: string }) =>
-    sandbox.container(containerId).process(execId).stdio;
+  const processOf = ({ containerId, execId }: { containerId: string; execId: string }) =>
+    sandbox.container(containerId).process(execId);
+  const stdio = (request: { containerId: string; execId: string }) => processOf(request).stdio;
+  const input = (request: { containerId: string; execId: string; descriptor: number }) => {
+    const { descriptor } = request;
+    return descriptor === 0 ? stdio(request).stdin : processOf(request).preserved.at(descriptor);
+  };
   return {
     async writeStdin(request, { signal }) {
-      await stdio(request).stdin.write(request.data, signal);
+      await input(request).write(request.data, signal);
       return { len: request.data.length };
     },
     async readStdout(request, context) {
-      return await readOutput(stdio(request).stdout, request.len, context);
+      const { descriptor, len } = request;
+      if (descriptor === 0) return await readOutput(stdio(request).stdout, len, context);
+      return await processOf(request).preserved.at(descriptor).read(len, context.signal);
     },
     async readStderr(request, context) {
       return await readOutput(stdio(request).stderr, request.len, context);
     },
     async closeStdin(request, { signal }) {
-      await stdio(request).stdin.closeAfterWrites(signal);
+      await input(request).closeAfterWrites(signal);
+      return {};
+    },
+    closeOutput(request) {
+      processOf(request).preserved.at(request.descriptor).closeOutput();
       return {};
     },
     ttyWinResize(request) {
@@ -157,6 +176,11 @@ async function readOutput(
   const data = stream === undefined ? null : await stream.read(max, signal);
   if (data === null) throw new HearthError("out-of-range", "end of stream");
   return { data };
+}
+
+function fdUses(descriptors: readonly number[]): FdUse[] {
+  if (descriptors.length <= PRESERVED_FDS_MAX) return descriptors.map(parseFdUse);
+  throw new HearthError("invalid-argument", `start process: ${descriptors.length} descriptors for it`);
 }
 
 /** Parts of the protocol that would be dropped silently: the host does them otherwise. */

@@ -4,6 +4,7 @@ import type { ChildReaper } from "../../sys/child-reaper.ts";
 import { type ExitStatus, exitCodeOf } from "../../sys/process.ts";
 import { pidStartTime, signalProcess } from "../../sys/process-identity.ts";
 import { signalName } from "../../sys/signals.ts";
+import type { PreservedStreams } from "./preserved-streams.ts";
 import type { ProcessStdio } from "./stdio.ts";
 
 export class ContainerProcess implements Disposable {
@@ -11,16 +12,23 @@ export class ContainerProcess implements Disposable {
   readonly name: string;
   readonly pid: number;
   readonly stdio: ProcessStdio;
+  readonly preserved: PreservedStreams;
   /** 0 to 255, 128 plus the signal for a killed process; never rejects. */
   readonly exitCode: Promise<number>;
   readonly #startTime: number | undefined;
   #ended = false;
 
-  /** Owns `stdio`. `pid` is our child, or has been and was collected by `reaper`. */
-  constructor(name: string, pid: number, stdio: ProcessStdio, reaper: ChildReaper) {
+  /** Owns `streams`. `pid` is our child, or has been and was collected by `reaper`. */
+  constructor(
+    name: string,
+    pid: number,
+    streams: { readonly stdio: ProcessStdio; readonly preserved: PreservedStreams },
+    reaper: ChildReaper,
+  ) {
     this.name = name;
     this.pid = pid;
-    this.stdio = stdio;
+    this.stdio = streams.stdio;
+    this.preserved = streams.preserved;
     this.#startTime = pidStartTime(pid);
     this.exitCode = reaper.wait(pid).then(
       (status) => this.#end(status),
@@ -44,16 +52,18 @@ export class ContainerProcess implements Disposable {
 
   /** It has ended and all of its output has been read: only its exit code may still be asked for. */
   get finished(): boolean {
-    return this.#ended && this.stdio.stdout.ended && (this.stdio.stderr?.ended ?? true);
+    return this.#ended && this.stdio.stdout.ended && (this.stdio.stderr?.ended ?? true) && this.preserved.ended;
   }
 
   [Symbol.dispose](): void {
+    this.preserved[Symbol.dispose]();
     this.stdio[Symbol.dispose]();
   }
 
   #end(status: ExitStatus): number {
     this.#ended = true;
     this.stdio.processEnded();
+    this.preserved.processEnded();
     return exitCodeOf(status);
   }
 }

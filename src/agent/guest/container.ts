@@ -5,16 +5,18 @@ import { describeError, HearthError, SystemError, toHearthError } from "../../er
 import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
 import { stringifyOciJson } from "../../oci/json.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
+import type { FdUse } from "../../sys/carried-fd.ts";
 import { ConsoleListener } from "../../sys/scm.ts";
 import { SIGKILL } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
-import type { CrunCall, CrunStdio } from "./crun.ts";
+import type { CrunCall, CrunStreams } from "./crun.ts";
 import { withHome } from "./home.ts";
 import type { JsonRecord } from "./json-record.ts";
 import { type OciConfig, withProcessDefaults } from "./oci-view.ts";
+import { openPreservedStreams } from "./preserved-streams.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
 import { untilExecuted } from "./program-start.ts";
@@ -24,6 +26,13 @@ import type { TimeNamespace } from "./time-namespace.ts";
 import { completeResources } from "./update-resources.ts";
 
 type Status = "created" | "running" | "removing";
+
+interface NewProcess {
+  readonly terminal: boolean;
+  readonly program: string | undefined;
+  /** What it can do with its descriptors 3, 4, … */
+  readonly descriptors: readonly FdUse[];
+}
 
 export class Container {
   readonly id: string;
@@ -46,15 +55,21 @@ export class Container {
   }
 
   /** Makes the bundle and has crun create the container; when that fails nothing is left. */
-  static async create(context: AgentContext, id: string, config: OciConfig): Promise<Container> {
+  static async create(
+    context: AgentContext,
+    id: string,
+    config: OciConfig,
+    descriptors: readonly FdUse[],
+  ): Promise<Container> {
     const bundle = guestBundlePaths(context.paths, id);
     const container = new Container(context, id, config, bundle);
     try {
       mkdirSync(bundle.dir, { recursive: true, mode: 0o700 });
       writeFileSync(bundle.config, config.json, { mode: 0o600 });
       applySysctls(config.networkSysctls);
-      const init = await container.#spawn(id, config.terminal, config.program, (call, stdio) =>
-        context.crun.create(call, stdio),
+      const { terminal, program } = config;
+      const init = await container.#spawn(id, { terminal, program, descriptors }, (call, streams) =>
+        context.crun.create(call, streams),
       );
       container.#processes.set(id, init);
       config.applyAttributes(init.pid);
@@ -89,9 +104,9 @@ export class Container {
 
   /**
    * Starts one more process; `process` is an OCI process with at least one argument, `cgroup` one below the container's
-   * or empty for that itself.
+   * or empty for that itself, `descriptors` what it can do with those that it gets beside its standard streams.
    */
-  async exec(execId: string, process: JsonRecord, cgroup: string): Promise<void> {
+  async exec(execId: string, process: JsonRecord, cgroup: string, descriptors: readonly FdUse[]): Promise<void> {
     const name = `process ${execId} of container ${this.id}`;
     if (execId === "") throw new HearthError("invalid-argument", `start process of container ${this.id}: no exec id`);
     // The id of a process that has ended may be used again.
@@ -105,13 +120,14 @@ export class Container {
     if (this.init.ended || this.#status === "removing") throw notRunning(name, undefined);
     const program = Array.isArray(process["args"]) ? String(process["args"][0]) : undefined;
     const attributes = processAttributes(process);
-    const starting = this.#spawn(execId, process["terminal"] === true, program, async (call, stdio) => {
+    const terminal = process["terminal"] === true;
+    const starting = this.#spawn(execId, { terminal, program, descriptors }, async (call, streams) => {
       const file = this.bundle.processFile(call.slot);
       const ofRoot = withHome(attributes.process, `/proc/${this.init.pid}/root`, this.#context.log);
       const complete = withProcessDefaults(ofRoot, this.#context.openFilesHardLimit);
       writeFileSync(file, stringifyOciJson(complete), { mode: 0o600 });
       try {
-        return await this.#context.crun.exec(call, stdio, this.#subCgroup(cgroup));
+        return await this.#context.crun.exec(call, streams, this.#subCgroup(cgroup));
       } finally {
         rmSync(file, { force: true });
       }
@@ -250,25 +266,26 @@ export class Container {
   /** Runs crun with new standard streams; they and the process are owned by the result. */
   async #spawn(
     execId: string,
-    terminal: boolean,
-    program: string | undefined,
-    run: (call: CrunCall, stdio: CrunStdio) => Promise<number>,
+    { terminal, program, descriptors }: NewProcess,
+    run: (call: CrunCall, streams: CrunStreams) => Promise<number>,
   ): Promise<ContainerProcess> {
     const name = execId === this.id ? `container ${this.id}` : `process ${execId} of container ${this.id}`;
     const call = { ...this.#call(), program };
+    using further = openPreservedStreams(descriptors, name);
+    const preserved = further.forCrun;
     let stdio: ProcessStdio;
     let pid: number;
     if (terminal) {
       // crun sends the master and goes on without an answer: it waits in the socket until crun has ended.
       using console = ConsoleListener.listen(this.bundle.consoleSocket(call.slot));
-      pid = await run(call, { kind: "terminal", consoleSocket: console.path });
+      pid = await run(call, { stdio: { kind: "terminal", consoleSocket: console.path }, preserved });
       stdio = terminalStdio(await console.receive({ timeoutMs: CRUN_TIMEOUT_MS }), name);
     } else {
       using pipes = openStdioPipes(name);
-      pid = await run(call, pipes.forCrun);
+      pid = await run(call, { stdio: pipes.forCrun, preserved });
       stdio = pipes.adopt();
     }
-    return new ContainerProcess(name, pid, stdio, this.#context.reaper);
+    return new ContainerProcess(name, pid, { stdio, preserved: further.adopt() }, this.#context.reaper);
   }
 
   #call(): CrunCall {

@@ -30,6 +30,12 @@ export type CrunStdio =
   | { readonly kind: "pipes"; readonly stdin: Fd; readonly stdout: Fd; readonly stderr: Fd }
   | { readonly kind: "terminal"; readonly consoleSocket: string };
 
+/** And all that it gets; `preserved` as descriptors 3, 4, … */
+export interface CrunStreams {
+  readonly stdio: CrunStdio;
+  readonly preserved: readonly Fd[];
+}
+
 /** One call of crun for a container; `slot` makes its file names its own. */
 export interface CrunCall {
   readonly id: string;
@@ -55,15 +61,15 @@ export class Crun {
   }
 
   /** Returns the pid of the init process, which waits for `start`. */
-  create(call: CrunCall, stdio: CrunStdio): Promise<number> {
-    return this.#spawnsProcess(["create", "--bundle", call.bundle.dir], call, stdio);
+  create(call: CrunCall, streams: CrunStreams): Promise<number> {
+    return this.#spawnsProcess(["create", "--bundle", call.bundle.dir], call, streams);
   }
 
   /** Returns the pid of the new process; the caller has written its processFile. `cgroup` is below the container's. */
-  exec(call: CrunCall, stdio: CrunStdio, cgroup: string | undefined): Promise<number> {
+  exec(call: CrunCall, streams: CrunStreams, cgroup: string | undefined): Promise<number> {
     const place = cgroup === undefined ? [] : ["--cgroup", cgroup];
     const process = ["--process", call.bundle.processFile(call.slot)];
-    return this.#spawnsProcess(["exec", "--detach", ...process, ...place], call, stdio);
+    return this.#spawnsProcess(["exec", "--detach", ...process, ...place], call, streams);
   }
 
   /**
@@ -111,18 +117,20 @@ export class Crun {
     rmSync(join(this.#options.stateDir, id), { recursive: true, force: true });
   }
 
-  async #spawnsProcess(command: readonly string[], call: CrunCall, stdio: CrunStdio): Promise<number> {
+  async #spawnsProcess(command: readonly string[], call: CrunCall, streams: CrunStreams): Promise<number> {
+    const { stdio, preserved } = streams;
     const pidFile = call.bundle.pidFile(call.slot);
     const console = stdio.kind === "terminal" ? ["--console-socket", stdio.consoleSocket] : [];
+    const fds = preserved.length === 0 ? [] : [`--preserve-fds=${preserved.length}`];
     try {
-      await this.#run([...command, ...console, "--pid-file", pidFile, call.id], call, stdio);
+      await this.#run([...command, ...console, ...fds, "--pid-file", pidFile, call.id], call, streams);
       return parsePid(readFileSync(pidFile, "utf8"), pidFile);
     } finally {
       rmSync(pidFile, { force: true });
     }
   }
 
-  async #run(args: readonly string[], call: CrunCall, stdio: CrunStdio | undefined): Promise<void> {
+  async #run(args: readonly string[], call: CrunCall, streams: CrunStreams | undefined): Promise<void> {
     const { program, stateDir, cgroupManager, startUnprotected } = this.#options;
     const log = call.bundle.crunLog(call.slot);
     const command = [
@@ -135,8 +143,8 @@ export class Crun {
     ] as const;
     const child = startUnprotected(() =>
       spawnProcess({
-        argv: insideTimeNamespace(call.timeNamespace, log, command),
-        stdio: stdio?.kind === "pipes" ? [stdio.stdin, stdio.stdout, stdio.stderr] : [],
+        argv: insideTimeNamespace(call.timeNamespace, log, command, streams?.preserved.length),
+        stdio: streams === undefined ? [] : descriptorsOf(streams),
       }),
     );
     try {
@@ -151,6 +159,11 @@ export class Crun {
       rmSync(log, { force: true });
     }
   }
+}
+
+function descriptorsOf({ stdio, preserved }: CrunStreams): (Fd | "ignore")[] {
+  if (stdio.kind === "terminal") return ["ignore", "ignore", "ignore", ...preserved];
+  return [stdio.stdin, stdio.stdout, stdio.stderr, ...preserved];
 }
 
 async function endOf(child: ChildProcess, step: string): Promise<Awaited<ChildProcess["exited"]>> {

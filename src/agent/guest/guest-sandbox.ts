@@ -3,6 +3,7 @@ import { HearthError } from "../../errors.ts";
 import type { CreateSandboxRequest, Device, Storage } from "../../gen/agent_pb.ts";
 import { CONTAINERS_PER_SANDBOX_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
+import type { FdUse } from "../../sys/carried-fd.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { Container } from "./container.ts";
 import { withHome } from "./home.ts";
@@ -19,6 +20,8 @@ export interface NewContainer {
   readonly devices: readonly Device[];
   /** Joins the pid namespace of the sandbox's first container. */
   readonly sharedPidNamespace: boolean;
+  /** What its process can do with its descriptors 3, 4, … */
+  readonly descriptors: readonly FdUse[];
 }
 
 interface Entry {
@@ -96,7 +99,7 @@ export class GuestSandbox {
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });
       hugepages = await this.#reserveHugepages(id, config.withHugepages);
-      const container = await Container.create(this.#context, id, config);
+      const container = await Container.create(this.#context, id, config, wanted.descriptors);
       this.#first ??= container;
       this.#containers.set(id, { container, storages, hugepages });
       if (container.cgroupDir !== undefined) this.oomEvents.watch(id, container.cgroupDir);

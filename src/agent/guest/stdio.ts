@@ -116,6 +116,7 @@ const WOKEN = new HearthError("internal", "the process ended while its output wa
 /** Writes what a process reads. */
 export class InputStream {
   readonly #writer: FdWriter;
+  /** For messages: "standard input of process E". */
   readonly #name: string;
   #last: Promise<unknown> = Promise.resolve();
   /** No further write is accepted. */
@@ -142,7 +143,7 @@ export class InputStream {
   /** The process reads the end of the file after what was written before; idempotent. */
   closeAfterWrites(signal: AbortSignal): Promise<void> {
     this.#closed = true;
-    this.#last = this.#last.then(() => this.#writer.close());
+    this.#last = this.#last.then(() => this.#writer.end());
     return withDeadline(
       "close",
       this.#last.then(() => undefined),
@@ -158,7 +159,7 @@ export class InputStream {
   }
 
   #gone(why: string): HearthError {
-    return new HearthError("failed-precondition", `write standard input of ${this.#name}: ${why}`);
+    return new HearthError("failed-precondition", `write ${this.#name}: ${why}`);
   }
 }
 
@@ -171,7 +172,7 @@ export class ProcessStdio implements Disposable {
   readonly #terminal: FdReader | undefined;
 
   constructor(stdin: FdWriter, stdout: FdReader, stderr: FdReader | undefined, name: string) {
-    this.stdin = new InputStream(stdin, name);
+    this.stdin = new InputStream(stdin, `standard input of ${name}`);
     this.stdout = new OutputStream(stdout);
     this.stderr = stderr && new OutputStream(stderr);
     this.#terminal = stderr === undefined ? stdout : undefined;

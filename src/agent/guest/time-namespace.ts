@@ -6,6 +6,7 @@ import { appendFileSync, writeFileSync } from "node:fs";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import { cleanEnv } from "../../sys/environment.ts";
 import { becomeProgram } from "../../sys/exec.ts";
+import { asFd, setCloseOnExec } from "../../sys/fd.ts";
 import { CLONE_NEWTIME, unshare } from "../../sys/namespace.ts";
 import { isRecord, type JsonRecord, recordAt } from "./json-record.ts";
 
@@ -41,8 +42,16 @@ function offsetLine(clock: string, offset: unknown): string {
 
 type CommandLine = readonly [string, ...string[]];
 
-/** The command line that runs `argv` in the time namespace. What goes wrong in making it is written to the file `log`. */
-export function insideTimeNamespace(namespace: TimeNamespace | undefined, log: string, argv: CommandLine): CommandLine {
+/**
+ * The command line that runs `argv` in the time namespace. What goes wrong in making it is written to the file `log`.
+ * `preserved`: so many descriptors beside the standard streams are for the program.
+ */
+export function insideTimeNamespace(
+  namespace: TimeNamespace | undefined,
+  log: string,
+  argv: CommandLine,
+  preserved = 0,
+): CommandLine {
   switch (namespace?.kind) {
     case undefined:
       return argv;
@@ -52,6 +61,7 @@ export function insideTimeNamespace(namespace: TimeNamespace | undefined, log: s
         TIME_NAMESPACE_COMMAND,
         namespace.offsets,
         log,
+        String(preserved),
         ...joining("/proc/self/ns/time_for_children", argv),
       ];
     case "joined":
@@ -64,11 +74,13 @@ function joining(path: string, argv: CommandLine): CommandLine {
 }
 
 /** Makes a time namespace for the program that takes this process's place: the words after the command's own. */
-export function makeTimeNamespace([offsets = "", log = "", ...argv]: readonly string[]): never {
+export function makeTimeNamespace([offsets = "", log = "", preserved, ...argv]: readonly string[]): never {
   const [program = ""] = argv;
   try {
     unshare(CLONE_NEWTIME);
     if (offsets !== "") setOffsets(offsets);
+    // Bun has marked all that it was started with.
+    for (let fd = 3; fd < 3 + Number(preserved); fd++) setCloseOnExec(asFd(fd), false);
     return becomeProgram(program, argv, cleanEnv());
   } catch (thrown) {
     appendFileSync(log, `${describeError(thrown)}\n`, { mode: 0o600 });

@@ -30,8 +30,8 @@ export interface RuntimeDependencies {
 
 export interface RuntimeContext extends RuntimeDependencies {
   readonly log: Log;
-  /** True when the log goes to a file of its own, so that standard error is free for the error itself. */
-  readonly logsToFile: boolean;
+  /** Where the log goes to a file of its own, so that standard error is free for the error itself. */
+  readonly logFd: number | undefined;
   readonly debug: boolean;
   /** Reads the files at the first call. */
   config(): Promise<HearthConfig>;
@@ -56,7 +56,8 @@ export function createContext(
   }
   const path = globals.log === "" ? undefined : globals.log;
   const level = globals.debug ? "debug" : path !== undefined ? "info" : ownStderr ? "warn" : "error";
-  const log = createLog({ level, format, ...(path === undefined ? {} : { fd: openLog(path) }) });
+  const logFd = path === undefined ? undefined : openLog(path);
+  const log = createLog({ level, format, ...(logFd === undefined ? {} : { fd: logFd }) });
   let config: Promise<HearthConfig> | undefined;
   const readConfig = async (): Promise<HearthConfig> => {
     const { loadConfig } = await import("../../config/load.ts");
@@ -69,7 +70,7 @@ export function createContext(
   return {
     ...dependencies,
     log,
-    logsToFile: path !== undefined,
+    logFd,
     debug: globals.debug,
     config: configOnce,
     async root() {

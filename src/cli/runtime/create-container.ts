@@ -35,6 +35,7 @@ import type { VmSize } from "../../vm/vm-config.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
 import type { RuntimeContext } from "./context.ts";
 import { runPoststopHooks } from "./delete.ts";
+import { configWithActivation, type PreservedFds, takePreservedFds } from "./preserved-fds.ts";
 import { endProcess, endVm } from "./release.ts";
 import { type PendingShim, spawnShim } from "./spawn-shim.ts";
 
@@ -45,6 +46,8 @@ export interface CreateOptions {
   readonly consoleSocket: string | undefined;
   /** The container outlives this process; otherwise it shares our terminal, if it wants one. */
   readonly detached: boolean;
+  /** Taken over. */
+  readonly preserved: PreservedFds;
   readonly signal: AbortSignal;
 }
 
@@ -94,15 +97,19 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const terminal = terminalKind(bundle, pty);
   const terminalMode = terminal === "shared" ? keepOwnMode() : undefined;
   undo.defer(() => terminalMode?.restore());
+  const preserved = takePreservedFds(options.preserved);
   const shim = undo.use(
     await spawnShim({
-      launch: { socket: vm.socket, containerId: id, execId: id, terminal },
+      launch: { socket: vm.socket, containerId: id, execId: id, terminal, preserved: options.preserved.uses },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: bundle.netns,
       cgroupDirs,
+      preserved: preserved.map(({ fd }) => fd.fd),
       signal,
     }),
   );
+  // The shim's alone: as long as we held them, nobody would see them closed.
+  for (const { fd } of preserved) fd.close();
   // Before the guest makes the container: its createContainer hooks come after these.
   const record = newRecord(bundle, id, vm, shim, cgroupDirs);
   container.save(record);
@@ -112,10 +119,11 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
     {
       containerId: id,
       bundle: bundle.dir,
-      configJson: bundle.configJson,
+      configJson: configWithActivation(bundle, options.preserved),
       terminalRows: size.rows,
       terminalColumns: size.columns,
       mountNamespace: `/proc/${process.pid}/ns/mnt`,
+      descriptors: [...options.preserved.uses],
     },
     { timeoutMs, signal },
   );

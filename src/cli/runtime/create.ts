@@ -1,7 +1,8 @@
 /** `create`: makes a container from a bundle, up to the point where its process waits for `start`. */
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import { createContainer } from "./create-container.ts";
-import { CREATE_FLAGS, checkPreserveFds } from "./create-flags.ts";
+import { CREATE_FLAGS } from "./create-flags.ts";
+import { preservedFds } from "./preserved-fds.ts";
 import { abortable } from "./signals.ts";
 
 export const command = defineRuntimeCommand({
@@ -10,7 +11,7 @@ export const command = defineRuntimeCommand({
   failurePrefix: "create failed",
   async run(context, flags, positionals) {
     const id = onlyContainerId(positionals);
-    checkPreserveFds(flags["preserve-fds"]);
+    const preserved = preservedFds(context, flags["preserve-fds"], { activation: true });
     const { container } = await abortable((signal) =>
       createContainer(context, {
         id,
@@ -18,6 +19,7 @@ export const command = defineRuntimeCommand({
         pidFile: flags["pid-file"],
         consoleSocket: flags["console-socket"],
         detached: true,
+        preserved,
         signal,
       }),
     );

@@ -17,8 +17,8 @@ import { UsageError } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
 import { checkedPidFile, checkTerminalFlags, consoleSizeOf, handOverMaster } from "./create-container.ts";
-import { checkPreserveFds } from "./create-flags.ts";
 import { buildProcess } from "./exec-process.ts";
+import { PRESERVE_FDS_FLAG, type PreservedFds, preservedFds, takePreservedFds } from "./preserved-fds.ts";
 import { abortable } from "./signals.ts";
 import { spawnShim } from "./spawn-shim.ts";
 import { connectContainer } from "./with-sandbox.ts";
@@ -37,7 +37,7 @@ const FLAGS = {
   apparmor: { type: "string", value: "PROFILE", help: "not supported: the guest has no AppArmor" },
   "no-new-privs": { type: "boolean", help: "set no_new_privs" },
   cap: { type: "string", short: "c", multiple: true, value: "CAP", help: "add a capability" },
-  "preserve-fds": { type: "string", value: "N", help: "must be 0: file descriptors do not reach into a VM" },
+  "preserve-fds": PRESERVE_FDS_FLAG,
   cgroup: { type: "string", multiple: true, value: "PATH", help: "a cgroup below the container's own" },
   "ignore-paused": { type: "boolean", help: "wait until a paused container is resumed, instead of failing" },
 } as const;
@@ -52,7 +52,8 @@ export const command = defineRuntimeCommand({
   async run(context, flags, positionals) {
     const [id, ...args] = positionals;
     if (id === undefined) throw new UsageError("container id is missing");
-    checkPreserveFds(flags["preserve-fds"]);
+    // As runc, which passes on no sockets of systemd's here.
+    const preserved = preservedFds(context, flags["preserve-fds"], { activation: false });
     checkGroups(flags["additional-gids"]);
     const root = await context.root();
     let record = readContainer(root, id);
@@ -66,7 +67,7 @@ export const command = defineRuntimeCommand({
     const process = buildProcess(readProcessFile(flags.process), processOf(record), flags, args);
     const pidFile = flags["pid-file"] === undefined ? undefined : checkedPidFile(flags["pid-file"]);
     const cgroup = subCgroup(flags.cgroup);
-    const exec = { record, process, cgroup, pidFile, consoleSocket: flags["console-socket"] };
+    const exec = { record, process, cgroup, pidFile, preserved, consoleSocket: flags["console-socket"] };
     checkTerminalFlags(process.terminal === true, flags.detach, exec.consoleSocket);
     return flags.detach ? await execDetached(context, exec) : await execInForeground(context, exec);
   },
@@ -78,6 +79,7 @@ interface Exec {
   /** Below the container's own in the guest; "" for that itself. */
   readonly cgroup: string;
   readonly pidFile: string | undefined;
+  readonly preserved: PreservedFds;
   readonly consoleSocket: string | undefined;
 }
 
@@ -129,7 +131,7 @@ function readProcessFile(path: string | undefined): Process | undefined {
 /** Creates the process in the guest; until somebody waits for it as its owner it lives as long as the connection. */
 async function createProcess(
   { sandbox }: SandboxConnection,
-  { record, process, cgroup }: Exec,
+  { record, process, cgroup, preserved }: Exec,
   execId: string,
   size: { readonly rows: number; readonly columns: number },
   options: { readonly timeoutMs: number; readonly signal: AbortSignal },
@@ -144,6 +146,7 @@ async function createProcess(
       terminalRows: size.rows,
       terminalColumns: size.columns,
       cgroup,
+      descriptors: [...preserved.uses],
     },
     options,
   );
@@ -174,6 +177,7 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
       // Our own errors still go there.
       stderr: hasTerminal ? undefined : dup(asFd(2)),
     },
+    preserved: takePreservedFds(exec.preserved),
     terminal: terminal?.fd,
     plainNewlines,
     log: context.log,
@@ -202,10 +206,12 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
         containerId: record.id,
         execId,
         terminal: pty === undefined ? "none" : "session",
+        preserved: exec.preserved.uses,
       },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: { kind: "path", path: `/proc/${record.shim.pid}/ns/net` },
       cgroupDirs: record.cgroupDirs,
+      preserved: takePreservedFds(exec.preserved).map(({ fd }) => fd.fd),
       signal,
     });
     await createProcess(connection, exec, execId, size, { timeoutMs, signal });

@@ -95,7 +95,7 @@ function report(context: RuntimeContext, program: string, command: RuntimeComman
   const prefix = command?.failurePrefix;
   const line = `${prefix === undefined ? "" : `${prefix}: `}${errorLine(thrown)}`;
   context.log.error(line);
-  if (context.logsToFile) printError(program, new Error(line));
+  if (context.logFd !== undefined) printError(program, new Error(line));
 }
 
 async function printVersion(): Promise<number> {

@@ -7,8 +7,9 @@ import { parseSignal } from "../../sys/signals.ts";
 import { defineRuntimeCommand, onlyContainerId } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
 import { type CreatedContainer, createContainer } from "./create-container.ts";
-import { CREATE_FLAGS, checkPreserveFds } from "./create-flags.ts";
+import { CREATE_FLAGS } from "./create-flags.ts";
 import { deleteContainer } from "./delete.ts";
+import { preservedFds } from "./preserved-fds.ts";
 import { abortable } from "./signals.ts";
 import { runPoststartHooks, startContainer } from "./start.ts";
 import { lockTimeoutMs } from "./with-sandbox.ts";
@@ -24,7 +25,7 @@ export const command = defineRuntimeCommand({
   failurePrefix: "run failed",
   async run(context, flags, positionals) {
     const id = onlyContainerId(positionals);
-    checkPreserveFds(flags["preserve-fds"]);
+    const preserved = preservedFds(context, flags["preserve-fds"], { activation: true });
     using foreground = new DisposableStack();
     const created = await abortable(async (signal) => {
       const container = await createContainer(context, {
@@ -33,6 +34,7 @@ export const command = defineRuntimeCommand({
         pidFile: flags["pid-file"],
         consoleSocket: flags["console-socket"],
         detached: flags.detach,
+        preserved,
         signal,
       });
       // Here, so that there is no moment in which a signal would end us and leave the container behind.

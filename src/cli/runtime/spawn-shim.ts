@@ -19,6 +19,8 @@ export interface ShimStart {
   readonly netns: BundleNetns;
   /** Host cgroup directories it is moved into at once. */
   readonly cgroupDirs: readonly string[];
+  /** What it carries to the process beside the standard streams, as `launch` says. The caller keeps its copies. */
+  readonly preserved: readonly Fd[];
   readonly signal: AbortSignal;
 }
 
@@ -80,11 +82,11 @@ function tellToAttach(fd: Fd): void {
 
 const NEWLINE = 10;
 
-function spawnInNetns({ launch, stdio, netns }: ShimStart, report: Fd): ChildProcess {
+function spawnInNetns({ launch, stdio, netns, preserved }: ShimStart, report: Fd): ChildProcess {
   const spawn = (): ChildProcess =>
     spawnProcess({
       argv: selfExec(shimArgs(launch)),
-      stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report],
+      stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report, ...preserved],
       // With our own terminal it stays in our process group, which the terminal tells of window size changes.
       detached: launch.terminal !== "shared",
       ...(netns.kind === "path" ? { netns: netns.path } : {}),

@@ -103,6 +103,33 @@ export const EXEC: Topic = {
       ],
       runcFails: "cgroup v1 has no cgroup of all controllers on the test machine",
     }),
+    exec("--preserve-fds: a pipe and a file", sh("true"), {
+      steps: [
+        RUN_DETACHED,
+        {
+          ...sh("cat <&3; echo to the host >&4", "--preserve-fds", "2"),
+          redirect: "3< <(echo piped) 4>$DIR/out",
+          stdout: "piped",
+        },
+        { file: "$DIR/out", holds: "to the host" },
+      ],
+    }),
+    exec("--preserve-fds: no others", sh("true"), {
+      steps: [
+        RUN_DETACHED,
+        {
+          ...sh("[ -e /proc/$$/fd/3 ] && [ ! -e /proc/$$/fd/4 ]", "--preserve-fds=1"),
+          redirect: "3</dev/null 4<$DIR/config.json",
+        },
+        { ...sh("[ ! -e /proc/$$/fd/3 ]"), redirect: "3<$DIR/config.json" },
+      ],
+    }),
+    exec("--preserve-fds of numbers that are not open", {
+      ...sh("true", "--preserve-fds", "60"),
+      redirect: "3</dev/null",
+      status: 255,
+      stderr: /preserve/,
+    }),
     exec("--ignore-paused", sh("true"), {
       steps: [
         RUN_DETACHED,

@@ -17,6 +17,13 @@ export const PROCESS: Topic = {
         process: { args: ["/bin/sh", "-c", 'printf \'%s,\' "$0" "$@"', "a", "b c", "", "$HOME", "é"] },
       },
     }),
+    prints("--preserve-fds: files, read and written", "config.md#process", "cat <&3 >&4", "", {
+      files: { in: "from the host\n" },
+      steps: [
+        { run: ["run", "--preserve-fds", "2", "--bundle", "$BUNDLE", "$ID"], redirect: "3<$DIR/in 4>$DIR/out" },
+        { file: "$DIR/out", holds: "from the host" },
+      ],
+    }),
     prints("a program found along the container's PATH", "config.md#process", "", "found", {
       config: { process: { args: ["hello"], env: ["PATH=/nowhere:/opt"] } },
       files: { "rootfs/opt/hello": "#!/bin/sh\necho found\n" },
