@@ -21,7 +21,7 @@ let opened: OpenHearth;
 let hearth: Hearth;
 let runtime: PreservingRuntime;
 beforeAll(() => {
-  opened = openHearth({ config: { factory: { vm_cache_timeout_ms: 30_000 } } });
+  opened = openHearth({ config: { factory: { vm_cache_number: 1 } } });
   hearth = opened.hearth;
   const { env, dir, runtimePath } = hearth;
   runtime = { container: ID, env, dir, argv: (...args) => [runtimePath, ...args] };
