@@ -11,6 +11,7 @@ import {
   openEngineHost,
 } from "../harness/engine-host.ts";
 import { runProgram } from "../harness/program.ts";
+import { systemCallProgram } from "../harness/system-call-program.ts";
 import { until } from "../harness/until.ts";
 
 describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
@@ -45,6 +46,19 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     expect(stderr).toContain('"nope": executable file not found in $PATH');
   });
 
+  step(
+    "a system call newer than docker's seccomp profile is not implemented, one that it leaves out is refused",
+    async () => {
+      const dir = join(host.hearth.dir, "calls");
+      mkdirSync(dir);
+      // Beyond all that there are, and keyctl.
+      writeFileSync(join(dir, "newer"), systemCallProgram(4095), { mode: 0o755 });
+      writeFileSync(join(dir, "refused"), systemCallProgram(250), { mode: 0o755 });
+      const args = ["run", "--rm", "--network", "none", "--volume", `${dir}:/calls`, DOCKER_IMAGE];
+      expect(await must(...args, "sh", "-c", "/calls/newer; echo $?; /calls/refused; echo $?")).toBe("38\n1\n");
+    },
+  );
+
   step("privileged: it may mount; the devices of the host that docker lists are left out", async () => {
     const script = "mount -t tmpfs none /tmp && echo mounted; ls /dev/vda 2>/dev/null; exit 0";
     const args = ["run", "--rm", "--privileged", "--network", "none", DOCKER_IMAGE, "sh", "-c", script];
@@ -71,6 +85,11 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       },
       { keeps: true },
     );
+
+    test("top: docker looks for the process that stands for the container on the host", async () => {
+      const [, ...rows] = (await must("top", name)).trimEnd().split("\n");
+      expect(rows).toEqual([expect.stringContaining("hearth")]);
+    });
 
     test("logs", async () => {
       const logs = await until(
