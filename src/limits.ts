@@ -12,6 +12,8 @@ export const STREAM_CHUNK_BYTES_MAX = 256 * 1024;
 export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
 /** Bytes of an OCI config.json, 4 MiB less the rest of the RPC that carries it to the guest. */
 export const OCI_CONFIG_BYTES_MAX = 3 * 1024 * 1024;
+/** Bytes of a compiled AppArmor profile, in one RPC: docker's has 30 KiB, those of whole desktops some 100. */
+export const APPARMOR_PROFILE_BYTES_MAX = 2 * 1024 * 1024;
 /** Calls that may be in flight on one ttRPC connection: each container has at most about five long polls. */
 export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
 /** Bytes of answers that one ttRPC connection holds unwritten before it stops reading requests: two messages of the largest size. */

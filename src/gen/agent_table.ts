@@ -65,6 +65,7 @@ export const agentMessages = {
   "grpc.LocalhostConnection": "id:1:U",
   "grpc.LocalhostBytes": "data:1:y",
   "grpc.WriteLocalhostRequest": "id:1:U;data:2:y",
+  "grpc.LoadApparmorProfileRequest": "binary:1:y",
   "google.protobuf.Empty": "",
 };
 
@@ -108,5 +109,6 @@ export const AgentServiceTable = {
     ReadLocalhost: "readLocalhost:grpc.LocalhostConnection:grpc.LocalhostBytes",
     WriteLocalhost: "writeLocalhost:grpc.WriteLocalhostRequest:google.protobuf.Empty",
     CloseLocalhost: "closeLocalhost:grpc.LocalhostConnection:google.protobuf.Empty",
+    LoadApparmorProfile: "loadApparmorProfile:grpc.LoadApparmorProfileRequest:google.protobuf.Empty",
   },
 };

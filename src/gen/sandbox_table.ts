@@ -35,7 +35,7 @@ export const sandboxMessages = {
   "hearth.sandbox.v1.ListProcessesRequest": "containerId:1:s;format:2:s;args:3:*s",
   "hearth.sandbox.v1.ListProcessesResponse": "processList:1:y",
   "hearth.sandbox.v1.ExecProcessRequest": "containerId:1:s;execId:2:s;processJson:3:y;terminalRows:4:u;terminalColumns:5:u;cgroup:6:s;descriptors:7:*u",
-  "hearth.sandbox.v1.ExecProcessResponse": "",
+  "hearth.sandbox.v1.ExecProcessResponse": "warnings:1:*s",
   "hearth.sandbox.v1.SignalProcessRequest": "containerId:1:s;execId:2:s;signal:3:u;all:4:b",
   "hearth.sandbox.v1.SignalProcessResponse": "",
   "hearth.sandbox.v1.WaitProcessRequest": "containerId:1:s;execId:2:s;owner:3:b",

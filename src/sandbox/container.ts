@@ -10,12 +10,15 @@ import {
   EXEC_PROCESSES_MAX,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
-import { type Namespace, type Spec, stringifySpec } from "../oci/spec.ts";
+import { type Namespace, type Process, parseProcess, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
+import type { GuestProfiles } from "./guest-profiles.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
+import { hostSecurity } from "./host-security.ts";
+import { labelledProcess } from "./process-labels.ts";
 import { withSeccompProgram } from "./seccomp-filter.ts";
 import type { Steps } from "./steps.ts";
 
@@ -67,6 +70,7 @@ export interface ContainerDependencies {
   /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
   readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
   readonly disks: VmDisks;
+  readonly profiles: GuestProfiles;
 }
 
 const SIGKILL = 9;
@@ -85,19 +89,22 @@ export class Container {
   readonly #namespaces: readonly Namespace[];
   readonly #exposed: readonly ExposedPath[];
   readonly #disks: readonly PluggedDisk[];
+  /** Its processes have an AppArmor profile, if they do not name another. */
+  readonly #isConfined: boolean;
   readonly #processes = new Map<string, ProcessEntry>();
   readonly #dependencies: ContainerDependencies;
 
   private constructor(
     { id, owner, spec }: ContainerRequest,
-    terminal: boolean,
+    process: Process | undefined,
     warnings: readonly string[],
     exposed: readonly ExposedPath[],
     disks: readonly PluggedDisk[],
     dependencies: ContainerDependencies,
   ) {
     this.id = id;
-    this.terminal = terminal;
+    this.terminal = process?.terminal === true;
+    this.#isConfined = process?.apparmorProfile !== undefined;
     this.warnings = warnings;
     this.uncommittedOwner = owner;
     this.#namespaces = spec.linux?.namespaces ?? [];
@@ -122,11 +129,15 @@ export class Container {
         fileTypeOf: hostFileType,
         ownBootId: dependencies.ownBootId,
         tmpfsAt: hostTmpfs,
+        security: hostSecurity(),
         hasDevice: hostHasDevice,
         containerOfPid: dependencies.containerOfPid,
         containerOfPath: dependencies.containerOfPath,
       });
     const guest = mountNamespace === undefined ? translate() : inMountNamespace(mountNamespace, translate);
+    const warnings = [...guest.warnings];
+    const labelled = guest.config.process && { process: guest.config.process, profiles: guest.profiles };
+    const process = labelled && (await dependencies.profiles.load(labelled, warnings));
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];
     await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
@@ -147,7 +158,8 @@ export class Container {
         }
       });
     }
-    const config = withSeccompProgram(withTerminalSize(guest.config, size));
+    const labelledConfig = process === undefined ? guest.config : { ...guest.config, process };
+    const config = withSeccompProgram(withTerminalSize(labelledConfig, size));
     await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
       agent.agent.createContainer(
         {
@@ -161,8 +173,7 @@ export class Container {
       ),
     );
     undo.move();
-    const terminal = guest.config.process?.terminal === true;
-    return new Container(request, terminal, guest.warnings, exposed, disks, dependencies);
+    return new Container(request, process, warnings, exposed, disks, dependencies);
   }
 
   get status(): ContainerStatus | "stopped" {
@@ -204,8 +215,8 @@ export class Container {
     this.#paused = false;
   }
 
-  /** Starts another process, which ends with its owner. */
-  async exec({ execId, processJson, cgroup, descriptors }: ExecRequest, owner: Owner): Promise<void> {
+  /** Starts another process, which ends with its owner. Returns warnings, but for those that the container has already. */
+  async exec({ execId, processJson, cgroup, descriptors }: ExecRequest, owner: Owner): Promise<string[]> {
     if (this.status !== "created" && this.status !== "running") throw notRunning(this.id);
     if (execId === "" || this.#processes.has(execId)) {
       throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
@@ -213,12 +224,22 @@ export class Container {
     if (this.#processes.size >= EXEC_PROCESSES_MAX) {
       throw new HearthError("resource-exhausted", `exec in container ${this.id}: ${EXEC_PROCESSES_MAX} processes run`);
     }
+    const warnings: string[] = [];
+    const wanted = parseProcess(new TextDecoder().decode(processJson), `process ${execId}`);
+    const labelled = labelledProcess(wanted, hostSecurity(), this.#isConfined, warnings);
     const entry: ProcessEntry = { owner, exitStatus: undefined };
     this.#processes.set(execId, entry);
     try {
+      const process = stringifySpec(await this.#dependencies.profiles.load(labelled, warnings));
       await this.#dependencies.steps.run("exec-process", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
         this.#agent.execProcess(
-          { containerId: this.id, execId, processJson, cgroup, descriptors: [...descriptors] },
+          {
+            containerId: this.id,
+            execId,
+            processJson: new TextEncoder().encode(process),
+            cgroup,
+            descriptors: [...descriptors],
+          },
           { signal },
         ),
       );
@@ -227,6 +248,7 @@ export class Container {
       throw error;
     }
     if (entry.owner === undefined) await this.signal(execId, SIGKILL, false);
+    return warnings.filter((warning) => !this.warnings.includes(warning));
   }
 
   /** `execId` empty is the init process. Fails with not-found when it has ended, as kill(2) does. */

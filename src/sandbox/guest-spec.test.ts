@@ -2,7 +2,9 @@ import { describe, expect, test } from "bun:test";
 import type { Spec } from "../oci/spec.ts";
 import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
 
+const BINARY = new Uint8Array([1]);
 const context: GuestSpecContext = {
+  security: { hasSelinux: true, apparmorProfile: (name) => ({ name, binary: BINARY }) },
   containerId: "c1",
   bundle: "/bundle",
   fileTypeOf: (path) => {
@@ -234,11 +236,17 @@ describe("refused, naming the property", () => {
   });
 });
 
+test("an AppArmor profile of the host goes with the process", () => {
+  const process = { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, apparmorProfile: "p" };
+  const guest = toGuestSpec(spec({ process }), context);
+  expect(guest).toMatchObject({ config: { process }, profiles: [{ name: "p", binary: BINARY }], warnings: [] });
+});
+
 describe("warned about, once each, and not sent to the guest", () => {
   test("labels", () => {
     const guest = toGuestSpec(
       spec({
-        process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, apparmorProfile: "p", selinuxLabel: "l" },
+        process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, selinuxLabel: "l" },
         linux: {
           mountLabel: "m",
           namespaces: NAMESPACES,
@@ -247,11 +255,18 @@ describe("warned about, once each, and not sent to the guest", () => {
       }),
       context,
     );
-    expect(guest.warnings).toHaveLength(3);
-    expect(guest.config.process).not.toHaveProperty("apparmorProfile");
+    expect(guest.warnings).toHaveLength(2);
     expect(guest.config.process).not.toHaveProperty("selinuxLabel");
     expect(guest.config.linux).not.toHaveProperty("mountLabel");
     expect(guest.config.linux?.resources).toEqual({ cpu: { shares: 512 }, pids: { limit: 10 } });
+  });
+
+  test("SELinux labels, which are refused where the host has no SELinux", () => {
+    const process = { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, selinuxLabel: "l" };
+    const linux = { namespaces: NAMESPACES, mountLabel: "m" };
+    const plain = { ...context, security: { ...context.security, hasSelinux: false } };
+    expect(() => toGuestSpec(spec({ process }), plain)).toThrow("process.selinuxLabel");
+    expect(() => toGuestSpec(spec({ linux }), plain)).toThrow("linux.mountLabel");
   });
 
   test("devices that mean the same in every kernel pass, and those that the host does not have", () => {

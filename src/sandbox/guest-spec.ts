@@ -10,6 +10,8 @@ import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } f
 import { BOOT_ID_NAME } from "../paths.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
 import { guestResources } from "./guest-resources.ts";
+import type { HostSecurity } from "./host-security.ts";
+import { dropLabel, type GuestProfile, type LabelledProcess, labelledProcess } from "./process-labels.ts";
 import { refuse } from "./refuse.ts";
 
 /** Where the agent mounts the VM's shared directory. */
@@ -40,6 +42,8 @@ export interface GuestSpec {
   readonly exposures: readonly Exposure[];
   readonly volumes: readonly GuestVolume[];
   readonly disks: readonly GuestDisk[];
+  /** AppArmor profiles that the guest's kernel has to have before the process can have one. */
+  readonly profiles: readonly GuestProfile[];
   readonly warnings: readonly string[];
 }
 
@@ -52,6 +56,7 @@ export interface GuestSpecContext {
   readonly ownBootId?: boolean;
   /** What a file system in memory that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
+  readonly security: HostSecurity;
   /** Whether the host's kernel has a device of these numbers. */
   readonly hasDevice: (device: LinuxDevice) => boolean;
   /** The container of the same VM whose shim has this pid. */
@@ -111,18 +116,19 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
   const hooks = guestHooks(spec.hooks, context, exposures);
+  const labelled = spec.process && guestProcess(spec.process, context, warnings);
   const config: Spec = {
     ...spec,
     ociVersion: GUEST_OCI_VERSION,
     root: { ...spec.root, path: rootfs },
     mounts,
-    ...(spec.process === undefined ? {} : { process: guestProcess(spec.process, warnings) }),
+    ...(labelled === undefined ? {} : { process: labelled.process }),
     linux: guestLinux(spec, context, warnings),
     ...(hooks === undefined ? {} : { hooks }),
   };
   if (hooks === undefined) delete config.hooks;
   refuseUnknown(spec, warnings);
-  return { config, exposures, volumes, disks, warnings };
+  return { config, exposures, volumes, disks, profiles: labelled?.profiles ?? [], warnings };
 }
 
 function expose(exposures: Exposure[], hostPath: string, relativePath: string): string {
@@ -265,13 +271,9 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
   return { ...mount, options: guestOptions(mount), source };
 }
 
-function guestProcess(process: Process, warnings: string[]): Process {
-  const { apparmorProfile, selinuxLabel, ...rest } = process;
-  if (apparmorProfile)
-    warnings.push(`process.apparmorProfile ${apparmorProfile} is not applied: the guest has no AppArmor`);
-  if (selinuxLabel) warnings.push(`process.selinuxLabel ${selinuxLabel} is not applied: the guest has no SELinux`);
-  if (rest["execCPUAffinity"] !== undefined) refuse("process.execCPUAffinity", "it names CPUs of the host");
-  return rest;
+function guestProcess(process: Process, { security }: GuestSpecContext, warnings: string[]): LabelledProcess {
+  if (process["execCPUAffinity"] !== undefined) refuse("process.execCPUAffinity", "it names CPUs of the host");
+  return labelledProcess(process, security, false, warnings);
 }
 
 function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): NonNullable<Spec["linux"]> {
@@ -283,7 +285,7 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
     }
   }
   const { mountLabel, ...rest } = linux;
-  if (mountLabel) warnings.push(`linux.mountLabel ${mountLabel} is not applied: the guest has no SELinux`);
+  if (mountLabel) dropLabel("linux.mountLabel", mountLabel, context.security, warnings);
   if (linux.seccomp?.listenerPath) refuse("linux.seccomp.listenerPath", "its socket is on the host");
   const resources =
     linux.resources === undefined

@@ -26,6 +26,7 @@ import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
 import { VmDisks } from "./disks.ts";
+import { GuestProfiles } from "./guest-profiles.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
@@ -90,6 +91,7 @@ export class Sandbox {
   readonly #network: SandboxNetwork;
   readonly #resources: VmResources;
   readonly #disks: VmDisks;
+  readonly #profiles: GuestProfiles;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
@@ -103,6 +105,7 @@ export class Sandbox {
     this.#network = new SandboxNetwork(this.vm.hypervisor, this.vm.agent, dependencies.log);
     this.#resources = new VmResources(this.vm, dependencies.log);
     this.#disks = new VmDisks(this.vm.hypervisor);
+    this.#profiles = new GuestProfiles(this.vm.agent, dependencies.steps);
     void this.vm.hypervisor.ended.then((end) => {
       if (this.#state.kind === "ending") return;
       dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
@@ -306,6 +309,7 @@ export class Sandbox {
           [...this.#containers.values()].find((container) => container.hasNamespace(type, path))?.id,
         mountVolumes: (volumes) => this.#mountVolumes(volumes),
         disks: this.#disks,
+        profiles: this.#profiles,
       });
       this.#containers.set(request.id, container);
       this.#changed();

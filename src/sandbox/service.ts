@@ -130,8 +130,7 @@ function containerHandlers(sandbox: Sandbox, takeSteps: TakeSteps): Handlers {
 function processHandlers(sandbox: Sandbox): Handlers {
   return {
     execProcess: async (request, context) => {
-      await sandbox.container(request.containerId).exec(request, context.connection);
-      return {};
+      return { warnings: await sandbox.container(request.containerId).exec(request, context.connection) };
     },
     signalProcess: async (request) => {
       await sandbox.container(request.containerId).signal(request.execId, request.signal, request.all);

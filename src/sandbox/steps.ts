@@ -21,6 +21,7 @@ export const SANDBOX_STEPS = [
   "repair",
   "add-resources",
   "connect-network",
+  "load-apparmor-profile",
   "expose",
   "mount-volumes",
   "plug-disks",

@@ -254,7 +254,7 @@ describe("what is printed", () => {
 
   test("features is the JSON that the spec describes", async () => {
     const { stdout } = await hearth(["runtime", "features"]);
-    expect(JSON.parse(stdout)).toMatchObject({ ociVersionMin: "1.0.0", linux: { apparmor: { enabled: false } } });
+    expect(JSON.parse(stdout)).toMatchObject({ ociVersionMin: "1.0.0", linux: { apparmor: { enabled: true } } });
   });
 
   test("spec writes a file that create accepts, and never over another", async () => {

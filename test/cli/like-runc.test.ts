@@ -22,6 +22,8 @@ const PHRASES = [
   "invalid log-format",
   "invalid format option",
   "cannot allocate tty",
+  "apparmor failed to apply profile",
+  "selinux is disabled or not supported",
   "flag provided but not defined",
   "No help topic for",
 ] as const;

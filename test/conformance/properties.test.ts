@@ -89,6 +89,7 @@ function apply(config: Record<string, unknown>): readonly string[] {
     containerId: "c1",
     bundle: "/bundle",
     fileTypeOf: () => "directory",
+    security: { hasSelinux: true, apparmorProfile: (name) => ({ name, binary: new Uint8Array() }) },
     tmpfsAt: () => undefined,
     hasDevice: () => true,
     containerOfPid: () => undefined,

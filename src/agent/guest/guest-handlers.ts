@@ -1,4 +1,4 @@
-/** The calls about the guest as a whole: sandbox, clock, random pool, files, hot-plugged CPUs and memory, what it can do. */
+/** The calls about the guest as a whole: sandbox, clock, random pool, files, hot-plugged CPUs and memory, policies, what it can do. */
 import type { AgentService } from "../../gen/agent_pb.ts";
 import type { HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { setRealtime } from "../../sys/clock.ts";
@@ -17,6 +17,7 @@ type GuestHandlers = Pick<
   | "setGuestDateTime"
   | "getGuestDetails"
   | "copyFile"
+  | "loadApparmorProfile"
 >;
 
 const NANOSECONDS_PER_SECOND = 1_000_000_000n;
@@ -55,6 +56,11 @@ export function guestHandlers(sandbox: GuestSandbox, context: AgentContext): Gue
     async copyFile(request) {
       const { copyFile } = await import("./copy-file.ts");
       copyFile(request, context.paths);
+      return {};
+    },
+    async loadApparmorProfile({ binary }) {
+      const { loadApparmorProfile } = await import("./apparmor.ts");
+      loadApparmorProfile(binary);
       return {};
     },
   };

@@ -16,6 +16,7 @@ import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cg
 import { toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
+import { hostSecurity } from "../../sandbox/host-security.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
@@ -182,6 +183,7 @@ function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
     bundle: dir,
     fileTypeOf: hostFileType,
     tmpfsAt: hostTmpfs,
+    security: hostSecurity(),
     hasDevice: hostHasDevice,
     containerOfPid: () => other,
     containerOfPath: () => other,

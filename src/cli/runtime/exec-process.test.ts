@@ -23,6 +23,8 @@ const none: ProcessChanges = {
   "additional-gids": [],
   "no-new-privs": false,
   cap: [],
+  apparmor: undefined,
+  "process-label": undefined,
 };
 
 describe("exec's process", () => {
@@ -44,6 +46,8 @@ describe("exec's process", () => {
         "additional-gids": ["7"],
         "no-new-privs": true,
         cap: ["CAP_CHOWN"],
+        apparmor: "profile",
+        "process-label": "label",
       },
       ["ls"],
     );
@@ -55,6 +59,8 @@ describe("exec's process", () => {
       terminal: true,
       user: { uid: 5, gid: 6, additionalGids: [3, 7] },
       noNewPrivileges: true,
+      apparmorProfile: "profile",
+      selinuxLabel: "label",
       capabilities: { bounding: both, effective: added, permitted: added, inheritable: added, ambient: added },
     });
     expect(own.env).toEqual(["A=1"]);

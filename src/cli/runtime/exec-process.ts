@@ -11,6 +11,8 @@ export interface ProcessChanges {
   readonly "additional-gids": readonly string[];
   readonly "no-new-privs": boolean;
   readonly cap: readonly string[];
+  readonly apparmor: string | undefined;
+  readonly "process-label": string | undefined;
 }
 
 /** Fails with invalid-argument naming the flag. `given` is used as it is, but for a terminal that `--tty` adds. */
@@ -29,6 +31,8 @@ export function buildProcess(
   const changed: Process = { ...process, args: [...args], terminal: changes.tty };
   if (changes.cwd !== undefined) changed.cwd = checkedCwd(changes.cwd);
   if (changes.env.length > 0) changed.env = [...(own.env ?? []), ...changes.env];
+  if (changes.apparmor) changed.apparmorProfile = changes.apparmor;
+  if (changes["process-label"]) changed.selinuxLabel = changes["process-label"];
   if (changes["no-new-privs"]) changed.noNewPrivileges = true;
   changed.user = changedUser(own.user, changes);
   if (changes.cap.length > 0) changed.capabilities = withCapabilities(own.capabilities ?? {}, changes.cap);

@@ -2,11 +2,14 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { HearthError, toHearthError } from "../../errors.ts";
+import type { Log } from "../../log.ts";
 import { type ContainerRecord, type ContainerStatus, canExec, statusOf } from "../../oci/container-record.ts";
 import { readContainer } from "../../oci/container-store.ts";
 import { processOf } from "../../oci/record-hooks.ts";
 import { type Process, parseProcess, stringifySpec } from "../../oci/spec.ts";
 import type { SandboxConnection } from "../../rpc/sandbox-connection.ts";
+import { hostSecurity } from "../../sandbox/host-security.ts";
+import { labelledProcess } from "../../sandbox/process-labels.ts";
 import { startShim } from "../../shim/shim.ts";
 import { takeStandardFd } from "../../shim/standard-fds.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
@@ -33,8 +36,8 @@ const FLAGS = {
   process: { type: "string", short: "p", value: "FILE", help: "OCI process as JSON, instead of a command" },
   detach: { type: "boolean", short: "d", help: "do not wait for the end of the process" },
   "pid-file": { type: "string", value: "FILE", help: "write the pid of the process's shim to FILE" },
-  "process-label": { type: "string", value: "LABEL", help: "not supported: the guest has no SELinux" },
-  apparmor: { type: "string", value: "PROFILE", help: "not supported: the guest has no AppArmor" },
+  "process-label": { type: "string", value: "LABEL", help: "SELinux label; not applied, the guest has no SELinux" },
+  apparmor: { type: "string", value: "PROFILE", help: "AppArmor profile of the host" },
   "no-new-privs": { type: "boolean", help: "set no_new_privs" },
   cap: { type: "string", short: "c", multiple: true, value: "CAP", help: "add a capability" },
   "preserve-fds": PRESERVE_FDS_FLAG,
@@ -63,8 +66,9 @@ export const command = defineRuntimeCommand({
     }
     const status = statusOf(record);
     if (!canExec(status)) throw cannotExec(id, status);
-    refuseUnsupported(flags);
     const process = buildProcess(readProcessFile(flags.process), processOf(record), flags, args);
+    // As for create: what cannot be applied is refused here, the sandbox process does the work.
+    labelledProcess(process, hostSecurity(), false, []);
     const pidFile = flags["pid-file"] === undefined ? undefined : checkedPidFile(flags["pid-file"]);
     const cgroup = subCgroup(flags.cgroup);
     const exec = { record, process, cgroup, pidFile, preserved, consoleSocket: flags["console-socket"] };
@@ -86,14 +90,6 @@ interface Exec {
 function cannotExec(id: string, status: ContainerStatus): HearthError {
   const why = status === "creating" ? `container not running: ${id}` : `cannot exec in a ${status} container: ${id}`;
   return new HearthError("failed-precondition", why, { facts: { id, status } });
-}
-
-function refuseUnsupported(flags: ExecFlags): void {
-  const refuse = (what: string, why: string): never => {
-    throw new HearthError("unimplemented", `use ${what}: ${why}`);
-  };
-  if (flags.apparmor) refuse("--apparmor", "the guest has no AppArmor");
-  if (flags["process-label"]) refuse("--process-label", "the guest has no SELinux");
 }
 
 /** The guest has cgroup v2: there are no hierarchies of single controllers to choose a path in. */
@@ -134,11 +130,11 @@ async function createProcess(
   { record, process, cgroup, preserved }: Exec,
   execId: string,
   size: { readonly rows: number; readonly columns: number },
-  options: { readonly timeoutMs: number; readonly signal: AbortSignal },
+  { log, ...options }: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly log: Log },
 ): Promise<void> {
   // In the process itself: its first look at the terminal may come before a later change of its size.
   const sized = size.rows > 0 ? { ...process, consoleSize: { height: size.rows, width: size.columns } } : process;
-  await sandbox.execProcess(
+  const { warnings } = await sandbox.execProcess(
     {
       containerId: record.id,
       execId,
@@ -150,6 +146,7 @@ async function createProcess(
     },
     options,
   );
+  for (const warning of warnings) log.warn(warning, { id: record.id });
 }
 
 function newExecId(): string {
@@ -159,13 +156,14 @@ function newExecId(): string {
 /** The shim's part is done in this process: it has our stdio and our terminal, and ends as the process ends. */
 async function execInForeground(context: RuntimeContext, exec: Exec): Promise<number> {
   const { record, process: spec } = exec;
+  const { log } = context;
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
   const hasTerminal = spec.terminal === true;
   await using connection = await connectContainer(record, timeoutMs);
   using terminal = hasTerminal ? ownTerminal() : undefined;
   const size = hasTerminal ? consoleSizeOf(spec.consoleSize, terminal?.fd) : { rows: 0, columns: 0 };
   const execId = newExecId();
-  await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal }));
+  await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal, log }));
   if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(process.pid), { mode: 0o644 });
   const plainNewlines = hasTerminal && !isTerminal(asFd(1));
   using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
@@ -180,7 +178,7 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
     preserved: takePreservedFds(exec.preserved),
     terminal: terminal?.fd,
     plainNewlines,
-    log: context.log,
+    log,
   });
   await shim.ready;
   return await shim.exited;
@@ -214,7 +212,7 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
       preserved: takePreservedFds(exec.preserved).map(({ fd }) => fd.fd),
       signal,
     });
-    await createProcess(connection, exec, execId, size, { timeoutMs, signal });
+    await createProcess(connection, exec, execId, size, { timeoutMs, signal, log: context.log });
     await shim.attach();
     try {
       if (pty !== undefined && exec.consoleSocket !== undefined) await handOverMaster(pty, exec.consoleSocket, signal);

@@ -45,7 +45,7 @@ export const FEATURES = {
     // Both on the host, for the whole VM; the guest, which limits the container, has v2.
     cgroup: { v1: true, v2: true, systemd: false, systemdUser: false, rdma: false },
     seccomp: SECCOMP,
-    apparmor: { enabled: false },
+    apparmor: { enabled: true },
     selinux: { enabled: false },
     intelRdt: { enabled: false },
     mountExtensions: { idmap: { enabled: false } },

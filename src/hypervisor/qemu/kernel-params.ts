@@ -27,8 +27,8 @@ const ALWAYS: readonly string[] = [
   "swiotlb=noforce",
   // Loading a module waits for other CPUs; this wait is busy and short instead of lazy: 0.05 s.
   "rcupdate.rcu_expedited=1",
-  // No policies are ever loaded in the guest: AppArmor, SELinux, TOMOYO and integrity measurement cost 0.04 s.
-  "lsm=landlock,lockdown,yama,bpf",
+  // Without those that no policy is ever loaded for in the guest: SELinux, TOMOYO and integrity measurement.
+  "lsm=landlock,lockdown,yama,apparmor,bpf",
   // Keyboard, mouse and serial ports that are not there.
   ...["i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1"],
   ...["audit=0", "zswap.enabled=0"],

@@ -10,6 +10,8 @@ const linux = (members: object): Pick<Case, "config"> => ({ config: { linux: mem
 const process = (members: object): Pick<Case, "config"> => ({ config: { process: members } });
 const refused = (name: string, why: RegExp, extra: Pick<Case, "config"> & Partial<Case>, runcFails: string): Case =>
   refuses(name, SPEC, why, { ...extra, runcFails });
+/** As runc on a host like this one. */
+const refusedByBoth = (name: string, why: RegExp, extra: Pick<Case, "config">): Case => refuses(name, SPEC, why, extra);
 const namespacesWith = (entry: object): object[] => [
   ...["network", "mount", "pid"]
     .map((type) => ({ type }))
@@ -68,6 +70,21 @@ export const REFUSALS: Topic = {
     refused("memory policy", /linux\.memoryPolicy/, linux({ memoryPolicy: { mode: "MPOL_BIND", nodes: "0" } }), LATER),
     refused("network devices", /linux\.netDevices/, linux({ netDevices: { eth9: { name: "x" } } }), LATER),
     refused("CPU affinity of exec", /process\.execCPUAffinity/, process({ execCPUAffinity: { initial: "0" } }), LATER),
+    refusedByBoth(
+      "an AppArmor profile that the host has not loaded",
+      /apparmor failed to apply profile/,
+      process({ apparmorProfile: "hearth-missing" }),
+    ),
+    refusedByBoth(
+      "an SELinux label on a host without SELinux",
+      /selinux.* is disabled or not supported/,
+      process({ selinuxLabel: "system_u:system_r:container_t:s0" }),
+    ),
+    refusedByBoth(
+      "a label of mounts on a host without SELinux",
+      /mount/,
+      linux({ mountLabel: "system_u:object_r:container_file_t:s0" }),
+    ),
     refused(
       "a seccomp listener",
       /listenerPath/,
