@@ -9,7 +9,7 @@ const TIMEOUT_MS = 180_000;
 const ID = `apparmor-${process.pid}`;
 const [PROFILE, OTHER] = ["hearth-test", "/usr/bin/hearth other"];
 /** Tries files that profiles of these tests deny to write, and says which it could; then its own profile. */
-const LOOK = `for f in one two three; do touch /dev/shm/$f 2>/dev/null && echo "$f"; done; cat /proc/self/attr/current`;
+const LOOK = `for f in one two three; do true 2>/dev/null >/dev/shm/$f && echo "$f"; done; cat /proc/self/attr/current`;
 
 let host: ReturnType<typeof hostWithApparmor>;
 let loaded: string;
@@ -110,9 +110,9 @@ describe("in one VM", () => {
     ["newer", "the guest's kernel does not take it in the form of the host's"],
   ])("one that cannot be had in the guest is one warning: %s", async (name, why) => {
     const id = `${ID}-${name}`;
-    const warning = `process.apparmorProfile ${name} is not applied: ${why}`;
-    const timesIn = (log: string): number => log.split(warning).length - 1;
-    expect(timesIn(await start(hearth, id, name, annotations("container")))).toBe(1);
+    const timesIn = (log: string): number => log.split(`process.apparmorProfile ${name} is not applied: `).length - 1;
+    const said = await start(hearth, id, name, annotations("container"));
+    expect([timesIn(said), said]).toEqual([1, expect.stringContaining(why)]);
     expect(await look(hearth, id)).toBe("one two three unconfined");
     const log = join(hearth.dir, `${name}.log`);
     // Its own is known by now.
@@ -144,7 +144,21 @@ test(
 );
 
 test(
-  "in a VM of the pool, and nothing is left when the guest cannot be given one",
+  "nothing is left when loading it fails",
+  async () => {
+    await withHearth({}, async (hearth) => {
+      const bundle = await hearth.bundle({ args: ["true"], config: { process: { apparmorProfile: PROFILE } } });
+      const { status, stderr } = await hearth.runtime(["run", "--bundle", bundle, ID], {
+        env: { HEARTH_FAIL_AT: "load-apparmor-profile" },
+      });
+      expect([status, stderr]).toEqual([1, expect.stringContaining("load-apparmor-profile: fault injected")]);
+    });
+  },
+  TIMEOUT_MS,
+);
+
+test(
+  "in a VM of the pool",
   async () => {
     await withHearth({ config: { factory: { vm_cache_number: 1, vm_cache_timeout_ms: 60_000 } } }, async (hearth) => {
       await using pool = startPool(hearth, undefined);
@@ -152,12 +166,6 @@ test(
       await start(hearth, ID, PROFILE);
       expect(await look(hearth, ID)).toEndWith(`${PROFILE} (enforce)`);
       await hearth.runtime(["delete", "--force", ID]);
-      await pool.idle(1);
-      const bundle = await hearth.bundle({ args: ["true"], config: { process: { apparmorProfile: PROFILE } } });
-      const { status, stderr } = await hearth.runtime(["run", "--bundle", bundle, ID], {
-        env: { HEARTH_FAIL_AT: "load-apparmor-profile" },
-      });
-      expect([status, stderr]).toEqual([1, expect.stringContaining("load-apparmor-profile: fault injected")]);
       expect(await pool.stop()).toBe(0);
     });
   },
