@@ -46,7 +46,7 @@ test(
 );
 
 test(
-  "a container has it, as a process of exec that names it; one that the host does not have is refused",
+  "a container has it, and one that the host does not have is refused",
   async () => {
     const hearth = await NestedHearth.make(host, "apparmor", {});
     const id = "c1";
@@ -57,9 +57,6 @@ test(
       expect(said).toContain("touch: /dev/shm/denied: Permission denied");
       expect(said).not.toContain("allowed");
       expect(said).toContain(`${PROFILE} (enforce)`);
-      const current = ["cat", "/proc/self/attr/current"];
-      expect((await hearth.runtime("exec", "--apparmor", "unconfined", id, ...current)).stdout).toBe("unconfined\n");
-      expect((await hearth.runtime("exec", id, ...current)).stdout).toBe(`${PROFILE} (enforce)\n`);
       await hearth.runtime("delete", "--force", id);
       expect(await NestedHearth.leftovers(host)).toBe("");
     });
