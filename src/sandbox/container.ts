@@ -46,7 +46,7 @@ export interface ExecRequest {
   readonly descriptors: readonly number[];
 }
 
-/** A process of the container. While `owner` is set, the end of that connection kills the process. */
+/** A process of the container. The end of its owner's connection kills it; one that has ended by itself is forgotten then. */
 interface ProcessEntry {
   owner: Owner | undefined;
   /** Exit status once somebody saw it; the agent answers repeated waits too, but not after the VM has gone. */
@@ -221,9 +221,7 @@ export class Container {
     if (execId === "" || this.#processes.has(execId)) {
       throw new HearthError("already-exists", `exec process ${execId}: id is empty or in use`);
     }
-    if (this.#processes.size >= EXEC_PROCESSES_MAX) {
-      throw new HearthError("resource-exhausted", `exec in container ${this.id}: ${EXEC_PROCESSES_MAX} processes run`);
-    }
+    if (this.#processes.size >= EXEC_PROCESSES_MAX) this.#forgetOldest();
     const warnings: string[] = [];
     const wanted = parseProcess(new TextDecoder().decode(processJson), `process ${execId}`);
     const labelled = labelledProcess(wanted, hostSecurity(), this.#isConfined, warnings);
@@ -247,8 +245,23 @@ export class Container {
       this.#processes.delete(execId);
       throw error;
     }
-    if (entry.owner === undefined) await this.signal(execId, SIGKILL, false);
+    // Whoever wanted it has gone meanwhile, and it was forgotten here before the guest had it.
+    if (entry.owner === undefined) {
+      await this.#agent.signalProcess(
+        { containerId: this.id, execId, signal: SIGKILL },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      );
+    }
     return warnings.filter((warning) => !this.warnings.includes(warning));
+  }
+
+  /** Of those that have ended, whose owner has not gone yet. */
+  #forgetOldest(): void {
+    const ended = [...this.#processes].find(([id, { exitStatus }]) => id !== this.id && exitStatus !== undefined);
+    if (ended === undefined) {
+      throw new HearthError("resource-exhausted", `exec in container ${this.id}: ${EXEC_PROCESSES_MAX} processes run`);
+    }
+    this.#processes.delete(ended[0]);
   }
 
   /** `execId` empty is the init process. Fails with not-found when it has ended, as kill(2) does. */
@@ -270,13 +283,7 @@ export class Container {
     if (entry.exitStatus !== undefined) return entry.exitStatus;
     const { status } = await this.#agent.waitProcess({ containerId: this.id, execId: execId || this.id }, { signal });
     entry.exitStatus = status & 0xff;
-    entry.owner = undefined;
     return entry.exitStatus;
-  }
-
-  /** Called when the last reader of an exec process is done with it: its id is free again. */
-  forget(execId: string): void {
-    if (execId !== "" && execId !== this.id) this.#processes.delete(execId);
   }
 
   /** A client went away: what it owned ends. True when the whole container was its own and has to be removed. */
@@ -285,11 +292,12 @@ export class Container {
     for (const [execId, entry] of this.#processes) {
       if (entry.owner !== owner) continue;
       entry.owner = undefined;
-      if (entry.exitStatus !== undefined) continue;
       const isInit = execId === this.id;
-      this.#dependencies.log.warn("owner of process is gone, killing it", { container: this.id, execId });
-      await this.signal(execId, SIGKILL, isInit).catch(() => {});
-      if (!isInit) this.forget(execId);
+      if (entry.exitStatus === undefined) {
+        this.#dependencies.log.warn("owner of process is gone, killing it", { container: this.id, execId });
+        await this.signal(execId, SIGKILL, isInit).catch(() => {});
+      }
+      if (!isInit) this.#processes.delete(execId);
     }
     return false;
   }

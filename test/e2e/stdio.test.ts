@@ -3,13 +3,15 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { EXEC_PROCESSES_MAX } from "../../src/limits.ts";
 import { silentLog } from "../../src/log.ts";
-import { connectSandbox } from "../../src/rpc/sandbox-connection.ts";
+import { connectSandbox, type SandboxConnection } from "../../src/rpc/sandbox-connection.ts";
 import { startShim } from "../../src/shim/shim.ts";
 import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { startTmux } from "../harness/tmux.ts";
+import { until } from "../harness/until.ts";
 
 const VM_TIMEOUT_MS = 120_000;
 /** Of this run alone: without a cgroupsPath the cgroup on the host is named after it. */
@@ -125,19 +127,64 @@ test(
   VM_TIMEOUT_MS,
 );
 
-const RUNS = 1000;
+/** More than a container may have at once. */
+const RUNS = EXEC_PROCESSES_MAX + 26;
 const AT_ONCE = 8;
 
-test(`of ${RUNS} processes that write and end at once no byte is lost`, async () => {
+async function connectToSandbox(): Promise<SandboxConnection> {
   const state: { vm: { socket: string } } = JSON.parse(
     readFileSync(join(hearth.runDir, "containers", POD, "state.json"), "utf8"),
   );
-  await using connection = await connectSandbox(state.vm.socket, { timeoutMs: 10_000 });
+  return await connectSandbox(state.vm.socket, { timeoutMs: 10_000 });
+}
+
+const processOf = (...args: string[]): Uint8Array =>
+  new TextEncoder().encode(JSON.stringify({ args, cwd: "/", user: { uid: 0, gid: 0 } }));
+
+test(
+  "a process that has ended is forgotten with the connection of its owner",
+  async () => {
+    const exec = { containerId: POD, execId: "once-more", processJson: processOf("/bin/busybox", "true") };
+    const first = await connectToSandbox();
+    await first.sandbox.execProcess(exec, { timeoutMs: 60_000 });
+    expect(await first.sandbox.waitProcess({ ...exec, owner: true })).toMatchObject({ exitStatus: 0 });
+    await expect(first.sandbox.execProcess(exec)).rejects.toMatchObject({ code: "already-exists" });
+    first.close();
+    await using second = await connectToSandbox();
+    const again = () => second.sandbox.execProcess(exec).then(() => "made", String);
+    await until(again, (outcome) => outcome === "made");
+  },
+  VM_TIMEOUT_MS,
+);
+
+test(
+  "a process whose owner goes while it is being made does not stay",
+  async () => {
+    const processJson = processOf("/bin/busybox", "sleep", "4321");
+    await using connection = await connectToSandbox();
+    const making = connection.sandbox.execProcess({ containerId: POD, execId: "unwanted", processJson });
+    making.catch(() => undefined);
+    // Calls of one connection are taken in order: when this is answered, the one above has been taken.
+    await connection.sandbox.info({});
+    connection.close();
+    // As long as it takes to be made.
+    for (let round = 0; round < 3; round++) expect((await hearth.runtime(["exec", POD, "true"])).status).toBe(0);
+    const listed = await until(
+      () => hearth.runtime(["ps", POD]),
+      ({ stdout }) => !stdout.includes("sleep 4321"),
+    );
+    expect(listed.stdout).toContain("sleep 100000");
+  },
+  VM_TIMEOUT_MS,
+);
+
+test(`of ${RUNS} processes that write and end at once no byte is lost`, async () => {
+  await using connection = await connectToSandbox();
   const { sandbox } = connection;
   const run = async (index: number): Promise<string> => {
     const execId = `quick-${index}`;
-    const args = ["/bin/busybox", "sh", "-c", `echo out ${index}; echo err ${index} >&2; exit ${index % 200}`];
-    const processJson = new TextEncoder().encode(JSON.stringify({ args, cwd: "/", user: { uid: 0, gid: 0 } }));
+    const script = `echo out ${index}; echo err ${index} >&2; exit ${index % 200}`;
+    const processJson = processOf("/bin/busybox", "sh", "-c", script);
     await sandbox.execProcess({ containerId: POD, execId, processJson }, { timeoutMs: 60_000 });
     const [out, err] = [pipe({ nonBlockingRead: true }), pipe({ nonBlockingRead: true })];
     const texts = [out, err].map(({ readEnd }) => readAll(new FdReader(readEnd)));

@@ -1,10 +1,10 @@
 /**
- * The output of processes that end at once, at terminals as engines give them: the master goes to a console socket, and
- * whoever has it reads until it hangs up.
+ * The output of processes that end at once, by whole commands as engines give them: at terminals whose master goes to a
+ * console socket, where whoever has it reads until it hangs up, at the caller's own terminal, and through pipes.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { dup } from "../../src/sys/fd.ts";
+import { dup, pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { openPty } from "../../src/sys/pty.ts";
 import { ConsoleListener } from "../../src/sys/scm.ts";
@@ -13,11 +13,11 @@ import { readAll } from "../harness/preserved-fds.ts";
 
 const VM_TIMEOUT_MS = 120_000;
 /** Of each kind; more of them, and on a machine that does other things too, is a test of its own. */
-const RUNS = Number(process.env["HEARTH_TEST_TERMINAL_RUNS"] ?? 40);
+const RUNS = Number(process.env["HEARTH_TEST_QUICK_RUNS"] ?? 40);
 const AT_ONCE = 8;
 const TEST_TIMEOUT_MS = VM_TIMEOUT_MS + RUNS * 5_000;
 /** Of this run alone: without a cgroupsPath the cgroup on the host is named after it. */
-const POD = `terminals-${process.pid}`;
+const POD = `quick-${process.pid}`;
 const podAnnotations = (type: string): Record<string, string> => ({
   "io.kubernetes.cri.container-type": type,
   "io.kubernetes.cri.sandbox-id": POD,
@@ -122,6 +122,30 @@ test(
       return text;
     };
     expect(await inBursts(run, (index) => `0 marker ${index}\r\n`)).toEqual([]);
+  },
+  TEST_TIMEOUT_MS,
+);
+
+test.each([
+  ["in the foreground", []],
+  ["detached", ["--detach"]],
+] as const)(
+  `of ${RUNS} exec processes with pipes, %s, no output is lost`,
+  async (_name, flags) => {
+    const run = async (index: number): Promise<string> => {
+      const [out, err] = [pipe({ nonBlockingRead: true }), pipe({ nonBlockingRead: true })];
+      const texts = [out, err].map(({ readEnd }) => readAll(new FdReader(readEnd)));
+      const script = `echo out ${index}; echo err ${index} >&2; exit ${index % 200}`;
+      const child = Bun.spawn([hearth.runtimePath, "exec", ...flags, POD, ...sh(script)], {
+        env: { ...hearth.env },
+        stdio: ["ignore", out.writeEnd.fd, err.writeEnd.fd],
+      });
+      for (const { writeEnd } of [out, err]) writeEnd.close();
+      return `${await child.exited} ${Buffer.concat(await Promise.all(texts)).toString()}`;
+    };
+    const status = (index: number): number => (flags.length === 0 ? index % 200 : 0);
+    const expected = (index: number): string => `${status(index)} out ${index}\nerr ${index}\n`;
+    expect(await inBursts(run, expected)).toEqual([]);
   },
   TEST_TIMEOUT_MS,
 );
