@@ -13,7 +13,7 @@ import { readAll } from "../harness/preserved-fds.ts";
 
 const VM_TIMEOUT_MS = 120_000;
 /** Of each kind; more of them, and on a machine that does other things too, is a test of its own. */
-const RUNS = Number(process.env["HEARTH_TEST_QUICK_RUNS"] ?? 40);
+const RUNS = Number(process.env["HEARTH_TEST_QUICK_RUNS"] ?? 24);
 const AT_ONCE = 8;
 const TEST_TIMEOUT_MS = VM_TIMEOUT_MS + RUNS * 5_000;
 /** Of this run alone: without a cgroupsPath the cgroup on the host is named after it. */
