@@ -12,10 +12,14 @@ export interface NetworkInterface {
   readonly name: string;
   /** Kind as `ip -details` tells: "veth", "macvlan", …; empty for a physical one. */
   readonly kind: string;
+  /** Of a macvlan ("bridge", …) or an ipvlan ("l2", "l3", "l3s"); empty for other kinds. */
+  readonly mode: string;
   readonly mac: string;
   readonly mtu: number;
   /** Administratively: whoever configures an interface does this last, and renames it before. */
   readonly isUp: boolean;
+  /** Neighbours are not asked for their hardware addresses: an ipvlan in mode L3 would drop the questions. */
+  readonly noArp: boolean;
   readonly addresses: readonly InterfaceAddress[];
 }
 
@@ -28,6 +32,10 @@ export interface NetworkRoute {
   readonly source: string;
   /** Source: rtnetlink(7), rtm_scope. */
   readonly scope: number;
+  /** The gateway is on the link, whatever the other routes say. */
+  readonly onLink: boolean;
+  /** Of packets that take it; 0: the interface's. */
+  readonly mtu: number;
 }
 
 export interface Neighbour {
@@ -58,7 +66,12 @@ const LinkSchema = v.looseObject({
   flags: v.optional(v.array(v.string()), []),
   address: v.optional(v.string(), ""),
   mtu: v.optional(v.number(), 1500),
-  linkinfo: v.optional(v.looseObject({ info_kind: v.optional(v.string(), "") })),
+  linkinfo: v.optional(
+    v.looseObject({
+      info_kind: v.optional(v.string(), ""),
+      info_data: v.optional(v.looseObject({ mode: v.optional(v.unknown()) })),
+    }),
+  ),
   addr_info: v.optional(v.array(v.looseObject({})), []),
 });
 
@@ -69,6 +82,8 @@ const RouteSchema = v.looseObject({
   prefsrc: v.optional(v.string(), ""),
   scope: v.optional(v.string(), "global"),
   type: v.optional(v.string(), "unicast"),
+  flags: v.optional(v.array(v.string()), []),
+  metrics: v.optional(v.array(v.looseObject({ mtu: v.optional(v.number(), 0) })), []),
 });
 
 const NeighbourSchema = v.looseObject({
@@ -98,14 +113,19 @@ export function parseNetworkView(text: NetworkText): NetworkView {
     .map((link) => link.ifname);
   const interfaces = links
     .filter((link) => link.link_type === "ether")
-    .map((link) => ({
-      name: link.ifname,
-      kind: link.linkinfo?.info_kind ?? "",
-      mac: link.address,
-      mtu: link.mtu,
-      isUp: link.flags.includes("UP"),
-      addresses: link.addr_info.flatMap(parseAddress),
-    }));
+    .map((link) => {
+      const mode = link.linkinfo?.info_data?.mode;
+      return {
+        name: link.ifname,
+        kind: link.linkinfo?.info_kind ?? "",
+        mode: typeof mode === "string" ? mode.trim() : "",
+        mac: link.address,
+        mtu: link.mtu,
+        isUp: link.flags.includes("UP"),
+        noArp: link.flags.includes("NOARP"),
+        addresses: link.addr_info.flatMap((entry) => parseAddress(entry, link.address)),
+      };
+    });
   const known = new Set(interfaces.map((entry) => entry.name));
   const routes = [...parseRoutes(text.routes4, "v4"), ...parseRoutes(text.routes6, "v6")];
   const neighbours = parseJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
@@ -114,14 +134,25 @@ export function parseNetworkView(text: NetworkText): NetworkView {
   return { interfaces, otherInterfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
 }
 
-/** Link-local IPv6 addresses are the guest's own to make. */
-function parseAddress(entry: unknown): InterfaceAddress[] {
+/** The link-local IPv6 address that follows from `mac` is the guest's own to make. */
+function parseAddress(entry: unknown, mac: string): InterfaceAddress[] {
   const parsed = v.safeParse(AddressSchema, entry);
   if (!parsed.success || parsed.output.local === undefined) return [];
   const { family, local, prefixlen, scope } = parsed.output;
   if (family === "inet") return [{ family: "v4", address: local, prefixLength: prefixlen }];
-  if (family === "inet6" && scope !== "link") return [{ family: "v6", address: local, prefixLength: prefixlen }];
-  return [];
+  if (family !== "inet6" || (scope === "link" && local === linkLocalAddress(mac))) return [];
+  return [{ family: "v6", address: local, prefixLength: prefixlen }];
+}
+
+/** As the kernel makes it by default. Source: RFC 4291, appendix A. */
+function linkLocalAddress(mac: string): string | undefined {
+  const [a, b, c, d, e, f] = mac.split(":").map((byte) => Number.parseInt(byte, 16));
+  if (a === undefined || b === undefined || c === undefined) return undefined;
+  if (d === undefined || e === undefined || f === undefined) return undefined;
+  const groups = [((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f];
+  // A URL's host is written in the shortest form, as ip writes it.
+  const { hostname } = new URL(`http://[fe80:0:0:0:${groups.map((group) => group.toString(16)).join(":")}]`);
+  return hostname.slice(1, -1);
 }
 
 /**
@@ -138,6 +169,8 @@ function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
       device: route.dev,
       source: route.prefsrc,
       scope: SCOPES[route.scope] ?? 0,
+      onLink: route.flags.includes("onlink"),
+      mtu: route.metrics.find(({ mtu }) => mtu > 0)?.mtu ?? 0,
     }))
     .sort((left, right) => Number(left.gateway !== "") - Number(right.gateway !== ""));
 }
@@ -146,6 +179,17 @@ function destinationOf(destination: string, family: "v4" | "v6"): string {
   if (destination === "default") return "";
   if (destination.includes("/")) return destination;
   return `${destination}/${family === "v4" ? 32 : 128}`;
+}
+
+/** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
+const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", "tun", ""]);
+
+/** Why packets of an interface cannot be redirected; undefined when they can. */
+export function obstacleTo({ kind, mode }: NetworkInterface): string | undefined {
+  if (!CONNECTABLE_KINDS.has(kind)) return `kind ${kind} is not supported`;
+  // Source: Linux drivers/net/ipvlan/ipvlan_l3s.c.
+  if (kind === "ipvlan" && mode === "l3s") return "mode l3s gives packets to the host's stack; l2 and l3 are supported";
+  return undefined;
 }
 
 const FiltersSchema = v.array(

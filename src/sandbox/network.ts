@@ -9,12 +9,9 @@ import { AGENT_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
 import { InterfaceWatch } from "../network/interface-watch.ts";
-import type { NetworkInterface, NetworkView } from "../network/network-view.ts";
+import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
 import { LocalhostRelay } from "./localhost-relay.ts";
 import { relayNames } from "./name-relay.ts";
-
-/** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
-const CONNECTABLE_KINDS: ReadonlySet<string> = new Set(["veth", "macvlan", "ipvlan", "dummy", "bridge", "tun", ""]);
 
 interface Connected {
   readonly endpoint: NetworkEndpoint;
@@ -121,8 +118,9 @@ export class SandboxNetwork implements AsyncDisposable {
   }
 
   async #add(netns: string, source: NetworkInterface, signal: AbortSignal): Promise<void> {
-    if (!CONNECTABLE_KINDS.has(source.kind)) {
-      throw new HearthError("unimplemented", `connect interface ${source.name}: kind ${source.kind} is not supported`);
+    const obstacle = obstacleTo(source) ?? this.#twinOf(source);
+    if (obstacle !== undefined) {
+      throw new HearthError("unimplemented", `connect interface ${source.name}: ${obstacle}`);
     }
     const index = this.#nextIndex++;
     const nicId = `nic${index}`;
@@ -141,11 +139,24 @@ export class SandboxNetwork implements AsyncDisposable {
     }));
     await this.#agent.agent.updateInterface(
       {
-        interface: { device: source.name, name: source.name, IPAddresses, mtu: BigInt(source.mtu), hwAddr: mac },
+        interface: {
+          device: source.name,
+          name: source.name,
+          IPAddresses,
+          mtu: BigInt(source.mtu),
+          hwAddr: mac,
+          rawFlags: source.noArp ? IFF_NOARP : 0,
+        },
       },
       { signal },
     );
     this.#log.info("interface connected", { interface: source.name, mac, tap: endpoint.tapName });
+  }
+
+  /** The guest tells interfaces apart by their MAC addresses, which those of one ipvlan's parent share. */
+  #twinOf({ mac }: NetworkInterface): string | undefined {
+    const twin = [...this.#endpoints.values()].find(({ endpoint }) => mac !== "" && endpoint.source.mac === mac);
+    return twin && `interface ${twin.endpoint.source.name} has its MAC address ${mac} too`;
   }
 
   async #remove(name: string, signal: AbortSignal): Promise<void> {
@@ -168,6 +179,8 @@ export class SandboxNetwork implements AsyncDisposable {
         source: route.source,
         scope: route.scope,
         family: wireFamily(route.family),
+        flags: route.onLink ? RTNH_F_ONLINK : 0,
+        mtu: route.mtu,
       }));
     if (routes.length > 0) await this.#agent.agent.updateRoutes({ routes: { Routes: routes } }, { signal });
     const neighbours = view.neighbours
@@ -192,8 +205,10 @@ export class SandboxNetwork implements AsyncDisposable {
   }
 }
 
-/** Source: rtnetlink(7), ndm_state. */
+/** Source: rtnetlink(7), ndm_state; linux/rtnetlink.h; netdevice(7). */
 const NUD_PERMANENT = 0x80;
+const RTNH_F_ONLINK = 4;
+const IFF_NOARP = 0x80;
 
 function wireFamily(family: "v4" | "v6"): WireFamily {
   return family === "v4" ? IPFamily.v4 : IPFamily.v6;

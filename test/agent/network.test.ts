@@ -1,6 +1,7 @@
 /** The agent's network calls in a network namespace of its own, checked with iproute2. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { IPFamily } from "../../src/gen/types_pb.ts";
+import { until } from "../harness/until.ts";
 import { type HostAgent, startHostAgent } from "./host-agent.ts";
 
 const MAC = "52:54:00:12:34:56";
@@ -61,6 +62,23 @@ describe("interface", () => {
     expect(shown).toContain("inet 10.9.9.9/16");
     expect(shown).not.toContain("10.1.2.3");
     expect(shown).not.toContain("fd00::3");
+  });
+
+  test("has the link-local address that it is given, and else the kernel's; asks nobody when it is told so", async () => {
+    await addLink("any7");
+    const linkLocal = (): Promise<string[]> => lines("-6", "addr", "show", "dev", "eth0", "scope", "link");
+    await agent.client.agent.updateInterface(interface_());
+    await until(linkLocal, (seen) => seen.some((line) => line.includes("fe80::5054:ff:fe12:3456/64")));
+    const IPAddresses = [{ family: v6, address: "fe80::77", mask: "64" }];
+    const IFF_NOARP = 0x80;
+    await agent.client.agent.updateInterface(interface_({ IPAddresses, rawFlags: IFF_NOARP }));
+    const only = [expect.stringMatching(/^inet6 fe80::77\/64 /)];
+    expect((await linkLocal()).filter((line) => line.startsWith("inet6"))).toEqual(only);
+    expect(await ip("-o", "link", "show", "dev", "eth0")).toMatch(/<[^>]*\bNOARP\b/);
+    // Nor does the kernel make its own again.
+    await ip("link", "set", "eth0", "down");
+    await agent.client.agent.updateInterface(interface_({ IPAddresses }));
+    expect((await linkLocal()).filter((line) => line.startsWith("inet6"))).toEqual(only);
   });
 
   test("a name that another one has is taken from it", async () => {

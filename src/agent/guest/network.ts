@@ -1,6 +1,7 @@
 /** The guest's network as the agent protocol sees it: interfaces by hardware address, addresses, routes, neighbours. */
+import { writeFileSync } from "node:fs";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { HearthError, SystemError } from "../../errors.ts";
+import { HearthError, SystemError, toHearthError } from "../../errors.ts";
 import type { ARPNeighbors, InterfacesSchema, RoutesSchema } from "../../gen/agent_pb.ts";
 import type { ARPNeighbor, Interface, InterfaceSchema, IPAddress, IPFamily, Route } from "../../gen/types_pb.ts";
 import { waitForDevice } from "./devices.ts";
@@ -49,6 +50,7 @@ export async function updateInterface(wanted: Interface, signal: AbortSignal): P
   const found = await waitForLink(channel, mac, signal);
   const name = wanted.name === "" ? found.name : wanted.name;
   if (found.name !== name) await rename(channel, found, name);
+  if (addresses.some(({ address }) => isLinkLocal(address.bytes))) makeNoLinkLocal(name);
   await setLink(channel, found, {
     ...(wanted.mtu === 0n ? {} : { mtu: Number(wanted.mtu) }),
     setFlags: IFF_UP | (wanted.rawFlags & IFF_NOARP),
@@ -145,9 +147,11 @@ function parseAddress({ address, mask }: IPAddress): WantedAddress {
 async function setAddresses(channel: RouteChannel, link: Link, addresses: readonly WantedAddress[]): Promise<void> {
   const key = (entry: WantedAddress): string => `${formatIp(entry.address.bytes)}/${entry.prefixLength}`;
   const keys = new Set(addresses.map(key));
+  // The kernel's own link-local address stays, unless others were given.
+  const linkLocalGiven = addresses.some(({ address }) => isLinkLocal(address.bytes));
   for (const old of await channel.addresses()) {
-    // The kernel's own link-local address stays, unless others were given.
-    if (old.linkIndex !== link.index || keys.has(key(old)) || isLinkLocal(old.address.bytes)) continue;
+    if (old.linkIndex !== link.index || keys.has(key(old))) continue;
+    if (!linkLocalGiven && isLinkLocal(old.address.bytes)) continue;
     await channel.change(RTM_DELADDR, 0, encodeAddress(old), `remove address ${key(old)}`);
   }
   for (const address of addresses) {
@@ -158,6 +162,16 @@ async function setAddresses(channel: RouteChannel, link: Link, addresses: readon
       encodeAddress({ ...address, linkIndex: link.index }),
       what,
     );
+  }
+}
+
+/** The kernel makes none when the interface comes up. Source: linux/if_link.h, IN6_ADDR_GEN_MODE_NONE. */
+function makeNoLinkLocal(name: string): void {
+  const path = `/proc/sys/net/ipv6/conf/${name}/addr_gen_mode`;
+  try {
+    writeFileSync(path, "1");
+  } catch (thrown) {
+    throw toHearthError(thrown, `write ${path}`);
   }
 }
 
