@@ -6,7 +6,6 @@
  * npm run bench -- PART…   only those parts; see PARTS
  */
 import { runCommand, StepError } from "../scripts/step.ts";
-import { openHearth } from "../test/harness/hearth.ts";
 import { measureClaims } from "./claims.ts";
 import { measureEngines } from "./engines.ts";
 import { measureGrowthOfBooted, measureGrowthOfClones } from "./growth.ts";
@@ -21,24 +20,13 @@ type Measure = (report: Report) => Promise<void>;
 const PARTS: Readonly<Record<string, Measure>> = {
   starts: measureStarts,
   engines: measureEngines,
-  throughput: reportThroughput,
+  throughput: measureThroughput,
   templates: measureTemplates,
   refill: measureRefill,
   claims: measureClaims,
   "growth-clones": measureGrowthOfClones,
   "growth-booted": measureGrowthOfBooted,
 };
-
-async function reportThroughput(report: Report): Promise<void> {
-  const opened = openHearth({ config: { runtime: { log_level: "warn" } } });
-  try {
-    for (const { name, value, ofQemu } of await measureThroughput(opened.hearth)) {
-      report.record(name, value, "MiB/s", ofQemu === undefined ? {} : { "bare QEMU": ofQemu });
-    }
-  } finally {
-    await opened.close();
-  }
-}
 
 async function bench(): Promise<void> {
   const asked = process.argv.slice(2);
