@@ -8,13 +8,15 @@ export const SOCKET_PATH_BYTES_MAX = 107;
 export const CONTAINER_ID_LENGTH_MAX = 200;
 /** Bytes of one stdio chunk carried in an RPC: large enough for throughput, small enough not to hold up other calls. */
 export const STREAM_CHUNK_BYTES_MAX = 256 * 1024;
+/** Calls with the bytes of one stream that a shim has in flight: guest and host work at once, each on a chunk. */
+export const STREAM_CALLS_AT_ONCE = 2;
 /** Bytes of one QMP line we accept. Source: QEMU's own parser limit, MAX_TOKEN_SIZE 64 MiB; nothing we ask for nears 4 MiB. */
 export const QMP_LINE_BYTES_MAX = 4 * 1024 * 1024;
 /** Bytes of an OCI config.json, 4 MiB less the rest of the RPC that carries it to the guest. */
 export const OCI_CONFIG_BYTES_MAX = 3 * 1024 * 1024;
 /** Bytes of a compiled AppArmor profile, in one RPC: docker's has 30 KiB, those of whole desktops some 100. */
 export const APPARMOR_PROFILE_BYTES_MAX = 2 * 1024 * 1024;
-/** Calls that may be in flight on one ttRPC connection: each container has at most about five long polls. */
+/** Calls that may be in flight on one ttRPC connection: each container has at most about seven long polls. */
 export const TTRPC_CALLS_IN_FLIGHT_MAX = 1024;
 /** Bytes of answers that one ttRPC connection holds unwritten before it stops reading requests: two messages of the largest size. */
 export const TTRPC_UNWRITTEN_BYTES_MAX = 2 * TTRPC_MESSAGE_BYTES_MAX;

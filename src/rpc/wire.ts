@@ -53,6 +53,11 @@ export class WireWriter {
   /** With their length in front. */
   bytes(value: Uint8Array): void {
     this.uint32(value.length);
+    this.raw(value);
+  }
+
+  /** As they are: fields that were encoded before. */
+  raw(value: Uint8Array): void {
     this.#reserve(value.length);
     this.#bytes.set(value, this.#length);
     this.#length += value.length;

@@ -1,7 +1,7 @@
 /** Moves bytes between a process in the guest and descriptors on the host, each stream on its own, with back-pressure. */
 import { HearthError, SystemError } from "../errors.ts";
 import type { OutputStream, SandboxService } from "../gen/sandbox_pb.ts";
-import { STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
+import { FD_READ_BYTES_DEFAULT, STREAM_CALLS_AT_ONCE, STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import type { ClientOf } from "../rpc/ttrpc/client.ts";
 import type { FdReader } from "../sys/fd-reader.ts";
 import type { FdWriter } from "../sys/fd-writer.ts";
@@ -20,19 +20,29 @@ export interface ProcessTarget {
 /**
  * Host to guest until the end of `reader`, which is then told to the process, or until the process takes no more. Then
  * the reader is closed, so that whoever writes to us learns it as from a process that closed its standard input.
+ * The next bytes are read and sent while the last ones are on their way; the agent keeps their order.
  * `stop` ends it without telling the process.
  */
 export async function pumpInput(target: ProcessTarget, reader: FdReader, stop: AbortSignal): Promise<void> {
   const { sandbox, ...process } = target;
+  const broken = new AbortController();
+  const either = AbortSignal.any([stop, broken.signal]);
+  const send = async (data: Uint8Array): Promise<void> => {
+    const { written } = await sandbox.writeStdin({ ...process, data });
+    if (written < data.length) throw new HearthError("failed-precondition", "the process has closed its input");
+  };
+  const sending: Promise<void>[] = [];
   try {
     for (;;) {
-      const data = await reader.read(undefined, stop);
-      if (data === null) {
-        await sandbox.closeStdin(process);
-        return;
-      }
-      if (!(await writeAll(target, data))) return;
+      const data = await reader.read(STREAM_CHUNK_BYTES_MAX, either);
+      if (data === null) break;
+      const sent = send(data);
+      sent.catch((thrown: unknown) => broken.abort(thrown));
+      sending.push(sent);
+      if (sending.length === STREAM_CALLS_AT_ONCE) await sending.shift();
     }
+    await Promise.all(sending);
+    await sandbox.closeStdin(process);
   } catch (thrown) {
     if (!stop.aborted && !isProcessGone(thrown)) throw thrown;
   } finally {
@@ -40,19 +50,10 @@ export async function pumpInput(target: ProcessTarget, reader: FdReader, stop: A
   }
 }
 
-/** False when the process has closed its end. */
-async function writeAll({ sandbox, ...process }: ProcessTarget, data: Uint8Array): Promise<boolean> {
-  for (let at = 0; at < data.length; ) {
-    const { written } = await sandbox.writeStdin({ ...process, data: data.subarray(at) });
-    if (written === 0) return false;
-    at += written;
-  }
-  return true;
-}
-
 /**
- * Guest to host until the end of the stream. What cannot be delivered any more is read and dropped: the process must not hang
- * on a reader that has gone, or on a full disk.
+ * Guest to host until the end of the stream. The next bytes are asked for before the last ones are written, and those
+ * after them too where much comes, so that neither side waits while the other works; the agent serves the calls in turn.
+ * What cannot be delivered any more is read and dropped: the process must not hang on a reader that has gone, or on a full disk.
  */
 export async function pumpOutput(
   target: ProcessTarget,
@@ -61,15 +62,20 @@ export async function pumpOutput(
   filter?: PlainNewlines,
 ): Promise<void> {
   const { sandbox, containerId, execId } = target;
+  const ask = () => {
+    const answer = sandbox.readOutput({ containerId, execId, stream, lengthMax: STREAM_CHUNK_BYTES_MAX });
+    // It may fail while an earlier one is waited for, whose failure is the one to tell of then.
+    answer.catch(() => undefined);
+    return answer;
+  };
+  const asked = [ask()];
   let open = writer;
   try {
     for (;;) {
-      const { data, eof } = await sandbox.readOutput({
-        containerId,
-        execId,
-        stream,
-        lengthMax: STREAM_CHUNK_BYTES_MAX,
-      });
+      const { data, eof } = await (asked.shift() ?? ask());
+      // Who writes little at a time would have to pay for a call more at its end.
+      const wanted = eof ? 0 : data.length < FD_READ_BYTES_DEFAULT ? 1 : STREAM_CALLS_AT_ONCE;
+      while (asked.length < wanted) asked.push(ask());
       const bytes = filter === undefined ? data : eof ? filter.end() : filter.push(data);
       if (open !== undefined && !(await deliver(open, bytes))) open = undefined;
       if (eof) return;

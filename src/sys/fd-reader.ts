@@ -72,7 +72,7 @@ export class FdReader implements Disposable {
         this.#mode === "socket"
           ? Number(libc().recv(this.#fd, this.#scratch, BigInt(max), MSG_DONTWAIT))
           : Number(libc().read(this.#fd, this.#scratch, BigInt(max)));
-      if (count > 0) return this.#scratch.slice(0, count);
+      if (count > 0) return this.#take(count);
       if (count === 0) return null;
       const errno = lastErrno();
       if (errno === "EAGAIN") return "again";
@@ -82,6 +82,14 @@ export class FdReader implements Disposable {
       if (errno === "ECONNRESET") return null;
       if (errno !== "EINTR") throw new SystemError(errno, `read file descriptor ${this.#fd}`);
     }
+  }
+
+  /** Little is copied out of the buffer; one that is well filled is given away, and the next read makes another. */
+  #take(count: number): Uint8Array {
+    if (count < this.#scratch.length / 2) return this.#scratch.slice(0, count);
+    const taken = this.#scratch.subarray(0, count);
+    this.#scratch = new Uint8Array(0);
+    return taken;
   }
 
   /** Idempotent. A pending read rejects. */

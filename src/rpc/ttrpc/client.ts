@@ -6,7 +6,7 @@ import type { ByteStream } from "../../sys/byte-stream.ts";
 import { type CalledMethod, methodName, type ServiceClient, type UnaryTransport } from "../call.ts";
 import { cancellationError, RemoteError, STATUS_OK } from "../status.ts";
 import { decodeResponseEnvelope, encodeRequestEnvelope } from "./envelope.ts";
-import { encodeFrame, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
+import { encodeFramePieces, FRAME_REQUEST, FRAME_RESPONSE, type Frame, FrameDecoder, STREAM_ID_MAX } from "./frame.ts";
 
 export interface CallOptions {
   /** Gives the call up; it rejects with the reason when that is a HearthError, else with "cancelled". The server is not told. */
@@ -67,7 +67,7 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
     return this.#pending.size;
   }
 
-  /** One call, serialized; for generated clients. */
+  /** One call, serialized; for generated clients. `payload` must not change until the answer has come. */
   call(method: CalledMethod, payload: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> {
     const name = methodName(method);
     const { signal, timeoutMs } = options;
@@ -77,8 +77,10 @@ export class TtrpcClient implements UnaryTransport<CallOptions>, AsyncDisposable
     const streamId = this.#nextStreamId;
     try {
       this.#checkRoom(name, streamId);
-      const frame = encodeFrame(streamId, FRAME_REQUEST, 0, encodeRequest(method, payload, timeoutMs));
-      this.#stream.write(frame).catch((thrown) => this.#fail(brokenConnection("write to", thrown)));
+      const envelope = encodeRequest(method, payload, timeoutMs);
+      for (const piece of encodeFramePieces(streamId, FRAME_REQUEST, envelope, payload)) {
+        this.#stream.write(piece).catch((thrown) => this.#fail(brokenConnection("write to", thrown)));
+      }
     } catch (thrown) {
       return Promise.reject(toHearthError(thrown, `call ${name}`));
     }

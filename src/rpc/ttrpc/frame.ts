@@ -30,21 +30,51 @@ export interface Frame {
 
 /** The whole frame. A payload over the limit is "resource-exhausted". */
 export function encodeFrame(streamId: number, type: FrameType, flags: number, payload: Uint8Array): Uint8Array {
+  return concatenate(encodeHeader(streamId, type, flags, payload.length), payload);
+}
+
+/**
+ * A frame whose payload is `head` and then `body`, to be written piece by piece: a large body is one of them, as it is.
+ * One over the limit together is "resource-exhausted".
+ */
+export function encodeFramePieces(
+  streamId: number,
+  type: FrameType,
+  head: Uint8Array,
+  body: Uint8Array,
+): readonly Uint8Array[] {
+  const header = encodeHeader(streamId, type, 0, head.length + body.length);
+  return body.length < UNCOPIED_BYTES_MIN ? [concatenate(header, head, body)] : [concatenate(header, head), body];
+}
+
+/** Below this a copy costs less than another write. */
+const UNCOPIED_BYTES_MIN = 16 * 1024;
+
+function encodeHeader(streamId: number, type: FrameType, flags: number, length: number): Uint8Array {
   assert(Number.isInteger(streamId) && streamId >= 0 && streamId <= STREAM_ID_MAX, `stream id ${streamId}`);
-  if (payload.length > TTRPC_MESSAGE_BYTES_MAX) {
+  if (length > TTRPC_MESSAGE_BYTES_MAX) {
     throw new HearthError(
       "resource-exhausted",
-      `encode ttrpc message: ${payload.length} bytes, at most ${TTRPC_MESSAGE_BYTES_MAX}`,
+      `encode ttrpc message: ${length} bytes, at most ${TTRPC_MESSAGE_BYTES_MAX}`,
     );
   }
-  const frame = new Uint8Array(FRAME_HEADER_BYTES + payload.length);
-  const view = new DataView(frame.buffer);
-  view.setUint32(0, payload.length);
+  const header = new Uint8Array(FRAME_HEADER_BYTES);
+  const view = new DataView(header.buffer);
+  view.setUint32(0, length);
   view.setUint32(4, streamId);
-  frame[8] = type;
-  frame[9] = flags;
-  frame.set(payload, FRAME_HEADER_BYTES);
-  return frame;
+  header[8] = type;
+  header[9] = flags;
+  return header;
+}
+
+function concatenate(...pieces: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }
 
 interface Header {

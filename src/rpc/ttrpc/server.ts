@@ -4,10 +4,10 @@ import { TTRPC_CALLS_IN_FLIGHT_MAX, TTRPC_MESSAGE_BYTES_MAX, TTRPC_UNWRITTEN_BYT
 import { type Log, silentLog } from "../../log.ts";
 import type { ByteStream } from "../../sys/byte-stream.ts";
 import type { ServedMethod, ServedService } from "../service.ts";
-import { statusOfError } from "../status.ts";
+import { type RpcStatus, statusOfError } from "../status.ts";
 import { decodeRequestEnvelope, encodeResponseEnvelope, type RequestEnvelope } from "./envelope.ts";
 import {
-  encodeFrame,
+  encodeFramePieces,
   FLAG_REMOTE_OPEN,
   FRAME_DATA,
   FRAME_REQUEST,
@@ -40,6 +40,8 @@ export function serveTtrpc(
 
 /** Longest delay of setTimeout, in nanoseconds. */
 const TIMER_NANO_MAX = 0x7fff_ffffn * 1_000_000n;
+
+const EMPTY = new Uint8Array(0);
 
 class ServerConnection implements TtrpcConnection {
   readonly id: number;
@@ -178,24 +180,25 @@ class ServerConnection implements TtrpcConnection {
   }
 
   async #answerError(streamId: number, thrown: unknown): Promise<void> {
-    await this.#answerEnvelope(streamId, encodeResponseEnvelope({ status: statusOfError(thrown) }));
+    await this.#respond(streamId, statusOfError(thrown), EMPTY);
   }
 
   async #answer(streamId: number, payload: Uint8Array): Promise<void> {
-    await this.#answerEnvelope(streamId, encodeResponseEnvelope({ status: { code: 0, message: "" }, payload }));
+    await this.#respond(streamId, { code: 0, message: "" }, payload);
   }
 
   /** Too large an answer rejects, for the caller to answer with that; a broken connection ends and does not reject. */
-  async #answerEnvelope(streamId: number, envelope: Uint8Array): Promise<void> {
+  async #respond(streamId: number, status: RpcStatus, payload: Uint8Array): Promise<void> {
     if (this.#isClosed) return;
-    const frame = encodeFrame(streamId, FRAME_RESPONSE, 0, envelope);
-    this.#unwrittenBytes += frame.length;
+    const pieces = encodeFramePieces(streamId, FRAME_RESPONSE, encodeResponseEnvelope(status, payload), payload);
+    const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
+    this.#unwrittenBytes += bytes;
     try {
-      await this.#stream.write(frame);
+      await Promise.all(pieces.map((piece) => this.#stream.write(piece)));
     } catch (thrown) {
       this.#end(thrown);
     } finally {
-      this.#unwrittenBytes -= frame.length;
+      this.#unwrittenBytes -= bytes;
       this.#wakeReader();
     }
   }
