@@ -23,6 +23,13 @@ test("a user whom passwd does not know is at home in the root; the others are cr
   expect(homeOf(0)).toEqual(["A=1"]);
   expect(homeOf(5)).toEqual(["A=1"]);
   expect(homeOf(7, ["HOME=/own"])).toEqual(["HOME=/own"]);
+  expect(homeOf(7, ["HOME=", "HOME=/own"])).toEqual(["HOME=", "HOME=/own"]);
+});
+
+test("an empty HOME is none", () => {
+  writeFileSync(join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh");
+  expect(homeOf(7, ["HOME=", "A=1"])).toEqual(["A=1", "HOME=/"]);
+  expect(homeOf(0, ["HOME=/own", "A=1", "HOME="])).toEqual(["A=1"]);
 });
 
 test("without a passwd that is a file crun decides", () => {

@@ -1,5 +1,5 @@
 /**
- * HOME of a process that is not given one. crun 1.8 takes it from the container's passwd, or "/" without such a file, but
+ * HOME of a process that is not given one, or an empty one. crun 1.8 takes it from the container's passwd, or "/" without such a file, but
  * leaves out a user whom the file does not know, as images have many when Kubernetes chooses the number.
  */
 import { describeError } from "../../errors.ts";
@@ -10,18 +10,23 @@ import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 
 /** The process, with HOME when crun would leave it without. `root` is the root directory that it will have. */
 export function withHome(process: JsonRecord, root: string, log: Log): JsonRecord {
-  const env = listAt(process, "env");
-  if (env.some((entry) => typeof entry === "string" && entry.startsWith("HOME="))) return process;
+  const all = listAt(process, "env");
+  const given = all.findLast(isHome);
+  if (given !== undefined && given !== "HOME=") return process;
+  const env = all.filter((entry) => !isHome(entry));
+  const homeless = given === undefined ? process : { ...process, env };
   const { uid = 0 } = recordAt(process, "user");
   try {
     const passwd = readInRoot(root, "etc/passwd", PASSWD_BYTES_MAX);
-    if (passwd === undefined || knowsUser(passwd, String(uid))) return process;
+    if (passwd === undefined || knowsUser(passwd, String(uid))) return homeless;
   } catch (thrown) {
     log.warn("passwd not read", { root, error: describeError(thrown) });
-    return process;
+    return homeless;
   }
   return { ...process, env: [...env, "HOME=/"] };
 }
+
+const isHome = (entry: unknown): boolean => typeof entry === "string" && entry.startsWith("HOME=");
 
 /** Source: passwd(5). */
 function knowsUser(passwd: string, uid: string): boolean {

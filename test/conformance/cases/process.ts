@@ -43,6 +43,12 @@ export const PROCESS: Topic = {
     prints("HOME of a user that the container's passwd does not know", "config.md#process", "echo $HOME", "/", {
       config: { process: { env: ["PATH=/bin"], user: { uid: 12_345, gid: 0 } } },
     }),
+    prints("an empty HOME is none", "config.md#process", "echo $HOME", "/root", {
+      config: { process: { env: ["PATH=/bin", "HOME=/own", "HOME="] } },
+    }),
+    prints("of what the environment has twice the last, once", "config.md#process", "env | grep ONE", "ONE=three", {
+      config: { process: { env: ["ONE=two", "PATH=/bin", "ONE=", "ONE=three"] } },
+    }),
     prints("the working directory", "config.md#process", "pwd", "/tmp", { config: { process: { cwd: "/tmp" } } }),
     prints("a working directory that is missing is made", "config.md#process", "pwd", "/made/deep", {
       config: { process: { cwd: "/made/deep" } },
