@@ -53,6 +53,19 @@ describe("FdReader", () => {
     expect(await reader.read()).toBeNull();
   });
 
+  test("what was read stays as it is when more is read, whether little or much came", async () => {
+    const { readEnd, writeEnd } = pipe();
+    using writer = writeEnd;
+    using reader = new FdReader(readEnd);
+    const sent = [1, 400, 1000, 600, 1].map((size, index) => Buffer.alloc(size, index + 1));
+    const received: Uint8Array[] = [];
+    for (const bytes of sent) {
+      writeSync(writer.fd, bytes);
+      received.push((await reader.read(1000)) ?? new Uint8Array());
+    }
+    expect(received.map((chunk) => Buffer.from(chunk))).toEqual(sent);
+  });
+
   test("pty master: output, then end of file when the terminal was closed", async () => {
     const { master, terminal } = openPty();
     using reader = new FdReader(master);

@@ -2,7 +2,15 @@ import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { HearthError } from "../../errors.ts";
 import { TTRPC_MESSAGE_BYTES_MAX } from "../../limits.ts";
-import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder, type FrameType, STREAM_ID_MAX } from "./frame.ts";
+import {
+  encodeFrame,
+  encodeFramePieces,
+  FRAME_HEADER_BYTES,
+  type Frame,
+  FrameDecoder,
+  type FrameType,
+  STREAM_ID_MAX,
+} from "./frame.ts";
 
 const frameArbitrary = fc.record({
   streamId: fc.integer({ min: 0, max: STREAM_ID_MAX }),
@@ -26,6 +34,17 @@ function cut(bytes: Uint8Array, places: readonly number[]): Uint8Array[] {
 describe("ttrpc frames", () => {
   test("a known frame", () => {
     expect([...encodeFrame(0x01020304, 1, 5, new Uint8Array([9, 8]))]).toEqual([0, 0, 0, 2, 1, 2, 3, 4, 1, 5, 9, 8]);
+  });
+
+  test("in pieces it is the same, and a large body is one of them", () => {
+    const head = new Uint8Array([1, 2, 3]);
+    for (const size of [0, 100, 16 * 1024 - 1, 16 * 1024, 100_000]) {
+      const body = crypto.getRandomValues(new Uint8Array(Math.min(size, 65_536)));
+      const pieces = encodeFramePieces(7, 2, head, body);
+      const whole = encodeFrame(7, 2, 0, Buffer.concat([head, body]));
+      expect(Buffer.concat(pieces).equals(whole)).toBe(true);
+      expect(pieces.includes(body)).toBe(size >= 16 * 1024);
+    }
   });
 
   test("round trip under any chunking", () => {
@@ -70,6 +89,7 @@ describe("ttrpc frames", () => {
     const [frame] = new FrameDecoder().push(encodeFrame(1, 1, 0, largest));
     expect(frame?.payload?.length).toBe(TTRPC_MESSAGE_BYTES_MAX);
     expect(() => encodeFrame(1, 1, 0, new Uint8Array(TTRPC_MESSAGE_BYTES_MAX + 1))).toThrow("at most 4194304");
+    expect(() => encodeFramePieces(1, 1, new Uint8Array(1), largest)).toThrow("at most 4194304");
   });
 
   test("a message over the limit is skipped and the next one is whole", () => {
