@@ -16,6 +16,7 @@ import { inMountNamespace } from "../sys/namespace.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import type { GuestProfiles } from "./guest-profiles.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
+import { namedHookFailure } from "./hook-failure.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
 import { hostSecurity } from "./host-security.ts";
 import { labelledProcess } from "./process-labels.ts";
@@ -160,17 +161,17 @@ export class Container {
     }
     const labelledConfig = process === undefined ? guest.config : { ...guest.config, process };
     const config = withSeccompProgram(withTerminalSize(labelledConfig, size));
+    const creation = {
+      containerId: request.id,
+      execId: request.id,
+      storages,
+      ociJson: new TextEncoder().encode(stringifySpec(config)),
+      descriptors: [...request.descriptors],
+    };
     await steps.run("create-container", CONTAINER_CREATE_TIMEOUT_MS, (signal) =>
-      agent.agent.createContainer(
-        {
-          containerId: request.id,
-          execId: request.id,
-          storages,
-          ociJson: new TextEncoder().encode(stringifySpec(config)),
-          descriptors: [...request.descriptors],
-        },
-        { signal },
-      ),
+      agent.agent.createContainer(creation, { signal }).catch((thrown: unknown) => {
+        throw namedHookFailure(thrown, request.spec.hooks?.createContainer);
+      }),
     );
     undo.move();
     return new Container(request, process, warnings, exposed, disks, dependencies);
