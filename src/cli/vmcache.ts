@@ -100,7 +100,7 @@ async function printStatus({ endpoint, timeoutMs }: ServerPlace, json: boolean):
 }
 
 function statusText(status: PoolStatus): string {
-  const { boots, bootFailures, losses, retired, drained, adopted, memoryMib, memoryMaxMib } = status;
+  const { boots, bootFailures, losses, retired, drained, suspensions, adopted, memoryMib, memoryMaxMib } = status;
   const facts = formatTable([
     ["server", `pid ${status.pid}, ${status.version}`],
     ...(status.configError === "" ? [] : [["configuration", `refused: ${status.configError}`]]),
@@ -110,6 +110,7 @@ function statusText(status: PoolStatus): string {
     ["misses", String(status.misses)],
     ["boots", `${boots}, ${bootFailures} failed, ${adopted} adopted`],
     ["ended", `${losses} lost, ${retired} retired, ${drained} drained`],
+    ...(suspensions === 0 ? [] : [["host suspended", `${suspensions} times`]]),
     ["memory", `${memoryMib} MiB${memoryMaxMib === 0 ? "" : ` of ${memoryMaxMib}`}`],
   ]);
   const shapes = status.shapes.map(({ name, number, idle, booting, waiting }) =>

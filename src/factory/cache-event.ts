@@ -34,6 +34,8 @@ export interface CacheCounters {
   readonly losses: number;
   readonly retired: number;
   readonly drained: number;
+  /** Times that the host had been asleep, which all idle VMs are checked after. */
+  readonly suspensions: number;
   readonly misses: Readonly<Record<MissReason, number>>;
 }
 
@@ -44,5 +46,6 @@ export class CacheCounts implements CacheCounters {
   losses = 0;
   retired = 0;
   drained = 0;
+  suspensions = 0;
   readonly misses: Record<MissReason, number> = { "queue-full": 0, "gave-up": 0, closed: 0, mismatch: 0 };
 }

@@ -266,6 +266,7 @@ export class VmPool implements AsyncDisposable {
     const sleptMs = now - this.#suspendedBeforeMs;
     this.#suspendedBeforeMs = now;
     if (sleptMs < SUSPENSION_MS_MIN) return;
+    this.#counts.suspensions += 1;
     this.#log.warn("host was suspended, checking all vms", { sleptMs: Math.round(sleptMs) });
     for (const cache of this.#caches) {
       cache.distrust();

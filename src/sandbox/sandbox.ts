@@ -24,6 +24,7 @@ import { timesAsleep } from "../sys/process-stat.ts";
 import { sleep } from "../util/wait.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
+import { ClockFollower } from "./clock-follower.ts";
 import { Container, type ContainerRequest, type Owner } from "./container.ts";
 import { VmDisks } from "./disks.ts";
 import { GuestProfiles } from "./guest-profiles.ts";
@@ -98,6 +99,8 @@ export class Sandbox {
   #settling = false;
   /** Made when somebody first asks: the agent keeps the events until then. */
   #ooms: OomBoard | undefined;
+  /** From the adoption on: a paused guest has its clock set then anyway. */
+  #clock: ClockFollower | undefined;
 
   constructor(dependencies: SandboxDependencies) {
     this.#dependencies = dependencies;
@@ -258,6 +261,7 @@ export class Sandbox {
       if (runState === "paused") {
         await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => this.vm.hypervisor.resume(signal));
       }
+      this.#clock = new ClockFollower(this.vm.agent, this.#dependencies.log);
       await steps.run("repair", AGENT_CALL_TIMEOUT_MS, (signal) => repairGuest(this.vm.agent, signal));
       await steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) =>
         this.#resources.growTo(options, options.cgroupDirs, signal),
@@ -437,6 +441,7 @@ export class Sandbox {
       const timeoutMs = this.#disks.isEmpty ? SANDBOX_END_AGENT_TIMEOUT_MS : DISK_FLUSH_TIMEOUT_MS;
       await this.vm.agent.agent.destroySandbox({}, { timeoutMs }).catch(() => {});
     }
+    this.#clock?.[Symbol.dispose]();
     await this.vm.endHypervisor();
     this.#ooms?.[Symbol.dispose]();
     await this.#network[Symbol.asyncDispose]();

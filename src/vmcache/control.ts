@@ -31,6 +31,8 @@ export interface PoolStatus {
   readonly retired: number;
   /** Ended because the configuration, or what is on disk, no longer wants them. */
   readonly drained: number;
+  /** Times that the host had been asleep. */
+  readonly suspensions: number;
   readonly shapes: readonly PoolShapeStatus[];
   /** Of all VMs of the pool, idle and booting. */
   readonly memoryMib: number;
@@ -157,6 +159,7 @@ function plainStatus(status: GrpcStatus): PoolStatus {
     adopted: Number(counters?.adopted ?? 0n),
     retired: Number(counters?.retired ?? 0n),
     drained: Number(counters?.drained ?? 0n),
+    suspensions: Number(counters?.suspensions ?? 0n),
     shapes: status.shapes.map(({ name, vcpus, memory, number, idle, booting, waiting, identity }) => ({
       name,
       vcpus,

@@ -51,6 +51,11 @@ export const METRICS = {
     labels: ["shape", "reason"],
   },
   hearth_pool_adopted_vms_total: { type: "counter", help: "Idle VMs taken over from an earlier server.", labels: [] },
+  hearth_pool_host_suspensions_total: {
+    type: "counter",
+    help: "Times that the host had been asleep.",
+    labels: [],
+  },
   hearth_pool_idle_vm_age_seconds: {
     type: "gauge",
     help: "Since when the oldest and the youngest idle VM are ready.",
@@ -199,6 +204,7 @@ function samplesOf(
     hearth_pool_check_seconds: observer.checkSeconds.samples,
     hearth_pool_ended_vms_total: observer.ended.samples,
     hearth_pool_adopted_vms_total: observer.adopted.samples,
+    hearth_pool_host_suspensions_total: one(counters.suspensions),
     hearth_pool_idle_vm_age_seconds: shapes.flatMap(({ name }) => ageSamples(name, slots, now)),
     hearth_pool_promised_memory_bytes: one(pool.memoryMib * BYTES_PER_MIB),
     hearth_pool_memory_limit_bytes: one(settings.memoryMaxMib * BYTES_PER_MIB),

@@ -132,7 +132,7 @@ function slotMessage(slot: SlotStatus, now: number): MessageInitShape<typeof Grp
 }
 
 function countersMessage({ pool, adopted }: CacheServiceParts): MessageInitShape<typeof GrpcCountersSchema> {
-  const { hits, misses, boots, bootFailures, losses, retired, drained } = pool.counters;
+  const { hits, misses, boots, bootFailures, losses, retired, drained, suspensions } = pool.counters;
   const total = Object.values(misses).reduce((sum, count) => sum + count, 0);
   return {
     hits: BigInt(hits),
@@ -144,5 +144,6 @@ function countersMessage({ pool, adopted }: CacheServiceParts): MessageInitShape
     adopted: BigInt(adopted),
     retired: BigInt(retired),
     drained: BigInt(drained),
+    suspensions: BigInt(suspensions),
   };
 }

@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { bundleConfig } from "../harness/bundle.ts";
+import { assertRightClock, CLOCK_PROGRAM, clockError } from "../harness/guest-clock.ts";
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { startPool } from "../harness/pool.ts";
 import { PATH } from "../harness/program.ts";
@@ -12,8 +13,6 @@ import { PATH } from "../harness/program.ts";
 const PAUSE_MS = Number(process.env["HEARTH_TEST_PAUSE_MS"] ?? "3000");
 const TIMEOUT_MS = 180_000 + PAUSE_MS;
 const DRAWS = 10_000;
-const CLOCK_ERROR_MS_MAX = 50;
-const PINGS = 20;
 
 /** Perl, which Debian always has, with the libraries it needs: it can call getrandom(2), number 318 on x86-64. */
 const PERL_MOUNTS = ["/usr/bin/perl", "/lib/x86_64-linux-gnu", "/lib64"].map((path) => ({
@@ -134,55 +133,18 @@ test(
   TIMEOUT_MS,
 );
 
-/** Answers each line with the guest's time, after a first one unasked: the first thing a process of the container does. */
-const CLOCK = "echo $EPOCHREALTIME; while read line; do echo $EPOCHREALTIME; done";
-
-/** Milliseconds that the guest's clock is ahead: at least and at most, as well as the answers' delay allows to tell. */
-async function clockError(config: string, id: string): Promise<{ readonly min: number; readonly max: number }> {
-  const bundle = await hearth.bundle({ args: ["sh", "-c", CLOCK] });
-  await using child = Bun.spawn([hearth.runtimePath, "--config", config, "run", "--bundle", bundle, id], {
-    argv0: "hearth-runtime",
-    env: { PATH, ...hearth.env },
-    stdio: ["pipe", "pipe", "ignore"],
-  });
-  const reader = child.stdout.getReader();
-  const read = async (): Promise<{ readonly guestMs: number; readonly atMs: number }> => {
-    const { value } = await reader.read();
-    const text = new TextDecoder().decode(value);
-    const atMs = Date.now();
-    if (!/^\d+\.\d{6}\n$/.test(text))
-      throw new Error(`the guest's time is ${JSON.stringify(text)}\n${opened.describe()}`);
-    return { guestMs: Number(text) * 1000, atMs };
-  };
-  const startedAtMs = Date.now();
-  const first = await read();
-  let error = { min: first.guestMs - first.atMs, max: first.guestMs - startedAtMs };
-  for (let ping = 0; ping < PINGS; ping++) {
-    const askedAtMs = Date.now();
-    child.stdin.write("\n");
-    await child.stdin.flush();
-    const { guestMs, atMs } = await read();
-    error = { min: Math.max(error.min, guestMs - atMs), max: Math.min(error.max, guestMs - askedAtMs) };
+async function expectRightClock(config: string, id: string): Promise<void> {
+  const bundle = await hearth.bundle({ args: CLOCK_PROGRAM });
+  const argv = [hearth.runtimePath, "--config", config, "run", "--bundle", bundle, id];
+  try {
+    assertRightClock(await clockError({ argv, argv0: "hearth-runtime", env: { PATH, ...hearth.env } }));
+  } catch (thrown) {
+    process.stderr.write(opened.describe());
+    throw thrown;
   }
-  child.stdin.end();
-  await reader.cancel();
-  expect(await child.exited).toBe(0);
-  return error;
 }
 
-/** Date.now() counts whole milliseconds, at both ends. */
-const READING_ERROR_MS = 2;
-
-function expectRightClock({ min, max }: { readonly min: number; readonly max: number }): void {
-  expect(min).toBeLessThan(CLOCK_ERROR_MS_MAX + READING_ERROR_MS);
-  expect(max).toBeGreaterThan(-CLOCK_ERROR_MS_MAX - READING_ERROR_MS);
-}
-
-test(
-  "the clock of a clone is right",
-  async () => expectRightClock(await clockError(hearth.configPath, "clock")),
-  TIMEOUT_MS,
-);
+test("the clock of a clone is right", () => expectRightClock(hearth.configPath, "clock"), TIMEOUT_MS);
 
 test(
   `the clock of a clone that was paused in the pool for ${PAUSE_MS} ms is right`,
@@ -191,7 +153,7 @@ test(
     await using pool = startPool(hearth, 1);
     await pool.idle(1);
     await Bun.sleep(PAUSE_MS);
-    expectRightClock(await clockError(config, "paused"));
+    await expectRightClock(config, "paused");
     expect(await pool.stop()).toBe(0);
   },
   TIMEOUT_MS,

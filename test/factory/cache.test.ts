@@ -363,6 +363,7 @@ describe("proof of life", () => {
     sleptMs += 60_000;
     await it.seen("checked", 2);
     expect(fixture.calls()).toEqual(["check", "check"]);
+    expect(it.cache.counters.suspensions).toBe(1);
   });
 
   test("a claim may be the first to notice that the host was suspended: it waits for the check", async () => {

@@ -11,6 +11,7 @@ import type { TestHost } from "./test-host.ts";
 
 const REPOSITORY = resolve(import.meta.dir, "../../..");
 const GUEST = join(REPOSITORY, "build/guest");
+const CLOCK = join(REPOSITORY, "test/fixtures/container-clock.ts");
 /** The most that configuration allows. */
 const LONG_MS = 600_000;
 /** For a command that boots a VM or waits for one. */
@@ -100,6 +101,11 @@ export class NestedHearth {
     await this.#run(["/bin/sh", "-c", script, this.#runtime, bundle, id]);
     await this.runtime("start", id);
     return await this.#host.sh(`cat /tmp/${id}.out`);
+  }
+
+  /** `hearth-runtime ARGS`, a container's CLOCK_PROGRAM, whose clock must be the test host's, to two seconds. */
+  async expectRightClock(...args: string[]): Promise<void> {
+    await this.#run([process.execPath, CLOCK, "hearth-runtime", this.#runtime, ...args]);
   }
 
   get #runtime(): string {
