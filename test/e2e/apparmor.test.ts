@@ -11,6 +11,18 @@ const [PROFILE, OTHER] = ["hearth-test", "/usr/bin/hearth other"];
 /** Tries files that profiles of these tests deny to write, and says which it could; then its own profile. */
 const LOOK = `for f in one two three; do true 2>/dev/null >/dev/shm/$f && echo "$f"; done; cat /proc/self/attr/current`;
 
+/** As engines write theirs. */
+const ENGINES = `abi <abi/3.0>,
+profile hearth-engine flags=(attach_disconnected,mediate_deleted) {
+  network, capability, file, umount,
+  signal (receive) peer=unconfined,
+  signal (send, receive) peer=hearth-engine,
+  ptrace (trace, read, tracedby, readby) peer=hearth-engine,
+  deny /proc/sys/kernel/** w,
+  deny mount,
+}
+`;
+
 let host: ReturnType<typeof hostWithApparmor>;
 let loaded: string;
 beforeAll(async () => {
@@ -18,6 +30,7 @@ beforeAll(async () => {
   const child = `profile child { file, deny /dev/shm/three w, }`;
   loaded = host.load(PROFILE, await compileProfile(profileText(PROFILE, "/dev/shm/one", child)));
   host.load(OTHER, await compileProfile(profileText(`"${OTHER}"`, "/dev/shm/two")));
+  host.load("hearth-engine", await compileProfile(ENGINES));
   host.load("hidden", undefined);
   host.load("newer", new TextEncoder().encode("of a kernel to come"));
 });
@@ -25,9 +38,15 @@ afterAll(() => {
   host[Symbol.dispose]();
 });
 
-async function start(hearth: Hearth, id: string, apparmorProfile: string, annotations = {}): Promise<string> {
+async function start(
+  hearth: Hearth,
+  id: string,
+  apparmorProfile: string,
+  annotations = {},
+  script = "sleep 100000",
+): Promise<string> {
   const bundle = await hearth.bundle({
-    args: ["sleep", "100000"],
+    args: ["sh", "-c", script],
     config: { process: { apparmorProfile }, annotations },
   });
   const log = join(bundle, "log");
@@ -95,6 +114,27 @@ describe("in one VM", () => {
     };
     expect(await exec(OTHER)).toEndWith(`${OTHER} (enforce)\n`);
     expect(await exec("")).toEndWith(`${PROFILE} (enforce)\n`);
+  });
+
+  test("one as engines write it: what they deny is denied to who may do everything, signals come from outside", async () => {
+    const script = `mount -t tmpfs x /tmp 2>/dev/null && echo mounted && umount /tmp
+      mount -o remount,rw /proc/sys 2>/dev/null; echo 9 2>/dev/null >/proc/sys/kernel/sched_rr_timeslice_ms && echo written
+      sleep 1000 & kill $!; wait $! || echo "killed $?"; cat /proc/self/attr/current`;
+    const tryAll = async (profile: string): Promise<string> => {
+      const flags = ["--cap", "CAP_SYS_ADMIN", "--apparmor", profile];
+      return (await hearth.runtime(["exec", ...flags, free, "sh", "-c", script])).stdout.replaceAll("\n", " ");
+    };
+    expect(await tryAll("unconfined")).toBe("mounted written killed 143 unconfined ");
+    expect(await tryAll("hearth-engine")).toBe("killed 143 hearth-engine (enforce) ");
+    const id = `${ID}-signals`;
+    const init = "trap 'touch /dev/shm/got' TERM; touch /dev/shm/ready; while :; do sleep 0.02; done";
+    await start(hearth, id, "hearth-engine", annotations("container"), init);
+    const until = (file: string): Promise<unknown> =>
+      hearth.runtime(["exec", id, "sh", "-c", `until [ -e /dev/shm/${file} ]; do sleep 0.02; done`]);
+    await until("ready");
+    await hearth.runtime(["kill", id, "TERM"]);
+    await until("got");
+    await hearth.runtime(["delete", "--force", id]);
   });
 
   test("one that is not loaded on the host is an error, in runc's words", async () => {

@@ -22,7 +22,6 @@ beforeAll(async () => {
   const script = "touch /dev/shm/allowed; touch /dev/shm/denied; cat /proc/self/attr/current; sleep 100000";
   const config = { process: { apparmorProfile: PROFILE } };
   await makeBundle(files.path("bundle"), { args: ["sh", "-c", script], config });
-  await makeBundle(files.path("missing"), { args: ["true"], config: { process: { apparmorProfile: "missing" } } });
   host = await TestHost.start();
   await host.write("/tmp/profile", profileText(PROFILE, "/dev/shm/denied"));
 }, START_TIMEOUT_MS);
@@ -46,11 +45,10 @@ test(
 );
 
 test(
-  "a container has it, and one that the host does not have is refused",
+  "a container has it",
   async () => {
     const hearth = await NestedHearth.make(host, "apparmor", {});
     const id = "c1";
-    await expect(hearth.start("c2", files.path("missing"))).rejects.toThrow("apparmor failed to apply profile missing");
     await hearth.explained(async () => {
       await hearth.start(id, files.path("bundle"));
       const said = await host.sh(`until grep -s enforce /tmp/${id}.out; do sleep 0.2; done; cat /tmp/${id}.out`);
