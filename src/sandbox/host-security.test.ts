@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ProfileTree } from "../../test/harness/apparmor.ts";
 import { type Scratch, scratch } from "../../test/harness/scratch.ts";
@@ -45,6 +45,12 @@ test("what is not there is an error in runc's words, and says what is missing", 
   says(`${sys.path("kernel/security/apparmor")} does not exist`);
   writeFileSync(sys.path("module/apparmor/parameters/enabled"), "N\n");
   says("this host has no AppArmor");
+});
+
+test("one that is replaced or removed while it is read is no hidden one", () => {
+  const dir = new ProfileTree(sys.dir).load("x", undefined);
+  symlinkSync("../gone/raw_data", join(dir, "raw_data"));
+  expect(() => read("x")).toThrow("it is just being replaced or removed");
 });
 
 test("one that is too large for an RPC is refused before it is read", () => {

@@ -41,7 +41,13 @@ function apparmorProfile(sys: string, name: string): HostProfile {
   const likely = entries.filter((entry) => entry.startsWith(`${name}.`));
   const found = [...likely, ...entries].find((entry) => readProfileName(join(profiles, entry, "name")) === name);
   if (found === undefined) throw cannotApply(name, "it is not loaded on this host");
-  return { name, binary: readBinary(join(profiles, found, "raw_data"), name) };
+  const dir = join(profiles, found);
+  if (orAbsent(() => readdirSync(dir), `list ${dir}`)?.includes("raw_data") === false)
+    return { name, binary: undefined };
+  const binary = readBinary(join(dir, "raw_data"), name);
+  // Its link led nowhere: no reason to run without.
+  if (binary === undefined) throw cannotApply(name, "it is just being replaced or removed");
+  return { name, binary };
 }
 
 function isApparmorEnabled(sys: string): boolean {

@@ -27,7 +27,7 @@ const ALWAYS: readonly string[] = [
   "swiotlb=noforce",
   // Loading a module waits for other CPUs; this wait is busy and short instead of lazy: 0.05 s.
   "rcupdate.rcu_expedited=1",
-  // Without those that no policy is ever loaded for in the guest: SELinux, TOMOYO and integrity measurement.
+  // SELinux, TOMOYO and integrity measurement, which get no policy in the guest, cost 0.04 s; AppArmor 1.3 MiB and no time to speak of.
   "lsm=landlock,lockdown,yama,apparmor,bpf",
   // Keyboard, mouse and serial ports that are not there.
   ...["i8042.noaux", "i8042.nokbd", "8250.nr_uarts=1"],
