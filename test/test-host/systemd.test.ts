@@ -15,6 +15,8 @@ const SERVICE = "hearth-vmcache.service";
 const SOCKET = "hearth-vmcache.socket";
 /** Seconds. An operator's own setting: the minute of the unit would be waited for here. */
 const WATCHDOG_S = 30;
+/** Seconds from its end by a signal to the next start: longer than the unit's, so that a client comes meanwhile. */
+const RESTART_S = 5;
 
 let files: Scratch;
 let host: TestHost;
@@ -31,7 +33,8 @@ beforeAll(async () => {
     hearth = await NestedHearth.install(host, { factory: { ...templates, vm_cache_number: 1 } });
     await carryTemplate(outside, host, hearth, templates.template_path);
   });
-  await host.write(`/etc/systemd/system/${SERVICE}.d/watchdog.conf`, `[Service]\nWatchdogSec=${WATCHDOG_S}\n`);
+  const times = `[Service]\nWatchdogSec=${WATCHDOG_S}\nRestartSec=${RESTART_S}\n`;
+  await host.write(`/etc/systemd/system/${SERVICE}.d/times.conf`, times);
 }, TIMEOUT_MS);
 
 afterAll(async () => {
@@ -94,6 +97,52 @@ systemdTest("stuck, it is ended by the watchdog and started anew: it takes over 
   const after = await status();
   expect(after).toMatchObject({ adopted: 1, boots: 0, idle: [{ id: idle?.id }], handedOut: [{ state: "adopted" }] });
 });
+
+systemdTest("reloaded, it is the same server with the same VMs", async () => {
+  const before = await status();
+  await host.sh(`systemctl reload ${SERVICE}`);
+  expect(await property("ActiveState")).toBe("active");
+  const { pid, idle, boots, configError } = await status();
+  expect({ pid, ids: idle.map(({ id }) => id), boots, configError }).toEqual({
+    pid: before.pid,
+    ids: before.idle.map(({ id }) => id),
+    boots: before.boots,
+    configError: "",
+  });
+});
+
+systemdTest(
+  "killed, it is started anew: who asks before that waits and is answered, and the idle VM is taken over",
+  async () => {
+    const { pid, idle } = await status();
+    await host.sh(`kill -KILL ${pid}`);
+    await until('[ "$(show SubState)" = auto-restart ]');
+    const after = await status();
+    expect(after.pid).not.toBe(pid);
+    expect(after).toMatchObject({
+      adopted: 1,
+      boots: 0,
+      idle: [{ id: idle[0]?.id }],
+      handedOut: [{ state: "adopted" }],
+    });
+  },
+);
+
+systemdTest(
+  "restarted: who asks meanwhile waits and is answered, the idle VM is replaced, the one in use goes on",
+  async () => {
+    const { pid, idle } = await status();
+    await host.sh(
+      `systemctl restart --no-block ${SERVICE}; until [ "$(systemctl show --property=MainPID --value ${SERVICE})" != ${pid} ]; do :; done`,
+    );
+    const after = await status();
+    expect(after.pid).not.toBe(pid);
+    expect(after).toMatchObject({ adopted: 0, handedOut: [{ state: "adopted" }] });
+    expect(after.idle.map(({ id }) => id)).not.toContain(idle[0]?.id);
+    await full();
+    expect(await hearth.runtime("exec", "c1", "echo", "undisturbed")).toMatchObject({ stdout: "undisturbed\n" });
+  },
+);
 
 systemdTest("stopped, it ends the idle VM and leaves the one in use", async () => {
   await host.sh(`systemctl stop ${SOCKET} ${SERVICE}`);
