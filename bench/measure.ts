@@ -1,5 +1,8 @@
 /** Sampling: a warm-up that is not counted, then medians; and times of whole processes. */
 
+/** Milliseconds after which a VM that has become idle has given back the memory that it needs no more. */
+export const TRIMMED_MS = 2000;
+
 export interface Samples {
   readonly median: number;
   readonly p99: number;

@@ -1,5 +1,5 @@
 /** From a hand-out to the next VM that is ready, for each way of making VMs; what an idle booted one costs. */
-import { sample } from "./measure.ts";
+import { sample, TRIMMED_MS } from "./measure.ts";
 import { KINDS, memoryOf, type PoolUnderTest, withPool } from "./pool-under-test.ts";
 import type { Report } from "./report.ts";
 
@@ -30,6 +30,7 @@ async function refillMs(pool: PoolUnderTest): Promise<number> {
 
 /** Proportional set sizes of what one idle VM consists of. */
 async function reportMemory(report: Report, pool: PoolUnderTest): Promise<void> {
+  await Bun.sleep(TRIMMED_MS);
   const memory = await memoryOf(pool);
   memory.delete("server");
   const all = [...memory.values()].reduce((sum, mib) => sum + mib, 0);

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { type Hearth, withHearth } from "../test/harness/hearth.ts";
 import { startPool, vmRecords } from "../test/harness/pool.ts";
 import { PATH } from "../test/harness/program.ts";
-import { firstOutput, type Samples, summarize } from "./measure.ts";
+import { firstOutput, type Samples, summarize, TRIMMED_MS } from "./measure.ts";
 
 const STARTS = 7;
 /** VMs of the pools: what clones have in common is shared by so many. */
@@ -84,6 +84,7 @@ async function pooled(sharedFs: "virtio-9p" | "virtio-fs", isCloned: boolean): P
     if (isCloned) await init(hearth, hearth.configPath);
     await using pool = startPool(hearth, size);
     await pool.idle(size);
+    await Bun.sleep(TRIMMED_MS);
     const memory = { ...idleMemory(hearth), templateMib: isCloned ? await templateMib(hearth) : 0 };
     await pool.stop();
     const times = [...pool.log().matchAll(/msg="vm ready".* bootMs=(\d+)/g)].map(([, ms]) => Number(ms));

@@ -272,6 +272,8 @@ export const KILLED_EXIT_TIMEOUT_MS = 10_000;
 export const TEMPLATE_STATE_BYTES_MAX = 64 * 1024 * 1024;
 /** MiB free where a template is made: what a guest has written to when it is saved, twice over. */
 export const TEMPLATE_ROOM_MIB = 256;
+/** Milliseconds for which a VM that is to be a template rests before it is saved: what its kernel puts off, it does within some hundred. */
+export const TEMPLATE_REST_MS = 500;
 /** Milliseconds to wait for somebody else who makes or removes templates: a boot, many times over. */
 export const TEMPLATE_LOCK_TIMEOUT_MS = 120_000;
 /** Milliseconds until the pool tries again to make a template that could not be made; it boots its VMs meanwhile. */

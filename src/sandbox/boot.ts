@@ -108,7 +108,7 @@ export function agentAddress({ paths, reservedCid }: BootRequest): AgentAddress 
   return { transport: "vsock", cid: reservedCid.cid };
 }
 
-/** The caller closes it. */
+/** Once the guest has opened the agent's port. The caller closes it. */
 export async function greetAgent(request: BootRequest, hypervisor: Hypervisor, steps: Steps): Promise<AgentClient> {
   return await steps.run("wait-for-agent", request.config.bootTimeoutMs, async (signal) => {
     await hypervisor.agentReady(signal);
@@ -123,8 +123,12 @@ export async function createSandbox(
   steps: Steps,
 ): Promise<void> {
   await steps.run("create-sandbox", config.bootTimeoutMs, (signal) =>
-    agent.agent.createSandbox({ sandboxId: vmId, hostname: vmId, storages: [sharedStorage(shared)] }, { signal }),
+    agent.agent.createSandbox(sandboxRequest(vmId, shared), { signal }),
   );
+}
+
+export function sandboxRequest(vmId: string, shared: SharedDirectory) {
+  return { sandboxId: vmId, hostname: vmId, storages: [sharedStorage(shared)] };
 }
 
 /** Makes `<runDir>/vm/<vmId>` 0700 and takes its lock for life. Fails with already-exists for an id in use. */

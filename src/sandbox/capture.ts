@@ -1,13 +1,18 @@
 /** Boots a VM, rehearses it and saves it as a template: nothing of it is tied to this host's files but what a clone replaces. */
 import { closeSync, ftruncateSync, openSync } from "node:fs";
-import { QMP_CALL_TIMEOUT_MS } from "../limits.ts";
+import { QMP_CALL_TIMEOUT_MS, TEMPLATE_REST_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
+import { sleep } from "../util/wait.ts";
 import type { TemplateFiles } from "../vm/template-store.ts";
 import { type BootRequest, greetAgent, launchVm, recordProcesses, shareDirectory } from "./boot.ts";
+import { GUEST_SHARED_DIR } from "./guest-spec.ts";
 import { rehearse } from "./rehearsal.ts";
 import type { Steps } from "./steps.ts";
 
 const MIB = 1024 * 1024;
+
+/** In the place of a clone's shared directory, which cannot be saved: what mounting takes in the agent is then done. */
+const REHEARSAL_STORAGE = { driver: "ephemeral", fstype: "tmpfs", source: "tmpfs", mountPoint: GUEST_SHARED_DIR };
 
 /** The template's files are complete when this resolves, and the VM has gone. Returns the pid of its QEMU. */
 export async function captureVm(
@@ -41,7 +46,7 @@ export async function captureVm(
   const agent = await greetAgent(request, hypervisor, steps);
   stack.defer(() => agent.close());
   await steps.run("rehearse", config.bootTimeoutMs, async (signal) => {
-    await agent.agent.createSandbox({ sandboxId: vmId }, { signal });
+    await agent.agent.createSandbox({ sandboxId: vmId, hostname: vmId, storages: [REHEARSAL_STORAGE] }, { signal });
     await rehearse(agent, signal);
     await agent.agent.destroySandbox({}, { signal });
   });
@@ -50,6 +55,8 @@ export async function captureVm(
     const reopened = hypervisor.agentReopened(signal);
     agent.close();
     await reopened;
+    // What the rehearsal has left to do, and the agent until it waits for its next host, would be done in every clone.
+    await sleep(TEMPLATE_REST_MS, signal);
   });
   await steps.run("pause", QMP_CALL_TIMEOUT_MS, (signal) => hypervisor.pause(signal));
   await steps.run("save", config.bootTimeoutMs, (signal) =>

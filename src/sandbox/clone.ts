@@ -1,22 +1,17 @@
 /** Makes a VM of a saved one: what `bootVm` does, with the guest continued from where it was saved instead of booted. */
 import { writeFileSync } from "node:fs";
+import { type AgentClient, connectAgent } from "../agent/client/client.ts";
+import { assert } from "../errors.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import { QMP_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { SharedDirectory } from "../storage/shared-directory.ts";
 import { copyToMemory } from "../sys/memory-file.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
+import { withDeadline } from "../util/wait.ts";
 import type { TemplateFiles } from "../vm/template-store.ts";
 import { Vm } from "../vm/vm.ts";
-import {
-  agentAddress,
-  type BootRequest,
-  createSandbox,
-  greetAgent,
-  launchVm,
-  recordProcesses,
-  shareDirectory,
-} from "./boot.ts";
+import { agentAddress, type BootRequest, launchVm, recordProcesses, sandboxRequest, shareDirectory } from "./boot.ts";
 import type { Steps } from "./steps.ts";
 
 /** As bootVm. The guest's memory is the template's: it must be repaired before anything of a user's runs in it. */
@@ -30,12 +25,47 @@ export async function cloneVm(request: BootRequest, template: TemplateFiles, ste
   const hypervisor = stack.use(await restore(request, template, shared, steps, log));
   recordProcesses(request, [...shared.processes, hypervisor.process]);
   await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => hypervisor.resume(signal));
-  const agent = await greetAgent(request, hypervisor, steps);
+  const { agent, created } = await greetAndCreate(request, hypervisor, shared, steps);
   stack.defer(() => agent.close());
-  await createSandbox(request, agent, shared, steps);
+  await steps.run("create-sandbox", request.config.bootTimeoutMs, (signal) =>
+    withDeadline("create sandbox", created, { signal }),
+  );
   stack.move();
   const owner = ownIdentity();
   return new Vm({ ...request, agentAddress: agentAddress(request), hypervisor, agent, shared, owner, isClone: true });
+}
+
+/**
+ * The agent's port is open since the template was saved: nothing is waited for. Greeting and CreateSandbox go together,
+ * so that the guest, whose code is all translated anew, need not go to sleep and wake up between them.
+ */
+async function greetAndCreate(
+  request: BootRequest,
+  hypervisor: Hypervisor,
+  shared: SharedDirectory,
+  steps: Steps,
+): Promise<{ readonly agent: AgentClient; readonly created: Promise<unknown> }> {
+  return await steps.run("wait-for-agent", request.config.bootTimeoutMs, async (signal) => {
+    const given = new AbortController();
+    let created: Promise<unknown> | undefined;
+    const alongside = (client: AgentClient): void => {
+      created = client.agent.createSandbox(sandboxRequest(request.vmId, shared));
+      // Of an attempt that failed nobody asks.
+      created.catch(() => undefined);
+    };
+    try {
+      const connecting = connectAgent(agentAddress(request), {
+        signal: AbortSignal.any([signal, given.signal]),
+        alongside,
+      });
+      // It tells of QEMU's end too.
+      const [agent] = await Promise.all([connecting, hypervisor.agentReady(signal)]);
+      assert(created !== undefined, "the greeting was not sent alone");
+      return { agent, created };
+    } finally {
+      given.abort();
+    }
+  });
 }
 
 async function restore(

@@ -105,7 +105,10 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     memoryMib: vm.hypervisor.memoryMib,
     bootMs,
   });
-  if (launch.mode === "idle" && report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
+  if (launch.mode === "idle") {
+    if (report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
+    else void trim(sandbox, log);
+  }
   log.info("sandbox ended", { reason: await ended });
   await sandbox.farewell();
   return 0;
@@ -121,7 +124,6 @@ async function makeVm(launch: SandboxLaunch, request: BootRequest, steps: Steps,
   if (mode === "idle") {
     if (!vm.isClone) await steps.run("rehearse", config.bootTimeoutMs, (signal) => rehearse(vm.agent, signal));
     await steps.run("pause", QMP_CALL_TIMEOUT_MS, (signal) => vm.hypervisor.pause(signal));
-    trim(vm, log);
   }
   stack.move();
   return vm;
@@ -156,11 +158,15 @@ function openSandboxLog(launch: SandboxLaunch, path: string, foundations: AsyncD
   return createLog({ level: launch.logLevel, format: "json", fd }, { vm: launch.vmId });
 }
 
-/** An idle VM needs neither the kernel it was loaded from nor most of the image; what it needs is in the page cache. */
-function trim(vm: Vm, log: Log): void {
+/**
+ * An idle VM needs neither the kernel it was loaded from nor most of the image; what it needs is in the page cache. Nobody
+ * waits for that: a claim that comes meanwhile puts an end to it.
+ */
+async function trim(sandbox: Sandbox, log: Log): Promise<void> {
+  const isIdle = (): boolean => sandbox.state.kind === "idle";
   try {
-    Bun.gc(true);
-    for (const process of vm.processes) pageOutFiles(process);
+    for (const process of sandbox.vm.processes) await pageOutFiles(process, isIdle);
+    if (isIdle()) Bun.gc(true);
   } catch (error) {
     log.debug("memory not trimmed", { error: describeError(error) });
   }

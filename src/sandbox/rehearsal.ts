@@ -5,6 +5,7 @@
 import type { AgentClient } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
 import type { Spec } from "../oci/spec.ts";
+import { repairGuest } from "./repair.ts";
 
 const REHEARSAL_ID = "hearth-rehearsal";
 const REHEARSAL_ROOTFS = "/usr/share/hearth/rehearsal/rootfs";
@@ -50,6 +51,8 @@ const REHEARSAL_SPEC: Spec = {
 
 /** Fails when the rehearsal does: a VM that cannot run this cannot run anything. */
 export async function rehearse(agent: AgentClient, signal: AbortSignal): Promise<void> {
+  // The calls that every adopter makes first: what binding to the C library takes in the agent is then done.
+  await repairGuest(agent, signal);
   const id = { containerId: REHEARSAL_ID, execId: REHEARSAL_ID };
   const ociJson = new TextEncoder().encode(JSON.stringify(REHEARSAL_SPEC));
   await agent.agent.createContainer({ ...id, ociJson }, { signal });

@@ -31,8 +31,9 @@ export function fileMappings(maps: string): AddressRange[] {
 /**
  * Takes the pages that a process has mapped from files out of its memory; those it needs again come from the page cache.
  * Pages that others map too, and changed private ones, stay. Needs Linux 5.10 and CAP_SYS_NICE: ENOSYS or EPERM without.
+ * The event loop has its turn after each mapping, and nothing more is done once `isWanted` says no.
  */
-export function pageOutFiles(identity: ProcessIdentity): void {
+export async function pageOutFiles(identity: ProcessIdentity, isWanted: () => boolean): Promise<void> {
   using pidfd = openPidfd(identity);
   if (pidfd === undefined) return;
   let maps: string;
@@ -43,9 +44,11 @@ export function pageOutFiles(identity: ProcessIdentity): void {
   }
   // A mapping that cannot be advised (locked, special) ends the call early; so each is a call of its own.
   for (const { start, length } of fileMappings(maps).slice(0, IOVECS_MAX)) {
+    if (!isWanted()) return;
     const iovec = BigUint64Array.of(start, length);
     const result = Number(libc().syscall(SYS_PROCESS_MADVISE, BigInt(pidfd.fd), iovec, 1n, MADV_PAGEOUT, 0n));
     check(result, `page out files of process ${identity.pid}`);
+    await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }
 

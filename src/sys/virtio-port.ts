@@ -37,6 +37,7 @@ export interface PortDevice {
 export class VirtioPort implements PortDevice, Disposable {
   readonly #owned: OwnedFd;
   #polled: PolledFd | undefined;
+  #edges: Edges | undefined;
 
   constructor(path: string) {
     this.#owned = openFd(path, O_RDWR | O_NONBLOCK | O_NOCTTY);
@@ -71,30 +72,40 @@ export class VirtioPort implements PortDevice, Disposable {
 
   /**
    * Resolves when the host has its end open. While it has not, the port is always "ready", so this waits for edges: the
-   * port is put into an epoll set of its own, edge-triggered, and that set is waited for.
+   * port is put into an epoll set of its own, edge-triggered, and that set is waited for. It goes with the port.
    */
   async waitForHost(signal: AbortSignal): Promise<void> {
     if (this.isHostThere()) return;
-    using edges = new OwnedFd(asFd(createEpoll()));
-    const errno = epollControl(edges.fd, EPOLL_CTL_ADD, this.#fd, EPOLLIN | EPOLLOUT | EPOLLET, 0);
-    if (errno !== undefined) throw new SystemError(errno, "watch virtio port");
-    const polled = pollFd(edges.fd);
-    try {
-      for (;;) {
-        libc().epoll_wait(edges.fd, new Uint8Array(EPOLL_EVENT_BYTES), 1, 0);
-        if (this.isHostThere()) return;
-        await polled.wait("read", signal);
-      }
-    } finally {
-      polled.release();
+    this.#edges ??= watchEdges(this.#fd);
+    const { set, polled } = this.#edges;
+    for (;;) {
+      libc().epoll_wait(set.fd, new Uint8Array(EPOLL_EVENT_BYTES), 1, 0);
+      if (this.isHostThere()) return;
+      await polled.wait("read", signal);
     }
   }
 
   /** The host learns that the port was closed. */
   [Symbol.dispose](): void {
     this.#polled?.release();
+    this.#edges?.polled.release();
+    this.#edges?.set.close();
+    this.#edges = undefined;
     this.#owned.close();
   }
+}
+
+interface Edges {
+  readonly set: OwnedFd;
+  readonly polled: PolledFd;
+}
+
+function watchEdges(fd: Fd): Edges {
+  const set = new OwnedFd(asFd(createEpoll()));
+  const errno = epollControl(set.fd, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLOUT | EPOLLET, 0);
+  if (errno === undefined) return { set, polled: pollFd(set.fd) };
+  set.close();
+  throw new SystemError(errno, "watch virtio port");
 }
 
 function again(verb: string): "again" {

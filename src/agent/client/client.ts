@@ -34,20 +34,31 @@ export interface AgentClient extends AsyncDisposable {
   close(): void;
 }
 
+export interface ConnectOptions extends DeadlineOptions {
+  /**
+   * Makes one call that the agent shall get together with the greeting. It is called for every attempt; what it called in
+   * those that failed may have been done or not.
+   */
+  readonly alongside?: (client: AgentClient) => void;
+}
+
+/** The greeting, and one beside it. */
+const CALLS_PER_ATTEMPT_MAX = 2;
+
 /**
  * Connects and resolves once the agent has answered. Over virtio-serial the guest learns of a change of clients by a
  * hang-up of its port. One that was too quick for it, or happened while it was paused, it takes for the same client:
  * the greeting then fails or gets lost in the rest of the old client's last call, and a slower reconnect mends that.
  * Over vsock a clone has its template's CID until it has handled the device's event, and then resets its connections.
  */
-export async function connectAgent(address: AgentAddress, options: DeadlineOptions = {}): Promise<AgentClient> {
-  const { signal, timeoutMs } = options;
+export async function connectAgent(address: AgentAddress, options: ConnectOptions = {}): Promise<AgentClient> {
+  const { signal, timeoutMs, alongside } = options;
   const attempts = address.transport === "vsock" ? VSOCK_CONNECT_ATTEMPTS_MAX : AGENT_CONNECT_ATTEMPTS_MAX;
   const deadline = timeoutMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeoutMs;
   for (let attempt = 1; ; attempt++) {
     const startedAt = performance.now();
     try {
-      return await greetAgent(address, attempt, deadline, signal);
+      return await greetAgent(address, attempt, deadline, signal, alongside);
     } catch (thrown) {
       signal?.throwIfAborted();
       if (attempt >= attempts || performance.now() >= deadline) {
@@ -73,6 +84,7 @@ async function greetAgent(
   attempt: number,
   deadline: number,
   signal: AbortSignal | undefined,
+  alongside: ConnectOptions["alongside"],
 ): Promise<AgentClient> {
   const within = (firstMs: number) => ({
     signal,
@@ -82,13 +94,12 @@ async function greetAgent(
   const stream = isVsock
     ? await connectVsock({ cid: address.cid, port: AGENT_VSOCK_PORT }, within(VSOCK_CONNECT_TIMEOUT_MS))
     : await connectUnix(address.socket, within(AGENT_GREETING_TIMEOUT_MS));
-  // One call an attempt, of an id of its own: a slow guest may still answer the one before.
-  const client = agentClient(stream, 2 * attempt - 1);
+  // Every attempt has ids of its own, the odd ones: a slow guest may still answer the one before.
+  const client = agentClient(stream, 1 + 2 * CALLS_PER_ATTEMPT_MAX * (attempt - 1));
   try {
-    const { status } = await client.health.check(
-      {},
-      within(isVsock ? VSOCK_GREETING_TIMEOUT_MS : AGENT_GREETING_TIMEOUT_MS),
-    );
+    const greeting = client.health.check({}, within(isVsock ? VSOCK_GREETING_TIMEOUT_MS : AGENT_GREETING_TIMEOUT_MS));
+    alongside?.(client);
+    const { status } = await greeting;
     if (status === SERVING) return client;
     throw new HearthError("unavailable", "the agent does not serve");
   } catch (thrown) {

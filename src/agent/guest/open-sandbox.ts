@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { HearthError, toHearthError } from "../../errors.ts";
 import type { CreateSandboxRequest } from "../../gen/agent_pb.ts";
 import { AGENT_CALL_TIMEOUT_MS } from "../../limits.ts";
+import { setHostName } from "../../sys/host-name.ts";
 import { runOrThrow } from "../../sys/run-process.ts";
 import type { StorageLease, StorageMounts } from "./storage.ts";
 
@@ -21,7 +22,7 @@ export async function openSandbox(
   for (const { name, parameters } of request.kernelModules) {
     await runOrThrow(["modprobe", name, ...parameters], { timeoutMs: AGENT_CALL_TIMEOUT_MS, signal });
   }
-  if (request.hostname !== "") setHostname(request.hostname);
+  if (request.hostname !== "") nameGuest(request.hostname);
   const lease = await storages.acquire(request.storages, signal);
   try {
     if (request.dns.length > 0) setNameServers(request.dns);
@@ -32,15 +33,11 @@ export async function openSandbox(
   }
 }
 
-function setHostname(hostname: string): void {
+function nameGuest(hostname: string): void {
   if (Buffer.byteLength(hostname) > HOSTNAME_BYTES_MAX || /[\0\n]/.test(hostname)) {
     throw new HearthError("invalid-argument", `set host name: ${JSON.stringify(hostname.slice(0, 80))}`);
   }
-  try {
-    writeFileSync("/proc/sys/kernel/hostname", hostname);
-  } catch (thrown) {
-    throw toHearthError(thrown, `set host name ${hostname}`);
-  }
+  setHostName(hostname);
 }
 
 /** The image's resolv.conf is a link to where files can be written. */

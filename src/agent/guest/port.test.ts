@@ -76,6 +76,19 @@ describe("reading", () => {
     expect(connection.hungUp).toBe(true);
   });
 
+  test("begins when the host is there, and not with the hang-up from before", async () => {
+    const port = new FakePort();
+    port.hostThere = false;
+    const { promise: hostThere, resolve } = Promise.withResolvers<void>();
+    const connection = new PortConnection(port, never, hostThere);
+    const reading = connection.read();
+    await Promise.resolve();
+    port.hostThere = true;
+    port.incoming.push(1);
+    resolve();
+    expect(await reading).toEqual(Uint8Array.of(1));
+  });
+
   test("closing rejects a waiting read, and leaves the port as it is", async () => {
     const port = new FakePort();
     const connection = new PortConnection(port, never);

@@ -33,10 +33,12 @@ function portNode(name: string): string | undefined {
 export async function servePort(path: string, services: Services, log: Log, signal: AbortSignal): Promise<void> {
   for (let connectionId = 1; ; connectionId++) {
     using port = new VirtioPort(path);
-    await port.waitForHost(signal);
-    const stream = new PortConnection(port, signal);
-    log.debug("host connected", { connectionId });
+    // All is made before the host is there: a clone's agent has less to do before its first answer.
+    const hostThere = port.waitForHost(signal);
+    const stream = new PortConnection(port, signal, hostThere);
     serveTtrpc(stream, services, { log, connectionId });
+    await hostThere;
+    log.debug("host connected", { connectionId });
     await stream.closed;
     signal.throwIfAborted();
     log.debug("host disconnected", { connectionId, hungUp: stream.hungUp });
@@ -47,15 +49,17 @@ export async function servePort(path: string, services: Services, log: Log, sign
 export class PortConnection implements ByteStream {
   readonly closed: Promise<void>;
   readonly #port: PortDevice;
+  readonly #hostThere: Promise<void>;
   readonly #stop = new AbortController();
   readonly #markClosed: () => void;
   readonly #buffer = new Uint8Array(FD_READ_BYTES_DEFAULT);
   #last: Promise<void> = Promise.resolve();
   #hungUp = false;
 
-  /** `signal` closes it. */
-  constructor(port: PortDevice, signal: AbortSignal) {
+  /** `signal` closes it. Nothing is read before `hostThere`, whose rejection is that of the first read. */
+  constructor(port: PortDevice, signal: AbortSignal, hostThere: Promise<void> = Promise.resolve()) {
     this.#port = port;
+    this.#hostThere = hostThere;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.closed = promise;
     this.#markClosed = resolve;
@@ -70,6 +74,7 @@ export class PortConnection implements ByteStream {
   }
 
   async read(): Promise<Uint8Array | null> {
+    await this.#hostThere;
     for (;;) {
       this.#stop.signal.throwIfAborted();
       const filled = this.#readAvailable();

@@ -120,9 +120,10 @@ async function mountStorage(
   }
   const { flags, propagation, data } = parseMountOptions(storage.options);
   const source = driver === "blk" ? await blockDevice(storage.source, signal) : storage.source;
-  makeMountPoint(mountPoint, driver === "bind" ? source : undefined);
-  if (driver === "bind" || (flags & MS_BIND) !== 0) bind(source, mountPoint, flags | MS_BIND);
-  else {
+  if (driver === "bind" || (flags & MS_BIND) !== 0) {
+    makeMountPoint(mountPoint, driver === "bind" ? source : undefined);
+    bind(source, mountPoint, flags | MS_BIND);
+  } else {
     const type = fileSystemType(driver, storage.fstype);
     const options = {
       source: source === "" ? type : source,
@@ -132,7 +133,7 @@ async function mountStorage(
       ...(data === "" ? {} : { data }),
     };
     if (driver === "virtio-fs") await waitForDevice(`virtio-fs ${source}`, () => mountIfThere(options), signal);
-    else mount(options);
+    else mountOnPoint(options);
   }
   for (const kind of propagation) mount({ source: "none", target: mountPoint, flags: kind });
 }
@@ -140,12 +141,23 @@ async function mountStorage(
 /** A file system whose device is just being plugged is not known by its tag yet: undefined then, true when it is mounted. */
 function mountIfThere(options: MountOptions): true | undefined {
   try {
-    mount(options);
+    mountOnPoint(options);
     return true;
   } catch (thrown) {
     // Source: Linux fs/fuse/virtio_fs.c, virtio_fs_get_tree.
     if (thrown instanceof SystemError && thrown.errno === "EINVAL") return undefined;
     throw thrown;
+  }
+}
+
+/** Makes the mount point when it is missing. A clone has it from its template, and need not look for it. */
+function mountOnPoint(options: MountOptions): void {
+  try {
+    mount(options);
+  } catch (thrown) {
+    if (!(thrown instanceof SystemError && thrown.errno === "ENOENT")) throw thrown;
+    makeMountPoint(options.target, undefined);
+    mount(options);
   }
 }
 

@@ -34,6 +34,12 @@ export const MEMORY_SLOTS = 16;
  */
 const TCG_TRANSLATION_BUFFER_MIB = 96;
 
+/**
+ * Ports of the serial device: the first is kept for a console, the other is the agent's. Each has two queues, which guest and
+ * QEMU set up whether they are used or not; by default there are 31.
+ */
+const SERIAL_PORTS = 2;
+
 /** Place of the root image among the devices present at boot, after the serial device and the random source. */
 const IMAGE_INDEX = 2;
 
@@ -153,7 +159,9 @@ function memoryBackend(id: string, shared: boolean, size: string): string {
     : optionString("memory-backend-ram", { id, size, share: false });
 }
 
+/** A restored guest has its kernel in memory, and cannot be reset (-no-reboot). */
 function kernelArguments(options: BootOptions, root: RootDevice): string[] {
+  if (options.restore !== undefined) return [];
   const initrd = options.initrd === "" ? [] : ["-initrd", options.initrd];
   const { accel, vsock } = options;
   const own = kernelParams({ accel, root, devices: deviceKinds(options), vsock: vsock !== undefined });
@@ -169,7 +177,7 @@ function bootDevices(options: BootOptions, root: RootDevice, imageBytes: number)
   const serial = {
     driver: "virtio-serial-pci",
     id: "serial",
-    properties: { ...MODERN, ...placeProperties(bootPlace(machine, 0)) },
+    properties: { max_ports: SERIAL_PORTS, ...MODERN, ...placeProperties(bootPlace(machine, 0)) },
   };
   const rng = {
     driver: "virtio-rng-pci",

@@ -300,10 +300,13 @@ export interface VmSize {
 }
 
 export async function querySize(qmp: QmpClient, signal?: AbortSignal): Promise<VmSize> {
-  const cpus = await qmp.run("query-hotpluggable-cpus", {}, { signal });
-  const { "base-memory": base } = await qmp.run("query-memory-size-summary", {}, { signal });
+  const [cpus, { "base-memory": base }, devices] = await Promise.all([
+    qmp.run("query-hotpluggable-cpus", {}, { signal }),
+    qmp.run("query-memory-size-summary", {}, { signal }),
+    qmp.run("query-memory-devices", {}, { signal }),
+  ]);
   // The summary's own sum of what was plugged has the root image in it, which is a memory device and no memory.
-  const modules = (await qmp.run("query-memory-devices", {}, { signal })).filter(({ type }) => type === "dimm");
+  const modules = devices.filter(({ type }) => type === "dimm");
   const plugged = modules.reduce((sum, { data }) => sum + data.size, 0);
   return {
     vcpus: cpus.filter((slot) => slot["qom-path"] !== undefined).length,

@@ -28,9 +28,12 @@ export async function launchQemu(options: BootOptions, context: LaunchContext = 
   try {
     const qmp = undo.use(await QmpClient.connect(options.qmpSocket, { ...context, log }));
     warnOfVersion(qmp, options.qemuPath, log);
-    const qemu = await Qemu.attach({ process, qmp, machine: options.machine, sharedMemory: options.sharedMemory, log });
-    // Nothing to find out about it: what was plugged into the saved VM would have to be an option here.
-    if (options.restore !== undefined) await restoreVm(qmp, options.restore, context.signal);
+    const { machine, sharedMemory, restore } = options;
+    // What was plugged into the saved VM is not asked for: it would have to be an option here.
+    const [qemu] = await Promise.all([
+      Qemu.attach({ process, qmp, machine, sharedMemory, log }),
+      restore === undefined ? undefined : restoreVm(qmp, restore, context.signal),
+    ]);
     log.debug("qemu started", { pid: process.identity.pid });
     undo.move();
     return qemu;

@@ -44,8 +44,10 @@ export async function saveVm(qmp: QmpClient, options: SaveOptions, signal?: Abor
 /** Loads the state into a QEMU started with `-incoming defer`; the VM is paused then. */
 export async function restoreVm(qmp: QmpClient, options: SaveOptions, signal?: AbortSignal): Promise<void> {
   using file = openFd(options.statePath, O_RDONLY);
-  await prepare(qmp, options, signal);
-  await qmp.run("getfd", { fdname: STATE_FD }, { signal, fds: [file.fd] });
+  await Promise.all([
+    prepare(qmp, options, signal),
+    qmp.run("getfd", { fdname: STATE_FD }, { signal, fds: [file.fd] }),
+  ]);
   await finish(qmp, "restore VM", () => qmp.run("migrate-incoming", { uri: `fd:${STATE_FD}` }, { signal }), signal);
 }
 
@@ -54,8 +56,10 @@ async function prepare(qmp: QmpClient, options: SaveOptions, signal: AbortSignal
     { capability: "x-ignore-shared", state: options.ignoreShared },
     { capability: "events", state: true },
   ];
-  await qmp.run("migrate-set-capabilities", { capabilities }, { signal });
-  await qmp.run("migrate-set-parameters", { "max-bandwidth": MIGRATION_BANDWIDTH }, { signal });
+  await Promise.all([
+    qmp.run("migrate-set-capabilities", { capabilities }, { signal }),
+    qmp.run("migrate-set-parameters", { "max-bandwidth": MIGRATION_BANDWIDTH }, { signal }),
+  ]);
 }
 
 /**
