@@ -11,7 +11,16 @@ import { ownIdentity } from "../sys/process-identity.ts";
 import { withDeadline } from "../util/wait.ts";
 import type { TemplateFiles } from "../vm/template-store.ts";
 import { Vm } from "../vm/vm.ts";
-import { agentAddress, type BootRequest, launchVm, recordProcesses, sandboxRequest, shareDirectory } from "./boot.ts";
+import {
+  agentAddress,
+  type BootRequest,
+  createSandbox,
+  greetAgent,
+  launchVm,
+  recordProcesses,
+  sandboxRequest,
+  shareDirectory,
+} from "./boot.ts";
 import type { Steps } from "./steps.ts";
 
 /** As bootVm. The guest's memory is the template's: it must be repaired before anything of a user's runs in it. */
@@ -25,14 +34,32 @@ export async function cloneVm(request: BootRequest, template: TemplateFiles, ste
   const hypervisor = stack.use(await restore(request, template, shared, steps, log));
   recordProcesses(request, [...shared.processes, hypervisor.process]);
   await steps.run("resume", QMP_CALL_TIMEOUT_MS, (signal) => hypervisor.resume(signal));
-  const { agent, created } = await greetAndCreate(request, hypervisor, shared, steps);
-  stack.defer(() => agent.close());
-  await steps.run("create-sandbox", request.config.bootTimeoutMs, (signal) =>
-    withDeadline("create sandbox", created, { signal }),
-  );
+  const agent = await openGuest(request, hypervisor, shared, steps, stack);
   stack.move();
   const owner = ownIdentity();
   return new Vm({ ...request, agentAddress: agentAddress(request), hypervisor, agent, shared, owner, isClone: true });
+}
+
+/** The agent has answered and the sandbox is created. Its client is closed by `stack`. */
+async function openGuest(
+  request: BootRequest,
+  hypervisor: Hypervisor,
+  shared: SharedDirectory,
+  steps: Steps,
+  stack: AsyncDisposableStack,
+): Promise<AgentClient> {
+  const { transport, bootTimeoutMs } = request.config;
+  if (transport === "vsock") {
+    // A connection may be reset until the clone knows its own address: one call after the other.
+    const agent = await greetAgent(request, hypervisor, steps);
+    stack.defer(() => agent.close());
+    await createSandbox(request, agent, shared, steps);
+    return agent;
+  }
+  const { agent, created } = await greetAndCreate(request, hypervisor, shared, steps);
+  stack.defer(() => agent.close());
+  await steps.run("create-sandbox", bootTimeoutMs, (signal) => withDeadline("create sandbox", created, { signal }));
+  return agent;
 }
 
 /**
