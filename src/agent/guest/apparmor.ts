@@ -14,8 +14,9 @@ const REPLACE = `${SECURITYFS}/apparmor/.replace`;
 /** Of a profile in a form that this kernel does not know, as that of a newer one. */
 const UNKNOWN_FORM: ReadonlySet<string> = new Set(["EPROTO", "EPROTONOSUPPORT", "EINVAL"]);
 
-/** Fails with unimplemented when the kernel has no AppArmor, or does not know the form of the profile. */
+/** Fails with unimplemented when the kernel has no AppArmor, or does not know the form of the profile; invalid-argument without one. */
 export function loadApparmorProfile(binary: Uint8Array): void {
+  if (binary.length === 0) throw new HearthError("invalid-argument", "load AppArmor profile: it is empty");
   if (!isEnabled()) throw new HearthError("unimplemented", "load AppArmor profile: the guest's kernel has no AppArmor");
   if (!existsSync(REPLACE)) {
     mount({ source: "securityfs", target: SECURITYFS, type: "securityfs", flags: MS_NOSUID | MS_NODEV | MS_NOEXEC });
