@@ -260,8 +260,8 @@ export const MIGRATION_TIMEOUT_MS = 60_000;
 export const MIGRATION_FINALIZED_POLL_MS = 2;
 /** Bytes a second of a migration; its own default would slow a local file down. */
 export const MIGRATION_BANDWIDTH = 64 * 1024 * 1024 * 1024;
-/** Milliseconds for `qemu --version`. */
-export const QEMU_VERSION_TIMEOUT_MS = 5_000;
+/** Milliseconds for `qemu --version`: an instant, but on an emulated host that boots VMs. */
+export const QEMU_VERSION_TIMEOUT_MS = 30_000;
 /** Connections waiting for QEMU or virtiofsd to accept: each serves one client. */
 export const DEVICE_SOCKET_BACKLOG = 4;
 /** Milliseconds for `virtiofsd --version`. */

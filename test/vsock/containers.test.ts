@@ -23,7 +23,7 @@ let pool: NestedHearth;
 let template: NestedHearth;
 let clonePool: NestedHearth;
 let sleeper = "";
-/** Begun together. */
+/** Begun one after the other: boots at once would each take nearly as long as a boot may take. */
 let created: Promise<string>;
 let claimed: Promise<Claimed>;
 let saved: Promise<ProgramResult>;
@@ -39,10 +39,16 @@ beforeAll(async () => {
   template = await NestedHearth.make(host, "template", { factory: TEMPLATES });
   clonePool = await NestedHearth.make(host, "clones", { factory: { ...TEMPLATES, ...POOL_OF_ONE } });
   created = direct.start("direct", sleeper);
-  claimed = claim(pool, "pooled");
-  saved = template.explained(() => template.hearth("template", "init"));
+  claimed = after(created, () => claim(pool, "pooled"));
+  saved = after(claimed, () => template.explained(() => template.hearth("template", "init")));
   for (const begun of [created, claimed, saved]) begun.catch(() => undefined);
 }, TIMEOUT_MS);
+
+/** What `begin` gives, once `earlier` has ended, however. */
+async function after<T>(earlier: Promise<unknown>, begin: () => Promise<T>): Promise<T> {
+  await earlier.catch(() => undefined);
+  return await begin();
+}
 
 afterAll(async () => {
   await host[Symbol.asyncDispose]();
