@@ -1,5 +1,21 @@
 import { describe, expect, test } from "bun:test";
-import { cgroupPathOf, parseCgroupLayout } from "./cgroup.ts";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { scratch } from "../../test/harness/scratch.ts";
+import { cgroupPathOf, createHostCgroup, parseCgroupLayout } from "./cgroup.ts";
+
+test.each([
+  ["freezer.state", "FROZEN\n"],
+  ["freezer.state", "FREEZING\n"],
+  ["cgroup.events", "populated 0\nfrozen 1\n"],
+])("a directory whose %s is %j is refused and stays; what was made before goes again", (file, text) => {
+  using hierarchy = scratch();
+  const [made, frozen] = [hierarchy.path("made"), hierarchy.path("frozen")];
+  mkdirSync(frozen);
+  writeFileSync(`${frozen}/${file}`, text);
+  const directories = [made, frozen].map((dir) => ({ mountPoint: hierarchy.dir, dir }));
+  expect(() => createHostCgroup(directories)).toThrow("container's cgroup unexpectedly frozen");
+  expect([existsSync(made), existsSync(frozen)]).toEqual([false, true]);
+});
 
 describe("cgroupPathOf", () => {
   test.each([

@@ -70,18 +70,30 @@ export function cgroupVersion(dirs: readonly string[]): 1 | 2 {
   return dirs.some((dir) => existsSync(join(dir, "cgroup.controllers"))) ? 2 : 1;
 }
 
-/** Makes the directories; existing ones are joined, and stay when another cannot be made. */
+/**
+ * Makes the directories; existing ones are joined, and stay when another cannot be made. One that is frozen is a
+ * failed-precondition: the VM would stand still in it, and every wait for it would run out.
+ */
 export function createHostCgroup(directories: readonly CgroupDirectory[]): void {
   const made: string[] = [];
   for (const { mountPoint, dir } of directories) {
     try {
       if (mkdirSync(dir, { recursive: true, mode: 0o755 }) !== undefined) made.push(dir);
+      if (isFrozen(dir)) {
+        throw new HearthError("failed-precondition", "container's cgroup unexpectedly frozen", { facts: { dir } });
+      }
       inheritCpuset(mountPoint, dir);
     } catch (cause) {
       removeDirectories(made);
       throw toHearthError(cause, `create cgroup ${dir}`);
     }
   }
+}
+
+/** By itself or with one above it. Source: kernel, cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst (cgroup.events). */
+function isFrozen(dir: string): boolean {
+  if (/^frozen 1$/m.test(readTrimmed(join(dir, "cgroup.events")))) return true;
+  return /^FR(?:EEZING|OZEN)$/.test(readTrimmed(join(dir, "freezer.state")));
 }
 
 /** A new v1 cpuset is empty and takes no process before it has CPUs and memory nodes; they are the parent's. */

@@ -16,12 +16,18 @@ test("what names devices and CPUs of the host stays on the host; the rest goes o
   expect(warnings).toEqual([]);
 });
 
+test("a limit of no processes is one of one", () => {
+  expect(guestResources({ pids: { limit: 0 } }, single, [])).toEqual({ pids: { limit: 1 } });
+  expect(guestResources({ pids: {} }, single, [])).toEqual({ pids: {} });
+});
+
 test("CPU burst goes on under the name of its file", () => {
   const resources = { cpu: { quota: 5, burst: 7 }, unified: { "memory.high": "1" } };
   expect(guestResources(resources, single, [])).toEqual({
     cpu: { quota: 5 },
     unified: { "memory.high": "1", "cpu.max.burst": "7" },
   });
+  expect(guestResources({ cpu: { burst: 0 } }, single, [])).toEqual({ cpu: {}, unified: { "cpu.max.burst": "0" } });
 });
 
 test("a member of a pod has no VM of its own to limit", () => {

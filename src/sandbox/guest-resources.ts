@@ -8,8 +8,13 @@ import { refuse } from "./refuse.ts";
  * sandbox's, so a member's is a warning, or an error where no engine sets it by default.
  */
 export function guestResources(resources: Resources, role: PodRole, warnings: string[]): Resources {
-  const { network, rdma, blockIO, cpu, memory, ...others } = resources;
-  const rest = memory === undefined ? others : { ...others, memory: guestMemory(memory, warnings) };
+  const { network, rdma, blockIO, cpu, memory, pids, ...others } = resources;
+  const rest = {
+    ...others,
+    ...(memory === undefined ? {} : { memory: guestMemory(memory, warnings) }),
+    // As runc since 1.4; crun takes 0 for no limit at all.
+    ...(pids === undefined ? {} : { pids: Number(pids.limit) === 0 ? { ...pids, limit: 1 } : pids }),
+  };
   if (network !== undefined && Object.keys(network).length > 0) {
     refuse("linux.resources.network", "cgroup v2, which the guest has, knows no network classes");
   }
@@ -23,7 +28,7 @@ export function guestResources(resources: Resources, role: PodRole, warnings: st
   if (role.kind === "member") refuseOfMember({ blockIO, cpus, mems }, warnings);
   const limits = cpu === undefined ? rest : { ...rest, cpu: shares };
   // crun 1.8 does not know it, but writes what it finds for files of cgroup v2.
-  return burst ? { ...limits, unified: { ...rest.unified, "cpu.max.burst": String(burst) } } : limits;
+  return burst !== undefined ? { ...limits, unified: { ...rest.unified, "cpu.max.burst": String(burst) } } : limits;
 }
 
 /** Engines write 0 for them by default. */

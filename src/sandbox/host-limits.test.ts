@@ -72,6 +72,16 @@ describe("applied", () => {
     expect(() => applyHostLimits([blkio, cpu], { cpu: { quota: 5 } })).toThrow("apply linux.resources.cpu.quota");
   });
 
+  test("0 takes back a burst and an idle weight, of which a kernel that has no such file has none", () => {
+    using dir = scratch();
+    const idle = dir.path("cpu.idle");
+    writeFileSync(idle, "1");
+    const write = (cpu: Resources["cpu"]): string[] => applyHostLimits([dir.dir], { cpu });
+    expect(write({ idle: 0, burst: 0 })).toEqual([]);
+    expect(readFileSync(idle, "utf8")).toBe("0");
+    expect(() => write({ burst: 1 })).toThrow("apply linux.resources.cpu.burst");
+  });
+
   test("controllers are handed down in v2", () => {
     using dir = scratch();
     const leaf = dir.path("slice/c1");

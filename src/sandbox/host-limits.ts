@@ -24,8 +24,8 @@ export function limitsV1({ cpu, blockIO }: Resources): LimitWrite[] {
     ...one("cpu.shares", cpu?.shares, "cpu.shares"),
     ...one("cpu.cfs_period_us", cpu?.period, "cpu.period"),
     ...one("cpu.cfs_quota_us", cpu?.quota, "cpu.quota"),
-    ...one("cpu.cfs_burst_us", cpu?.burst, "cpu.burst"),
-    ...one("cpu.idle", cpu?.idle, "cpu.idle"),
+    ...resettable("cpu.cfs_burst_us", cpu?.burst, "cpu.burst"),
+    ...resettable("cpu.idle", cpu?.idle, "cpu.idle"),
     ...one("cpuset.cpus", cpu?.cpus, "cpu.cpus"),
     ...one("cpuset.mems", cpu?.mems, "cpu.mems"),
     ...one("blkio.weight", blockIO?.weight, "blockIO.weight"),
@@ -52,8 +52,8 @@ export function limitsV2({ cpu, blockIO }: Resources): LimitWrite[] {
     ...(quota === undefined && period === undefined
       ? []
       : [{ file: "cpu.max", value: cpuMax(quota, period), property: "cpu.quota" }]),
-    ...one("cpu.max.burst", cpu?.burst, "cpu.burst"),
-    ...one("cpu.idle", cpu?.idle, "cpu.idle"),
+    ...resettable("cpu.max.burst", cpu?.burst, "cpu.burst"),
+    ...resettable("cpu.idle", cpu?.idle, "cpu.idle"),
     ...one("cpuset.cpus", cpu?.cpus, "cpu.cpus"),
     ...one("cpuset.mems", cpu?.mems, "cpu.mems"),
     ...one("io.bfq.weight", blockIO?.weight, "blockIO.weight"),
@@ -82,6 +82,14 @@ function one(file: string, value: string | number | bigint | undefined, property
   if (value === undefined || value === "" || value === 0 || value === 0n) return [];
   return [{ file, value: `${prefix}${value}`, property }];
 }
+
+/** A value that 0 takes back. */
+function resettable(file: string, value: number | bigint | undefined, property: string): LimitWrite[] {
+  return value === undefined ? [] : [{ file, value: String(value), property }];
+}
+
+/** Of these a kernel that has no such file has nothing to take back. */
+const RESETTABLE: ReadonlySet<string> = new Set(["cpu.burst", "cpu.idle"]);
 
 /** 2 to 262144 shares are 1 to 10000. Source: crun(1), "CPU controller". */
 function cpuWeight(shares: bigint): bigint {
@@ -135,6 +143,7 @@ function applyLimit(dirs: readonly string[], { file, value, property }: LimitWri
   const path = dirs.map((dir) => join(dir, file)).find((candidate) => existsSync(candidate));
   const name = `linux.resources.${property}`;
   if (path === undefined) {
+    if (RESETTABLE.has(property) && value === "0") return [];
     if (DISPENSABLE.has(property)) return [`${name} is not applied: the host's kernel has no ${file}`];
     throw new HearthError("unimplemented", `apply ${name}: the host's kernel has no ${file}`, { facts: { property } });
   }

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { logLines, type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
 
@@ -134,6 +134,21 @@ describe("life of a container", () => {
     expect(fixture.leftovers()).toEqual([]);
   });
 
+  test("a cgroup that is frozen is an error, and stays", async () => {
+    fixture.writeBundle(["true"], { cgroup: "frozen" });
+    const { linux } = JSON.parse(readFileSync(join(fixture.bundle, "config.json"), "utf8"));
+    const isV1 = existsSync("/sys/fs/cgroup/freezer");
+    const dir = join("/sys/fs/cgroup", isV1 ? "freezer" : "", linux.cgroupsPath);
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(join(dir, isV1 ? "freezer.state" : "cgroup.freeze"), isV1 ? "FROZEN" : "1");
+    expect(await fixture.run(["create", "c1"])).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("container's cgroup unexpectedly frozen"),
+    });
+    expect(existsSync(dir)).toBe(true);
+    rmdirSync(dir);
+  });
+
   test("start, state, kill and delete leave nobody holding their output pipes", async () => {
     fixture.writeBundle(["sleep", "1000"]);
     await fixture.ok(["create", "c1"]);
@@ -167,6 +182,8 @@ describe("life of a container", () => {
     expect(updated()).toBe('{"memory":{"limit":9223372036854771712},"future":1}');
     await fixture.ok(["update", "--memory", "1048576", "--pids-limit", "5", "c1"]);
     expect(JSON.parse(updated())).toEqual({ memory: { limit: 1048576 }, pids: { limit: 5 } });
+    await fixture.ok(["update", "--cpu-burst", "0", "--cpu-idle", "0", "--kernel-memory", "1m", "c1"]);
+    expect(JSON.parse(updated())).toEqual({ cpu: { burst: 0, idle: 0 }, memory: { kernel: 1048576 } });
     expect((await fixture.run(["update", "c1"])).stderr).toContain("nothing to update");
     await fixture.ok(["delete", "-f", "c1"]);
   });

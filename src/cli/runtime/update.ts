@@ -17,6 +17,8 @@ const FLAGS = {
   "blkio-weight": { type: "string", value: "N", help: "weight of block I/O, 10 to 1000" },
   "cpu-period": { type: "string", value: "US", help: "CPU period in microseconds" },
   "cpu-quota": { type: "string", value: "US", help: "CPU time in each period in microseconds" },
+  "cpu-burst": { type: "string", value: "US", help: "CPU time beyond the quota that may be saved up, in microseconds" },
+  "cpu-idle": { type: "string", value: "0|1", help: "1: CPU time that nobody else wants" },
   "cpu-share": { type: "string", value: "N", help: "CPU shares" },
   "cpu-rt-period": { type: "string", value: "US", help: "refused: the guest's cgroups have no real-time limit" },
   "cpu-rt-runtime": { type: "string", value: "US", help: "refused: the guest's cgroups have no real-time limit" },
@@ -25,22 +27,15 @@ const FLAGS = {
   memory: { type: "string", value: "BYTES", help: "memory limit" },
   "memory-reservation": { type: "string", value: "BYTES", help: "soft memory limit" },
   "memory-swap": { type: "string", value: "BYTES", help: "limit of memory and swap" },
+  "kernel-memory": { type: "string", value: "BYTES", help: "not applied: cgroup v2 has no such limit" },
+  "kernel-memory-tcp": { type: "string", value: "BYTES", help: "not applied: cgroup v2 has no such limit" },
   "pids-limit": { type: "string", value: "N", help: "most processes" },
   "l3-cache-schema": { type: "string", value: "TEXT", help: "refused: not supported" },
   "mem-bw-schema": { type: "string", value: "TEXT", help: "refused: not supported" },
 } as const;
 
-type NumberFlag = Exclude<
-  keyof typeof FLAGS,
-  | "resources"
-  | "memory"
-  | "memory-reservation"
-  | "memory-swap"
-  | "cpuset-cpus"
-  | "cpuset-mems"
-  | "l3-cache-schema"
-  | "mem-bw-schema"
->;
+type SizeFlag = "memory" | "memory-reservation" | "memory-swap" | "kernel-memory" | "kernel-memory-tcp";
+type NumberFlag = "blkio-weight" | "pids-limit" | Extract<keyof typeof FLAGS, `cpu-${string}`>;
 
 export const command = defineRuntimeCommand({
   flags: FLAGS,
@@ -90,7 +85,7 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
     }
     return BigInt(text);
   };
-  const bytes = (name: "memory" | "memory-reservation" | "memory-swap"): bigint | undefined => {
+  const bytes = (name: SizeFlag): bigint | undefined => {
     const text = flags[name];
     const size = text === undefined ? undefined : byteSize(text);
     if (text !== undefined && size === undefined) {
@@ -101,6 +96,8 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
   const cpu = present({
     period: number("cpu-period"),
     quota: number("cpu-quota"),
+    burst: number("cpu-burst"),
+    idle: number("cpu-idle"),
     shares: number("cpu-share"),
     realtimePeriod: number("cpu-rt-period"),
     realtimeRuntime: number("cpu-rt-runtime"),
@@ -111,6 +108,8 @@ function fromFlags(flags: FlagValues<typeof FLAGS>): Resources {
     limit: bytes("memory"),
     reservation: bytes("memory-reservation"),
     swap: bytes("memory-swap"),
+    kernel: bytes("kernel-memory"),
+    kernelTCP: bytes("kernel-memory-tcp"),
   });
   const pids = present({ limit: number("pids-limit") });
   const blockIO = present({ weight: number("blkio-weight") });
