@@ -61,10 +61,24 @@ describe("exec's process", () => {
       noNewPrivileges: true,
       apparmorProfile: "profile",
       selinuxLabel: "label",
-      capabilities: { bounding: both, effective: added, permitted: added, inheritable: added, ambient: added },
+      capabilities: { bounding: both, effective: added, permitted: added, ambient: [] },
     });
+    expect(changed.capabilities?.inheritable).toBeUndefined();
     expect(own.env).toEqual(["A=1"]);
     expect(buildProcess(undefined, own, { ...none, user: "9" }, ["ls"]).user).toMatchObject({ uid: 9, gid: 2 });
+  });
+
+  test("an added capability is ambient where the container's own is inheritable, and nowhere else", () => {
+    const inheritable = ["CAP_CHOWN", "CAP_SYSLOG"];
+    const process = { ...own, capabilities: { inheritable, ambient: ["CAP_CHOWN"] } };
+    const changed = buildProcess(undefined, process, { ...none, cap: ["CAP_SYSLOG", "CAP_KILL"] }, ["ls"]);
+    expect(changed.capabilities).toEqual({
+      bounding: ["CAP_SYSLOG", "CAP_KILL"],
+      effective: ["CAP_SYSLOG", "CAP_KILL"],
+      permitted: ["CAP_SYSLOG", "CAP_KILL"],
+      inheritable,
+      ambient: ["CAP_CHOWN", "CAP_SYSLOG"],
+    });
   });
 
   test("a given process is used as it is", () => {

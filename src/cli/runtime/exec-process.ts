@@ -68,18 +68,18 @@ function idOf(flag: string, text: string): number {
   throw new HearthError("invalid-argument", `use ${flag} ${JSON.stringify(text)}: must be a number below 2^32`);
 }
 
-/** Added to every set, the ambient one included, so that the process has them whatever user it runs as. As runc. */
+/** As runc: never to the inheritable set, and so to the ambient one only what the container's inheritable set has. */
 function withCapabilities(
   own: NonNullable<Process["capabilities"]>,
   added: readonly string[],
 ): NonNullable<Process["capabilities"]> {
-  const join = (set: readonly string[] | undefined): string[] => [...new Set([...(set ?? []), ...added])];
+  const join = (set: readonly string[] | undefined, more = added): string[] => [...new Set([...(set ?? []), ...more])];
+  const raisable = added.filter((name) => own.inheritable?.includes(name) === true);
   return {
     ...own,
     bounding: join(own.bounding),
     effective: join(own.effective),
     permitted: join(own.permitted),
-    inheritable: join(own.inheritable),
-    ambient: join(own.ambient),
+    ambient: join(own.ambient, raisable),
   };
 }
