@@ -9,7 +9,7 @@ export async function commandUsage(
   command: { readonly flags: FlagTable; readonly positionals: string },
 ): Promise<string> {
   const args = { ...positionalArgs(command.positionals), ...flagArgs(command.flags) };
-  return await render({ meta: { name, description: summary }, args });
+  return await render(name, summary, { args });
 }
 
 /** Of a program that has commands. */
@@ -23,12 +23,14 @@ export async function programUsage(
     subCommands[command] = { meta: { name: command, description: summary } };
   }
   const description = "OCI container runtime that runs every pod in its own virtual machine";
-  return await render({ meta: { name, description }, args: flagArgs(flags), subCommands });
+  return await render(name, description, { args: flagArgs(flags), subCommands });
 }
 
-async function render(command: CommandDef<ArgsDef>): Promise<string> {
+/** Begins as runc's do, which its callers look for; citty's own first line says the same in another order. */
+async function render(name: string, description: string, command: CommandDef<ArgsDef>): Promise<string> {
   // Colours are for people at a terminal; this text is also read by programs and kept in files.
-  return `${Bun.stripANSI(await renderUsage(command))}\n`;
+  const [, ...lines] = Bun.stripANSI(await renderUsage({ ...command, meta: { name } })).split("\n");
+  return `NAME:\n   ${name} - ${description}\n${lines.join("\n")}\n`;
 }
 
 function flagArgs(flags: FlagTable): ArgsDef {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CommandResult, type RuntimeFixture, runtimeFixture } from "../harness/runtime-fixture.ts";
 
@@ -85,6 +85,17 @@ describe("bundles", () => {
     writeFileSync(join(fixture.bundle, "config.json"), text);
     await refuses(runtime("create", "--bundle", fixture.bundle, "c1"), message);
     await refuses(runtime("run", "--detach", "--bundle", fixture.bundle, "c1"), message);
+  });
+
+  test.each(["proc", "sysfs"])("a link where %s is to be mounted", async (type) => {
+    const link = join(fixture.bundle, "rootfs", type);
+    symlinkSync("/elsewhere", link);
+    writeFileSync(
+      join(fixture.bundle, "config.json"),
+      config({ mounts: [{ destination: `/${type}`, type, source: type }] }),
+    );
+    await refuses(runtime("create", "-b", fixture.bundle, "c1"), "must be mounted on ordinary directory");
+    rmSync(link);
   });
 
   test("no bundle, no config.json, a file for a bundle, a config over the limit", async () => {
@@ -243,7 +254,9 @@ describe("what is printed", () => {
       ["check", "-h"],
     ]) {
       const { exitCode, stdout } = await hearth(args);
-      expect([args, exitCode, stdout]).toEqual([args, 0, expect.stringContaining("USAGE")]);
+      expect([args, exitCode, stdout]).toEqual([args, 0, expect.stringContaining("\nUSAGE")]);
+      const name = ["hearth", ...args.filter((arg) => !arg.startsWith("-"))].join(" ");
+      expect(stdout).toStartWith(`NAME:\n   ${name} - `);
       expect(stdout).not.toContain("\u001b");
     }
   });

@@ -1,9 +1,9 @@
 /** Reads and checks a bundle, before anything is made: config.json, rootfs, terminal and network namespace. */
-import { closeSync, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, fstatSync, lstatSync, openSync, readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { HearthError, isNotFound, toHearthError } from "../../errors.ts";
 import { OCI_CONFIG_BYTES_MAX } from "../../limits.ts";
-import { checkCreatable, type Process, parseSpec, type Spec } from "../../oci/spec.ts";
+import { checkCreatable, type Mount, type Process, parseSpec, type Spec } from "../../oci/spec.ts";
 import { checkRules } from "../../oci/spec-rules.ts";
 
 export interface Bundle {
@@ -34,6 +34,7 @@ export function readBundle(dir: string): Bundle {
   checkRules(spec, source);
   const rootfs = resolve(bundleDir, spec.root?.path ?? "");
   checkDirectory("rootfs", rootfs);
+  for (const mount of spec.mounts ?? []) checkMountPoint(mount, rootfs);
   return { dir: bundleDir, spec, configJson, rootfs, netns: netnsOf(spec, source) };
 }
 
@@ -67,6 +68,17 @@ function checkDirectory(what: string, path: string): void {
     throw toHearthError(thrown, `inspect ${what} ${path}`);
   }
   if (!isDirectory) throw new HearthError("invalid-argument", `invalid ${what} ${path}: not a directory`);
+}
+
+/** As runc: a link in the image must not lead the kernel's own file systems, and what masks parts of them, elsewhere. */
+function checkMountPoint({ type, destination }: Mount, rootfs: string): void {
+  if (type !== "proc" && type !== "sysfs") return;
+  const found = lstatSync(join(rootfs, destination), { throwIfNoEntry: false });
+  if (found === undefined || found.isDirectory()) return;
+  throw new HearthError(
+    "invalid-argument",
+    `mount ${destination}: filesystem ${JSON.stringify(type)} must be mounted on ordinary directory`,
+  );
 }
 
 function netnsOf(spec: Spec, source: string): BundleNetns {
