@@ -134,6 +134,12 @@ export function parseNetworkView(text: NetworkText): NetworkView {
   return { interfaces, otherInterfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
 }
 
+/** Of all interfaces in `text`: `ip -json address show …`. */
+export function parseAddresses(text: string): InterfaceAddress[] {
+  const links = parseJson(v.array(LinkSchema), text, "addresses");
+  return links.flatMap((link) => link.addr_info.flatMap((entry) => parseAddress(entry, link.address)));
+}
+
 /** The link-local IPv6 address that follows from `mac` is the guest's own to make. */
 function parseAddress(entry: unknown, mac: string): InterfaceAddress[] {
   const parsed = v.safeParse(AddressSchema, entry);

@@ -15,6 +15,9 @@ describe("refused, naming the property", () => {
     ["annotations has an empty key", { annotations: { "": "x" } }],
     ["linux.namespaces has pid more than once", { linux: { namespaces: [{ type: "pid" }, { type: "pid" }] } }],
     ['linux.rootfsPropagation "bogus" is not known', { linux: { rootfsPropagation: "bogus" } }],
+    ['"a/b" is no name of an interface', { linux: { netDevices: { "a/b": {} } } }],
+    ['"sixteen_letters_" is no name', { linux: { netDevices: { eth0: { name: "sixteen_letters_" } } } }],
+    ["linux.netDevices gives eth0 to more than one", { linux: { netDevices: { eth0: {}, eth1: { name: "eth0" } } } }],
     ["need a user namespace", { linux: { uidMappings: [{ containerID: 0 }] } }],
     ["linux.seccomp.defaultAction is missing", { linux: { seccomp: {} } }],
     [
@@ -42,6 +45,7 @@ test("what the spec allows passes", () => {
     namespaces: [{ type: "pid" }, { type: "user" }],
     uidMappings: [{ containerID: 0 }],
     rootfsPropagation: "rslave",
+    netDevices: { eth0: { name: "eth1" }, eth1: { name: "eth0" }, eth2: {} },
     seccomp: { defaultAction: "A", syscalls: [{ names: ["x"], action: "B" }] },
   };
   expect(() => checkRules(spec({ process, annotations: { a: "" }, linux }), "config.json")).not.toThrow();

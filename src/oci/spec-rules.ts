@@ -27,11 +27,21 @@ function firstBroken(spec: Spec): string | undefined {
   if (rootfsPropagation !== undefined && rootfsPropagation !== "" && !PROPAGATIONS.has(rootfsPropagation)) {
     return `linux.rootfsPropagation ${JSON.stringify(rootfsPropagation)} is not known`;
   }
+  const netDevices = Object.entries(linux.netDevices ?? {}).map(([name, { name: newName }]) => newName || name);
+  const badName = [...Object.keys(linux.netDevices ?? {}), ...netDevices].find((name) => !isInterfaceName(name));
+  if (badName !== undefined) return `linux.netDevices: ${JSON.stringify(badName)} is no name of an interface`;
+  const taken = duplicate(netDevices);
+  if (taken !== undefined) return `linux.netDevices gives ${taken} to more than one`;
   const mapped = [...(linux.uidMappings ?? []), ...(linux.gidMappings ?? [])].length > 0;
   if (mapped && !namespaces.includes("user")) return "linux.uidMappings and gidMappings need a user namespace";
   const hasOffsets = Object.keys(linux.timeOffsets ?? {}).length > 0;
   if (hasOffsets && !namespaces.includes("time")) return "linux.timeOffsets need a time namespace";
   return brokenSeccompRule(linux.seccomp);
+}
+
+/** Source: Linux net/core/dev.c, dev_valid_name(). */
+function isInterfaceName(name: string): boolean {
+  return /^[^/:\s]{1,15}$/.test(name) && name !== "." && name !== "..";
 }
 
 function brokenSeccompRule(seccomp: NonNullable<Spec["linux"]>["seccomp"]): string | undefined {

@@ -160,6 +160,7 @@ const LinuxSchema = v.looseObject({
   uidMappings: v.optional(v.array(object)),
   gidMappings: v.optional(v.array(object)),
   devices: v.optional(v.array(DeviceSchema, "must be a list of devices")),
+  netDevices: v.optional(v.record(text, v.looseObject({ name: v.optional(text) }))),
   cgroupsPath: v.optional(noZero),
   resources: v.optional(ResourcesSchema),
   rootfsPropagation: v.optional(text),

@@ -49,7 +49,7 @@ export const FEATURES = {
     selinux: { enabled: false },
     intelRdt: { enabled: false },
     mountExtensions: { idmap: { enabled: false } },
-    netDevices: { enabled: false },
+    netDevices: { enabled: true },
   },
   annotations: {
     "org.hearth.version": VERSION,

@@ -68,7 +68,6 @@ export const REFUSALS: Topic = {
     refused("real-time CPU", /realtimeRuntime/, linux({ resources: { cpu: { realtimeRuntime: 1000 } } }), HOST),
     refused("Intel RDT", /linux\.intelRdt/, linux({ intelRdt: { closID: "x" } }), HOST),
     refused("memory policy", /linux\.memoryPolicy/, linux({ memoryPolicy: { mode: "MPOL_BIND", nodes: "0" } }), LATER),
-    refused("network devices", /linux\.netDevices/, linux({ netDevices: { eth9: { name: "x" } } }), LATER),
     refused("CPU affinity of exec", /process\.execCPUAffinity/, process({ execCPUAffinity: { initial: "0" } }), LATER),
     refusedByBoth(
       "an AppArmor profile that the host has not loaded",
