@@ -193,8 +193,10 @@ export const SHIM_READY_TIMEOUT_MS = 10_000;
 export const SHIM_REPORT_BYTES_MAX = 64 * 1024;
 /** Milliseconds to connect to a sandbox process that is known to listen. */
 export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
-/** Milliseconds the owner of a console socket has to take the terminal. */
-export const CONSOLE_SOCKET_TIMEOUT_MS = 10_000;
+/** Mounts of the host below a read-only bind mount that are made one by one in the guest, to be writable there. Each takes it some milliseconds. */
+export const MOUNTS_BELOW_MAX = 128;
+/** Milliseconds the owner of a console or pidfd socket has to take what it is handed. */
+export const HAND_OVER_TIMEOUT_MS = 10_000;
 /** Times a list of links, addresses or routes is asked for when it changed while the kernel sent it. */
 export const NETLINK_DUMP_ATTEMPTS_MAX = 10;
 /** VMs of one pool: each is three processes, and a host has not more than so many. */

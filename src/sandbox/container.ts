@@ -12,7 +12,9 @@ import {
 import type { Log } from "../log.ts";
 import { type Namespace, type Process, parseProcess, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
+import { mountPointsBelow } from "../sys/mount.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
+import { directoryModeInRoot } from "../sys/open-in-root.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import type { GuestProfiles } from "./guest-profiles.ts";
 import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
@@ -129,6 +131,8 @@ export class Container {
         bundle: request.bundle,
         fileTypeOf: hostFileType,
         ownBootId: dependencies.ownBootId,
+        modeInRoot: directoryModeInRoot,
+        mountsBelow: mountPointsBelow,
         tmpfsAt: hostTmpfs,
         security: hostSecurity(),
         hasDevice: hostHasDevice,
@@ -142,8 +146,8 @@ export class Container {
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];
     await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
-      for (const exposure of guest.exposures) {
-        exposed.push(undo.use(await shared.expose(exposure.hostPath, exposure.relativePath, { mountNamespace })));
+      for (const { hostPath, relativePath, recursive } of guest.exposures) {
+        exposed.push(undo.use(await shared.expose(hostPath, relativePath, { recursive, mountNamespace })));
       }
     });
     await dependencies.mountVolumes(guest.volumes);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { MOUNTS_BELOW_MAX } from "../limits.ts";
 import type { Spec } from "../oci/spec.ts";
 import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
 
@@ -14,6 +15,8 @@ const context: GuestSpecContext = {
     if (path.startsWith("/missing")) return "missing";
     return "directory";
   },
+  modeInRoot: (root, path) => (root === "/bundle/rootfs" && path === "/run" ? 0o755 : undefined),
+  mountsBelow: (path) => (path === "/nested" ? ["a", "a/b"] : []),
   tmpfsAt: (path) => (path.includes("tmpfs") ? { sizeBytes: 65_536, mode: 0o1777, uid: 0, gid: 5 } : undefined),
   hasDevice: ({ major }) => major !== 230,
   containerOfPid: (pid) => (pid === 77 ? "infra" : undefined),
@@ -35,7 +38,7 @@ describe("paths", () => {
   test("the rootfs comes through the shared directory", () => {
     const guest = toGuestSpec(spec(), context);
     expect(guest.config.root?.path).toBe("/run/hearth/shared/c1/rootfs");
-    expect(guest.exposures).toEqual([{ hostPath: "/bundle/rootfs", relativePath: "c1/rootfs" }]);
+    expect(guest.exposures).toEqual([{ hostPath: "/bundle/rootfs", relativePath: "c1/rootfs", recursive: true }]);
   });
 
   test("bind mounts too, relative sources starting at the bundle; others stay as they are", () => {
@@ -55,6 +58,49 @@ describe("paths", () => {
       "/bundle/data",
       "/srv/hosts",
     ]);
+  });
+
+  test("what is mounted below a source comes with rbind, and read-only is not what is mounted below it", () => {
+    const nested = (...options: string[]) =>
+      toGuestSpec(spec({ mounts: [{ destination: "/d", type: "bind", source: "/nested", options }] }), context);
+    const source = "/run/hearth/shared/c1/0/nested";
+    expect(nested("rbind", "ro", "nosuid", "rslave").config.mounts).toEqual([
+      { destination: "/d", type: "bind", source, options: ["rbind", "ro", "nosuid", "rslave"] },
+      { destination: "/d/a", type: "bind", source: `${source}/a`, options: ["bind", "nosuid", "rslave"] },
+      { destination: "/d/a/b", type: "bind", source: `${source}/a/b`, options: ["bind", "nosuid", "rslave"] },
+    ]);
+    for (const options of [["rbind"], ["rbind", "ro", "rw"], ["rbind", "ro", "rro"], ["bind", "ro"]]) {
+      expect(nested(...options).config.mounts).toHaveLength(1);
+    }
+    expect(nested("rbind").exposures.at(-1)?.recursive).toBe(true);
+    expect(nested("bind").exposures.at(-1)?.recursive).toBe(false);
+  });
+
+  test("a tmpfs without a mode has that of the directory in the image, and a later bind mount of it is one of it", () => {
+    const mounts = [
+      { destination: "/run", type: "tmpfs", source: "tmpfs", options: ["nosuid"] },
+      { destination: "/bundle/rootfs/other", type: "bind", source: "rootfs/run/x", options: ["bind"] },
+    ];
+    const { config, exposures } = toGuestSpec(spec({ mounts }), context);
+    expect(config.mounts).toEqual([
+      { destination: "/run", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      { destination: "/other", type: "bind", source: "/run/hearth/shared/c1/rootfs/run/x", options: ["bind"] },
+    ]);
+    expect(exposures).toHaveLength(1);
+  });
+
+  test("a path that is masked twice is masked once", () => {
+    const maskedPaths = ["/a", "/b", "/a"];
+    const { config } = toGuestSpec(spec({ linux: { namespaces: NAMESPACES, maskedPaths } }), context);
+    expect(config.linux?.maskedPaths).toEqual(["/a", "/b"]);
+  });
+
+  test("of very many mounts below a read-only one the rest stay read-only, with a warning", () => {
+    const mounts = [{ destination: "/d", type: "bind", source: "/many", options: ["rbind", "ro"] }];
+    const mountsBelow = () => Array.from({ length: MOUNTS_BELOW_MAX + 2 }, (_, index) => String(index));
+    const { config, warnings } = toGuestSpec(spec({ mounts }), { ...context, mountsBelow });
+    expect(config.mounts).toHaveLength(MOUNTS_BELOW_MAX + 1);
+    expect(warnings).toEqual(["2 mounts below /many are read-only at /d too"]);
   });
 
   test("the network namespace is the VM's, the cgroup ours, hooks of the host stay on the host", () => {
@@ -180,7 +226,7 @@ describe("carried into the guest", () => {
     const hook = { path: "/opt/hook", args: ["hook", "a"] };
     const files = { ...context, fileTypeOf: () => "file" as const };
     const guest = toGuestSpec(spec({ hooks: { createContainer: [hook] } }), files);
-    expect(guest.exposures).toContainEqual({ hostPath: "/opt/hook", relativePath: "c1/hooks/0" });
+    expect(guest.exposures).toContainEqual({ hostPath: "/opt/hook", relativePath: "c1/hooks/0", recursive: true });
     expect(guest.config.hooks).toEqual({
       createContainer: [{ ...hook, path: "/run/hearth/shared/c1/hooks/0" }],
     });
@@ -212,7 +258,6 @@ describe("refused, naming the property", () => {
     ["linux.intelRdt", linux({ intelRdt: { closID: "x" } })],
     ["linux.namespaces time path", linux({ namespaces: [...NAMESPACES, { type: "time", path: "/proc/1/ns/time" }] })],
     ["linux.memoryPolicy", linux({ memoryPolicy: { mode: "MPOL_LOCAL" } })],
-    ["linux.netDevices", linux({ netDevices: { eth0: {} } })],
     ["linux.seccomp.listenerPath", linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/x" } })],
     ["linux.devices /dev/sda", linux({ devices: [{ path: "/dev/sda", type: "b", major: 8, minor: 0 }] })],
     ["linux.resources.rdma", linux({ resources: { rdma: { mlx: { hcaHandles: 1 } } } })],

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
+import { MOUNTS_BELOW_MAX } from "../limits.ts";
 import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
@@ -13,6 +14,7 @@ import { guestResources } from "./guest-resources.ts";
 import type { HostSecurity } from "./host-security.ts";
 import { dropLabel, type GuestProfile, type LabelledProcess, labelledProcess } from "./process-labels.ts";
 import { refuse } from "./refuse.ts";
+import { mountedSource, mountsInRootfs } from "./rootfs-mounts.ts";
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
@@ -26,6 +28,8 @@ const GUEST_OCI_VERSION = "1.0.2";
 export interface Exposure {
   readonly hostPath: string;
   readonly relativePath: string;
+  /** With what is mounted below it on the host. */
+  readonly recursive: boolean;
 }
 
 /** Memory of the guest's own in place of a file system in the host's; containers that name the same one share it. */
@@ -54,6 +58,10 @@ export interface GuestSpecContext {
   readonly fileTypeOf: (hostPath: string) => HostFileType;
   /** The kernel's boot id is another VM's too: show the VM's own in its place. Default false. */
   readonly ownBootId?: boolean;
+  /** Mode of a directory in a root directory of the host; undefined where there is none. */
+  readonly modeInRoot: (root: string, path: string) => number | undefined;
+  /** Where something is mounted below a path of the host: relative paths, an outer one first. */
+  readonly mountsBelow: (hostPath: string) => readonly string[];
   /** What a file system in memory that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
   readonly security: HostSecurity;
@@ -108,11 +116,14 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   const disks: GuestDisk[] = [];
   const rootPath = spec.root?.path;
   if (rootPath === undefined) throw new HearthError("invalid-argument", "read config.json: root.path is missing");
-  const rootfs = expose(exposures, resolve(context.bundle, rootPath), `${context.containerId}/rootfs`);
-  const mounts = (spec.mounts ?? []).flatMap((mount, index) => [
-    guestVolume(mount, context, volumes) ??
+  const hostRootfs = resolve(context.bundle, rootPath);
+  const rootfs = expose(exposures, hostRootfs, `${context.containerId}/rootfs`);
+  const given = mountsInRootfs(spec.mounts ?? [], hostRootfs, (path) => context.modeInRoot(hostRootfs, path));
+  const mounts = given.flatMap((mount, index) => [
+    ...(guestVolume(mount, context, volumes) ??
       diskMount(mount, index, context, disks) ??
-      guestMount(mount, index, context, exposures),
+      remountedPart(mount, context, hostRootfs, rootfs, given.slice(0, index)) ??
+      guestMount(mount, index, context, exposures, warnings)),
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
   const hooks = guestHooks(spec.hooks, context, exposures);
@@ -131,8 +142,8 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   return { config, exposures, volumes, disks, profiles: labelled?.profiles ?? [], warnings };
 }
 
-function expose(exposures: Exposure[], hostPath: string, relativePath: string): string {
-  exposures.push({ hostPath, relativePath });
+function expose(exposures: Exposure[], hostPath: string, relativePath: string, recursive = true): string {
+  exposures.push({ hostPath, relativePath, recursive });
   return `${GUEST_SHARED_DIR}/${relativePath}`;
 }
 
@@ -150,7 +161,7 @@ function bootIdMount(proc: string): Mount {
  * Memory of the host that an engine made for a container or pod: /dev/shm, and Kubernetes' emptyDir in memory or in huge pages,
  * wherever those are. Shared through a file server it would be neither fast nor memory of the pod, so the guest has its own for it.
  */
-function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolume[]): Mount | undefined {
+function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolume[]): Mount[] | undefined {
   if (!isBindMount(mount) || mount.source === undefined) return undefined;
   const hostPath = resolve(context.bundle, mount.source);
   const isShm = mount.destination === "/dev/shm" && hostPath !== "/dev/shm";
@@ -170,7 +181,7 @@ function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolu
       ...[`mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
     ],
   });
-  return { ...mount, options: guestOptions(mount), source: mountPoint };
+  return [{ ...mount, options: guestOptions(mount), source: mountPoint }];
 }
 
 /** Characters of a hash of the host's path: enough to tell the volumes of one VM apart. */
@@ -222,21 +233,41 @@ function guestOptions({ destination, options = [] }: Mount): string[] {
   return kept.map((option) => (ACCESS_TIMES.has(option) ? option.slice(1) : option));
 }
 
-function diskMount(mount: Mount, index: number, context: GuestSpecContext, disks: GuestDisk[]): Mount | undefined {
+function diskMount(mount: Mount, index: number, context: GuestSpecContext, disks: GuestDisk[]): Mount[] | undefined {
   if (isBindMount(mount)) return undefined;
   const found = guestDisk(mount, index, guestOptions(mount), context);
-  if (found !== undefined) disks.push(found.disk);
-  return found?.mount;
+  if (found === undefined) return undefined;
+  disks.push(found.disk);
+  return [found.mount];
+}
+
+/** A bind mount of what an earlier mount has put into the container is of that, not of what the host has there. */
+function remountedPart(
+  mount: Mount,
+  { bundle }: GuestSpecContext,
+  hostRootfs: string,
+  rootfs: string,
+  earlier: readonly Mount[],
+): Mount[] | undefined {
+  if (!isBindMount(mount) || mount.source === undefined) return undefined;
+  const part = mountedSource(resolve(bundle, mount.source), hostRootfs, earlier);
+  return part === undefined ? undefined : [{ ...mount, options: guestOptions(mount), source: join(rootfs, part) }];
 }
 
 /** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */
-function guestMount(mount: Mount, index: number, context: GuestSpecContext, exposures: Exposure[]): Mount {
+function guestMount(
+  mount: Mount,
+  index: number,
+  context: GuestSpecContext,
+  exposures: Exposure[],
+  warnings: string[],
+): Mount[] {
   if (!isBindMount(mount)) {
     const type = mount.type ?? "none";
     if (!GUEST_FILESYSTEMS.has(type)) refuse(`mount ${mount.destination}`, `file system type ${type} is not supported`);
     if (type === "overlay")
       refuse(`mount ${mount.destination}`, "its layers are on the host; mount it there and bind it");
-    return mount.options === undefined ? mount : { ...mount, options: guestOptions(mount) };
+    return [mount.options === undefined ? mount : { ...mount, options: guestOptions(mount) }];
   }
   if (mount.source === undefined) {
     throw new HearthError("invalid-argument", `read config.json: mount ${mount.destination} has no source`);
@@ -267,8 +298,34 @@ function guestMount(mount: Mount, index: number, context: GuestSpecContext, expo
       );
   }
   // Its own name comes last, where the container sees it: /proc/self/mountinfo tells what was mounted.
-  const source = expose(exposures, hostPath, `${context.containerId}/${index}/${basename(hostPath) || "root"}`);
-  return { ...mount, options: guestOptions(mount), source };
+  const { options = [] } = mount;
+  const isRecursive = options.includes("rbind") || !options.includes("bind");
+  const path = `${context.containerId}/${index}/${basename(hostPath) || "root"}`;
+  const source = expose(exposures, hostPath, path, isRecursive);
+  const made = { ...mount, options: guestOptions(mount), source };
+  const below = isRecursive && isReadOnly(mount) ? context.mountsBelow(hostPath) : [];
+  if (below.length > MOUNTS_BELOW_MAX) {
+    warnings.push(
+      `${below.length - MOUNTS_BELOW_MAX} mounts below ${hostPath} are read-only at ${mount.destination} too`,
+    );
+  }
+  return [made, ...below.slice(0, MOUNTS_BELOW_MAX).map((point) => writableBelow(made, point))];
+}
+
+/** By itself: `rro` says so of what is mounted below too. */
+function isReadOnly({ options = [] }: Mount): boolean {
+  return options.findLast((option) => option === "ro" || option === "rw") === "ro" && !options.includes("rro");
+}
+
+/** The guest has the host's mounts in one file system, where read-only would be so of those below too: each gets a mount of its own. */
+function writableBelow({ destination, source = "", options = [] }: Mount, point: string): Mount {
+  const others = options.filter((option) => option !== "ro" && option !== "rbind");
+  return {
+    destination: join(destination, point),
+    type: "bind",
+    source: join(source, point),
+    options: ["bind", ...others],
+  };
 }
 
 function guestProcess(process: Process, { security }: GuestSpecContext, warnings: string[]): LabelledProcess {
@@ -278,13 +335,14 @@ function guestProcess(process: Process, { security }: GuestSpecContext, warnings
 
 function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): NonNullable<Spec["linux"]> {
   const linux = spec.linux ?? {};
-  for (const property of ["intelRdt", "netDevices", "memoryPolicy"]) {
+  for (const property of ["intelRdt", "memoryPolicy"]) {
     const value = linux[property];
     if (value !== undefined && value !== null && Object.keys(value).length > 0) {
       refuse(`linux.${property}`, "it is not available in the guest");
     }
   }
-  const { mountLabel, ...rest } = linux;
+  // Interfaces are moved on the host, and come with the network namespace.
+  const { mountLabel, netDevices: _moved, maskedPaths, ...rest } = linux;
   if (mountLabel) dropLabel("linux.mountLabel", mountLabel, context.security, warnings);
   if (linux.seccomp?.listenerPath) refuse("linux.seccomp.listenerPath", "its socket is on the host");
   const resources =
@@ -294,6 +352,8 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   return {
     ...rest,
     ...rootPropagation(spec),
+    // Each is a mount, and one that is masked twice would be two.
+    ...(maskedPaths === undefined ? {} : { maskedPaths: [...new Set(maskedPaths)] }),
     namespaces: guestNamespaces(spec, context),
     cgroupsPath: `/hearth/${context.containerId}`,
     ...(linux.devices === undefined

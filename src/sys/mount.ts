@@ -1,7 +1,7 @@
 /** Mounting, unmounting, propagation, and removing directory trees without ever crossing a mount. */
 import { readdirSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname } from "node:path";
-import { HearthError, isNotFound, SystemError, toHearthError } from "../errors.ts";
+import { HearthError, isErrnoException, isNotFound, SystemError, toHearthError } from "../errors.ts";
 import { REMOVE_TREE_DEPTH_MAX } from "../limits.ts";
 import { asFd, type Fd, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, OwnedFd, openFd } from "./fd.ts";
 import { check, cString, lastErrno, lazyLibc, struct } from "./libc.ts";
@@ -196,6 +196,33 @@ export function mountsUnder(dir: string): MountEntry[] {
   return listMounts()
     .filter(({ mountPoint }) => mountPoint === real || mountPoint.startsWith(inside))
     .reverse();
+}
+
+/**
+ * Where something is mounted below `dir` and not hidden by a later mount: relative paths, an outer one before those below it.
+ * In the mount namespace of the calling thread.
+ */
+export function mountPointsBelow(dir: string): string[] {
+  const real = realPath(dir);
+  const inside = real === "/" ? "/" : `${real}/`;
+  return parseMountinfo(readFileSync("/proc/thread-self/mountinfo", "utf8"))
+    .filter(
+      ({ id, mountPoint }) => mountPoint.startsWith(inside) && mountPoint !== real && mountIdAt(mountPoint) === id,
+    )
+    .map(({ mountPoint }) => mountPoint.slice(inside.length))
+    .sort();
+}
+
+/** Of the mount that a path leads to; undefined where it leads nowhere. Source: proc(5), fdinfo. */
+function mountIdAt(path: string): number | undefined {
+  try {
+    using found = openFd(path, O_PATH | O_NOFOLLOW);
+    const info = readFileSync(`/proc/thread-self/fdinfo/${found.fd}`, "utf8");
+    return Number(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
+  } catch (thrown) {
+    if (isErrnoException(thrown) || thrown instanceof SystemError) return undefined;
+    throw thrown;
+  }
 }
 
 /** Unmounts everything on `dir` and below it, last mounted first; returns how many. A busy mount is EBUSY unless detached. */

@@ -21,6 +21,7 @@ import {
   makeShared,
   makeSlave,
   mount,
+  mountPointsBelow,
   mountsUnder,
   removeTreeWithoutMounts,
   unmount,
@@ -41,6 +42,26 @@ function makeDir(...names: string[]): string {
   mkdirSync(path, { recursive: true });
   return path;
 }
+
+test("what is mounted below a directory, where nothing hides it", () => {
+  const outer = makeDir("outer");
+  const tmpfs = (...names: string[]): void => mount({ source: "x", target: makeDir("outer", ...names), type: "tmpfs" });
+  tmpfs();
+  tmpfs("a");
+  tmpfs("a", "deep");
+  tmpfs("hidden", "below");
+  tmpfs("hidden");
+  makeDir("outer", "hidden", "below");
+  tmpfs("twice");
+  tmpfs("twice");
+  tmpfs("white space");
+  symlinkSync(outer, join(dir, "link"));
+  const expected = ["a", "a/deep", "hidden", "twice", "white space"];
+  expect(mountPointsBelow(outer)).toEqual(expected);
+  expect(mountPointsBelow(join(dir, "link"))).toEqual(expected);
+  expect(mountPointsBelow(join(outer, "a", "deep"))).toEqual([]);
+  expect(mountPointsBelow(join(dir, "missing"))).toEqual([]);
+});
 
 describe("mount", () => {
   test("mounts with type, flags and data, and is listed", () => {

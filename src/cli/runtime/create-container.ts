@@ -5,7 +5,7 @@ import { dirname, resolve } from "node:path";
 import type { HearthConfig } from "../../config/config.ts";
 import { describeError, HearthError, toHearthError } from "../../errors.ts";
 import type { BaseVm } from "../../factory/base-factory.ts";
-import { CONSOLE_SOCKET_TIMEOUT_MS, NAME_SERVERS_MAX } from "../../limits.ts";
+import { NAME_SERVERS_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
 import { type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
@@ -30,12 +30,12 @@ import {
   setWindowSize,
   type WindowSize,
 } from "../../sys/pty.ts";
-import { sendFdTo } from "../../sys/scm.ts";
 import { SIGKILL, SIGTERM } from "../../sys/signals.ts";
 import type { VmSize } from "../../vm/vm-config.ts";
 import { type Bundle, readBundle } from "./bundle.ts";
 import type { RuntimeContext } from "./context.ts";
 import { runPoststopHooks } from "./delete.ts";
+import { handOverMaster, handOverPidfd } from "./hand-over.ts";
 import { configWithActivation, type PreservedFds, takePreservedFds } from "./preserved-fds.ts";
 import { endProcess, endVm } from "./release.ts";
 import { type PendingShim, spawnShim } from "./spawn-shim.ts";
@@ -45,6 +45,7 @@ export interface CreateOptions {
   readonly bundle: string;
   readonly pidFile: string | undefined;
   readonly consoleSocket: string | undefined;
+  readonly pidfdSocket: string | undefined;
   /** The container outlives this process; otherwise it shares our terminal, if it wants one. */
   readonly detached: boolean;
   /** Taken over. */
@@ -111,6 +112,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   );
   // The shim's alone: as long as we held them, nobody would see them closed.
   for (const { fd } of preserved) fd.close();
+  await takeNetDevices(bundle, shim, signal);
   // Before the guest makes the container: its createContainer hooks come after these.
   const record = newRecord(bundle, id, vm, shim, cgroupDirs);
   container.save(record);
@@ -136,6 +138,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   }
   if (pty !== undefined && options.consoleSocket !== undefined)
     await handOverMaster(pty, options.consoleSocket, signal);
+  await handOverPidfd(shim.identity, "standard", options.pidfdSocket, signal);
   signal.throwIfAborted();
   await connection.sandbox.commitContainer(
     { containerId: id, shimPid: BigInt(shim.identity.pid), shimStartTime: BigInt(shim.identity.startTime) },
@@ -182,6 +185,8 @@ function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
     containerId,
     bundle: dir,
     fileTypeOf: hostFileType,
+    modeInRoot: () => undefined,
+    mountsBelow: () => [],
     tmpfsAt: hostTmpfs,
     security: hostSecurity(),
     hasDevice: hostHasDevice,
@@ -342,10 +347,13 @@ export function consoleSizeOf(
   return own === undefined ? { rows: 0, columns: 0 } : getWindowSize(own);
 }
 
-/** The console socket's owner has the master from here on; a socket that nobody answers on fails the create. */
-export async function handOverMaster(pty: Pty, consoleSocket: string, signal: AbortSignal): Promise<void> {
-  const name = new TextEncoder().encode(pty.path);
-  await sendFdTo(resolve(consoleSocket), name, pty.master.fd, { timeoutMs: CONSOLE_SOCKET_TIMEOUT_MS, signal });
+/** Before the hooks, which may configure them. */
+async function takeNetDevices({ spec }: Bundle, { identity }: PendingShim, signal: AbortSignal): Promise<void> {
+  const devices = Object.entries(spec.linux?.netDevices ?? {});
+  if (devices.length === 0) return;
+  const { moveNetDevices } = await import("../../network/net-devices.ts");
+  const named = devices.map(([name, { name: newName }]) => ({ name, newName: newName || name }));
+  await moveNetDevices(named, `/proc/${identity.pid}/ns/net`, signal);
 }
 
 function newRecord(

@@ -14,13 +14,15 @@ import { startShim } from "../../shim/shim.ts";
 import { takeStandardFd } from "../../shim/standard-fds.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import { asFd, dup } from "../../sys/fd.ts";
+import { ownIdentity } from "../../sys/process-identity.ts";
 import { isTerminal, makeRaw, openPty, ownTerminal, setWindowSize } from "../../sys/pty.ts";
 import type { FlagValues } from "../flags.ts";
 import { UsageError } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 import type { RuntimeContext } from "./context.ts";
-import { checkedPidFile, checkTerminalFlags, consoleSizeOf, handOverMaster } from "./create-container.ts";
+import { checkedPidFile, checkTerminalFlags, consoleSizeOf } from "./create-container.ts";
 import { buildProcess } from "./exec-process.ts";
+import { handOverMaster, handOverPidfd } from "./hand-over.ts";
 import { PRESERVE_FDS_FLAG, type PreservedFds, preservedFds, takePreservedFds } from "./preserved-fds.ts";
 import { abortable } from "./signals.ts";
 import { spawnShim } from "./spawn-shim.ts";
@@ -28,6 +30,7 @@ import { connectContainer } from "./with-sandbox.ts";
 
 const FLAGS = {
   "console-socket": { type: "string", value: "SOCKET", help: "unix socket that receives the terminal's master side" },
+  "pidfd-socket": { type: "string", value: "SOCKET", help: "unix socket that receives a pidfd of the process's shim" },
   cwd: { type: "string", value: "DIR", help: "working directory in the container" },
   env: { type: "string", short: "e", multiple: true, value: "NAME=VALUE", help: "add to the environment" },
   tty: { type: "boolean", short: "t", help: "give the process a terminal" },
@@ -71,7 +74,8 @@ export const command = defineRuntimeCommand({
     labelledProcess(process, hostSecurity(), false, []);
     const pidFile = flags["pid-file"] === undefined ? undefined : checkedPidFile(flags["pid-file"]);
     const cgroup = subCgroup(flags.cgroup);
-    const exec = { record, process, cgroup, pidFile, preserved, consoleSocket: flags["console-socket"] };
+    const sockets = { consoleSocket: flags["console-socket"], pidfdSocket: flags["pidfd-socket"] };
+    const exec = { record, process, cgroup, pidFile, preserved, ...sockets };
     checkTerminalFlags(process.terminal === true, flags.detach, exec.consoleSocket);
     return flags.detach ? await execDetached(context, exec) : await execInForeground(context, exec);
   },
@@ -85,6 +89,7 @@ interface Exec {
   readonly pidFile: string | undefined;
   readonly preserved: PreservedFds;
   readonly consoleSocket: string | undefined;
+  readonly pidfdSocket: string | undefined;
 }
 
 function cannotExec(id: string, status: ContainerStatus): HearthError {
@@ -163,7 +168,10 @@ async function execInForeground(context: RuntimeContext, exec: Exec): Promise<nu
   using terminal = hasTerminal ? ownTerminal() : undefined;
   const size = hasTerminal ? consoleSizeOf(spec.consoleSize, terminal?.fd) : { rows: 0, columns: 0 };
   const execId = newExecId();
-  await abortable((signal) => createProcess(connection, exec, execId, size, { timeoutMs, signal, log }));
+  await abortable(async (signal) => {
+    await createProcess(connection, exec, execId, size, { timeoutMs, signal, log });
+    await handOverPidfd(ownIdentity(), "setns", exec.pidfdSocket, signal);
+  });
   if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(process.pid), { mode: 0o644 });
   const plainNewlines = hasTerminal && !isTerminal(asFd(1));
   using _raw = terminal === undefined ? undefined : makeRaw(terminal.fd);
@@ -216,6 +224,7 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
     await shim.attach();
     try {
       if (pty !== undefined && exec.consoleSocket !== undefined) await handOverMaster(pty, exec.consoleSocket, signal);
+      await handOverPidfd(shim.identity, "setns", exec.pidfdSocket, signal);
       if (exec.pidFile !== undefined) writeFileAtomic(exec.pidFile, String(shim.identity.pid), { mode: 0o644 });
     } catch (thrown) {
       shim.child.kill(9);

@@ -33,6 +33,7 @@ export const command = defineRuntimeCommand({
         bundle: flags.bundle ?? ".",
         pidFile: flags["pid-file"],
         consoleSocket: flags["console-socket"],
+        pidfdSocket: flags["pidfd-socket"],
         detached: flags.detach,
         preserved,
         signal,

@@ -199,6 +199,14 @@ export const MOUNTS: Topic = {
       "full",
       mounts(tmpfs(["size=64k"])),
     ),
+    prints("a tmpfs has the mode of the directory that it covers", SPEC, "stat -c %a /m /new", "755\n1777", {
+      directories: ["rootfs/m"],
+      ...mounts(tmpfs(["size=64k"]), tmpfs(["size=64k"], "/new")),
+    }),
+    prints("a bind mount of what an earlier mount has put into the container", SPEC, "cat /n/file", "inner", {
+      ...NESTED,
+      ...mounts(bind(["rbind"]), bind(["rbind"], "$DIR/rootfs/m/inner", "/n")),
+    }),
     prints("uid and gid of a tmpfs", SPEC, "stat -c '%u %g' /m", "1000 50", mounts(tmpfs(["uid=1000", "gid=50"]))),
     prints("tmpcopyup", SPEC, "cat /m/kept; touch /m/x; ls /m | tr '\\n' ' '", "kept\nkept x", {
       files: { "rootfs/m/kept": "kept\n" },

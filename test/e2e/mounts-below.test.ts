@@ -1,0 +1,52 @@
+/** Bind mounts of a directory with a mount below it, which the guest has in one file system. */
+import { expect, test } from "bun:test";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { mount, unmount } from "../../src/sys/mount.ts";
+import { bundleConfig } from "../harness/bundle.ts";
+import { withHearth } from "../harness/hearth.ts";
+
+const TIMEOUT_MS = 120_000;
+
+test.each(["virtio-fs", "virtio-9p"] as const)(
+  "over %s: bind leaves it out, rbind,ro leaves it writable, rbind,rro does not",
+  async (sharedFs) => {
+    await withHearth({ config: { hypervisor: { shared_fs: sharedFs } } }, async (hearth) => {
+      const source = join(hearth.dir, "source");
+      const below = join(source, "below");
+      mkdirSync(below, { recursive: true });
+      mount({ source: "hearth", target: below, type: "tmpfs" });
+      try {
+        writeFileSync(join(below, "file"), "mounted\n");
+        const { mounts } = bundleConfig({ args: [] });
+        const bind = (destination: string, ...options: string[]) => ({ destination, type: "bind", source, options });
+        const script = `
+          ls /bind/below
+          for mount in /ro /rro; do
+            cat $mount/below/file
+            for file in $mount/x $mount/below/x; do echo $file >$file || echo $file is read-only; done 2>/dev/null
+          done`;
+        const bundle = await hearth.bundle({
+          args: ["sh", "-c", script],
+          config: {
+            mounts: [
+              ...(Array.isArray(mounts) ? mounts : []),
+              bind("/bind", "bind"),
+              bind("/ro", "rbind", "ro"),
+              bind("/rro", "rbind", "rro"),
+            ],
+          },
+        });
+        const { status, stdout } = await hearth.runtime(["run", "--bundle", bundle, `below-${process.pid}`]);
+        expect({ status, lines: stdout.trim().split("\n") }).toEqual({
+          status: 0,
+          lines: ["mounted", "/ro/x is read-only", "mounted", "/rro/x is read-only", "/rro/below/x is read-only"],
+        });
+        expect(readFileSync(join(below, "x"), "utf8")).toBe("/ro/below/x\n");
+      } finally {
+        unmount(below);
+      }
+    });
+  },
+  TIMEOUT_MS,
+);
