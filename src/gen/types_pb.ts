@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file types.proto.
  */
 export const file_types: GenFile = /*@__PURE__*/
-  fileDesc("Cgt0eXBlcy5wcm90bxIFdHlwZXMiSwoJSVBBZGRyZXNzEh8KBmZhbWlseRgBIAEoDjIPLnR5cGVzLklQRmFtaWx5Eg8KB2FkZHJlc3MYAiABKAkSDAoEbWFzaxgDIAEoCSKiAQoJSW50ZXJmYWNlEg4KBmRldmljZRgBIAEoCRIMCgRuYW1lGAIgASgJEiUKC0lQQWRkcmVzc2VzGAMgAygLMhAudHlwZXMuSVBBZGRyZXNzEgsKA210dRgEIAEoBBIOCgZod0FkZHIYBSABKAkSEgoKZGV2aWNlUGF0aBgGIAEoCRIMCgR0eXBlGAcgASgJEhEKCXJhd19mbGFncxgIIAEoDSKSAQoFUm91dGUSDAoEZGVzdBgBIAEoCRIPCgdnYXRld2F5GAIgASgJEg4KBmRldmljZRgDIAEoCRIOCgZzb3VyY2UYBCABKAkSDQoFc2NvcGUYBSABKA0SHwoGZmFtaWx5GAYgASgOMg8udHlwZXMuSVBGYW1pbHkSDQoFZmxhZ3MYByABKA0SCwoDbXR1GAggASgNInIKC0FSUE5laWdoYm9yEiUKC3RvSVBBZGRyZXNzGAEgASgLMhAudHlwZXMuSVBBZGRyZXNzEg4KBmRldmljZRgCIAEoCRIOCgZsbGFkZHIYAyABKAkSDQoFc3RhdGUYBCABKAUSDQoFZmxhZ3MYBSABKAUqGgoISVBGYW1pbHkSBgoCdjQQABIGCgJ2NhABKjUKE0ZTR3JvdXBDaGFuZ2VQb2xpY3kSCgoGQWx3YXlzEAASEgoOT25Sb290TWlzbWF0Y2gQAWIGcHJvdG8z");
+  fileDesc("Cgt0eXBlcy5wcm90bxIFdHlwZXMimQEKCUlQQWRkcmVzcxIfCgZmYW1pbHkYASABKA4yDy50eXBlcy5JUEZhbWlseRIPCgdhZGRyZXNzGAIgASgJEgwKBG1hc2sYAyABKAkSDAoEcGVlchhkIAEoCRIRCglicm9hZGNhc3QYZSABKAkSDQoFc2NvcGUYZiABKA0SDQoFbGFiZWwYZyABKAkSDQoFZmxhZ3MYaCABKA0iogEKCUludGVyZmFjZRIOCgZkZXZpY2UYASABKAkSDAoEbmFtZRgCIAEoCRIlCgtJUEFkZHJlc3NlcxgDIAMoCzIQLnR5cGVzLklQQWRkcmVzcxILCgNtdHUYBCABKAQSDgoGaHdBZGRyGAUgASgJEhIKCmRldmljZVBhdGgYBiABKAkSDAoEdHlwZRgHIAEoCRIRCglyYXdfZmxhZ3MYCCABKA0iwQIKBVJvdXRlEgwKBGRlc3QYASABKAkSDwoHZ2F0ZXdheRgCIAEoCRIOCgZkZXZpY2UYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXNjb3BlGAUgASgNEh8KBmZhbWlseRgGIAEoDjIPLnR5cGVzLklQRmFtaWx5Eg0KBWZsYWdzGAcgASgNEgsKA210dRgIIAEoDRIOCgZtZXRyaWMYZCABKA0SDAoEdHlwZRhlIAEoDRILCgN0b3MYZiABKA0SEAoIcHJvdG9jb2wYZyABKA0SEgoKcHJlZmVyZW5jZRhoIAEoDRIPCgdleHBpcmVzGGkgASgNEiMKB21ldHJpY3MYaiADKAsyEi50eXBlcy5Sb3V0ZU1ldHJpYxImCgluZXh0X2hvcHMYayADKAsyEy50eXBlcy5Sb3V0ZU5leHRIb3AiKgoLUm91dGVNZXRyaWMSDAoEa2luZBgBIAEoDRINCgV2YWx1ZRgCIAEoDSJOCgxSb3V0ZU5leHRIb3ASDwoHZ2F0ZXdheRgBIAEoCRIOCgZkZXZpY2UYAiABKAkSDgoGd2VpZ2h0GAMgASgNEg0KBWZsYWdzGAQgASgNInIKC0FSUE5laWdoYm9yEiUKC3RvSVBBZGRyZXNzGAEgASgLMhAudHlwZXMuSVBBZGRyZXNzEg4KBmRldmljZRgCIAEoCRIOCgZsbGFkZHIYAyABKAkSDQoFc3RhdGUYBCABKAUSDQoFZmxhZ3MYBSABKAUqGgoISVBGYW1pbHkSBgoCdjQQABIGCgJ2NhABKjUKE0ZTR3JvdXBDaGFuZ2VQb2xpY3kSCgoGQWx3YXlzEAASEgoOT25Sb290TWlzbWF0Y2gQAWIGcHJvdG8z");
 
 /**
  * @generated from message types.IPAddress
@@ -33,6 +33,41 @@ export type IPAddress = Message<"types.IPAddress"> & {
    * @generated from field: string mask = 3;
    */
   mask: string;
+
+  /**
+   * Hearth: the other end's, of a link with two; "mask" is then of this one.
+   *
+   * @generated from field: string peer = 100;
+   */
+  peer: string;
+
+  /**
+   * Hearth: empty for none.
+   *
+   * @generated from field: string broadcast = 101;
+   */
+  broadcast: string;
+
+  /**
+   * Hearth: RT_SCOPE_*.
+   *
+   * @generated from field: uint32 scope = 102;
+   */
+  scope: number;
+
+  /**
+   * Hearth: as ifconfig shows it; empty for the interface's name.
+   *
+   * @generated from field: string label = 103;
+   */
+  label: string;
+
+  /**
+   * Hearth: IFA_F_* of home, deprecated, noprefixroute and autojoin.
+   *
+   * @generated from field: uint32 flags = 104;
+   */
+  flags: number;
 };
 
 /**
@@ -137,6 +172,62 @@ export type Route = Message<"types.Route"> & {
    * @generated from field: uint32 mtu = 8;
    */
   mtu: number;
+
+  /**
+   * Hearth: the lowest is taken; 0: the kernel's.
+   *
+   * @generated from field: uint32 metric = 100;
+   */
+  metric: number;
+
+  /**
+   * Hearth: RTN_*; 0: unicast.
+   *
+   * @generated from field: uint32 type = 101;
+   */
+  type: number;
+
+  /**
+   * Hearth: of the packets that take it; 0: all.
+   *
+   * @generated from field: uint32 tos = 102;
+   */
+  tos: number;
+
+  /**
+   * Hearth: RTPROT_*; 0: static.
+   *
+   * @generated from field: uint32 protocol = 103;
+   */
+  protocol: number;
+
+  /**
+   * Hearth: of an IPv6 router, ICMPV6_ROUTER_PREF_*.
+   *
+   * @generated from field: uint32 preference = 104;
+   */
+  preference: number;
+
+  /**
+   * Hearth: seconds from now, for IPv6; 0: never.
+   *
+   * @generated from field: uint32 expires = 105;
+   */
+  expires: number;
+
+  /**
+   * Hearth: all but the MTU.
+   *
+   * @generated from field: repeated types.RouteMetric metrics = 106;
+   */
+  metrics: RouteMetric[];
+
+  /**
+   * Hearth: in place of a gateway and a device.
+   *
+   * @generated from field: repeated types.RouteNextHop next_hops = 107;
+   */
+  nextHops: RouteNextHop[];
 };
 
 /**
@@ -145,6 +236,70 @@ export type Route = Message<"types.Route"> & {
  */
 export const RouteSchema: GenMessage<Route> = /*@__PURE__*/
   messageDesc(file_types, 2);
+
+/**
+ * Hearth.
+ *
+ * @generated from message types.RouteMetric
+ */
+export type RouteMetric = Message<"types.RouteMetric"> & {
+  /**
+   * RTAX_*.
+   *
+   * @generated from field: uint32 kind = 1;
+   */
+  kind: number;
+
+  /**
+   * @generated from field: uint32 value = 2;
+   */
+  value: number;
+};
+
+/**
+ * Describes the message types.RouteMetric.
+ * Use `create(RouteMetricSchema)` to create a new message.
+ */
+export const RouteMetricSchema: GenMessage<RouteMetric> = /*@__PURE__*/
+  messageDesc(file_types, 3);
+
+/**
+ * Hearth.
+ *
+ * @generated from message types.RouteNextHop
+ */
+export type RouteNextHop = Message<"types.RouteNextHop"> & {
+  /**
+   * @generated from field: string gateway = 1;
+   */
+  gateway: string;
+
+  /**
+   * @generated from field: string device = 2;
+   */
+  device: string;
+
+  /**
+   * 1 to 256: its part of the packets, beside the others'.
+   *
+   * @generated from field: uint32 weight = 3;
+   */
+  weight: number;
+
+  /**
+   * RTNH_F_*.
+   *
+   * @generated from field: uint32 flags = 4;
+   */
+  flags: number;
+};
+
+/**
+ * Describes the message types.RouteNextHop.
+ * Use `create(RouteNextHopSchema)` to create a new message.
+ */
+export const RouteNextHopSchema: GenMessage<RouteNextHop> = /*@__PURE__*/
+  messageDesc(file_types, 4);
 
 /**
  * @generated from message types.ARPNeighbor
@@ -181,7 +336,7 @@ export type ARPNeighbor = Message<"types.ARPNeighbor"> & {
  * Use `create(ARPNeighborSchema)` to create a new message.
  */
 export const ARPNeighborSchema: GenMessage<ARPNeighbor> = /*@__PURE__*/
-  messageDesc(file_types, 3);
+  messageDesc(file_types, 5);
 
 /**
  * @generated from enum types.IPFamily

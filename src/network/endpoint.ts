@@ -41,13 +41,13 @@ export function interfaceNames(netns: string): string[] {
     .filter((name) => name !== "" && name !== "lo");
 }
 
-/** Everything the guest has to take over. */
+/** Everything the guest has to take over. Fails with unimplemented for what it cannot have. */
 export async function readNetwork(netns: string, signal: AbortSignal): Promise<NetworkView> {
   const ip = (...args: string[]) => run(netns, ["ip", "-json", ...args], signal);
   const [addresses, routes4, routes6, neighbours] = await Promise.all([
     ip("-details", "address", "show"),
-    ip("-4", "route", "show", "table", "main"),
-    ip("-6", "route", "show", "table", "main"),
+    ip("-N", "-4", "route", "show", "table", "all"),
+    ip("-N", "-6", "route", "show", "table", "all"),
     ip("neigh", "show", "nud", "permanent"),
   ]);
   return parseNetworkView({ addresses, routes4, routes6, neighbours });

@@ -1,11 +1,23 @@
 /** What a network namespace holds, read from iproute2's JSON: interfaces, routes and permanent neighbours. Pure. */
 import * as v from "valibot";
-import { HearthError } from "../errors.ts";
+import { parseIpJson, refuseOtherKeys } from "./ip-json.ts";
+import { devicesOf, type NetworkRoute, parseRoutes } from "./route-view.ts";
 
 export interface InterfaceAddress {
   readonly family: "v4" | "v6";
   readonly address: string;
+  /** Of the address, or of the peer's. */
   readonly prefixLength: number;
+  /** The other end's, where the address belongs to a link with one; else empty. */
+  readonly peer: string;
+  /** Empty without one. */
+  readonly broadcast: string;
+  /** Source: rtnetlink(7), rtm_scope. */
+  readonly scope: number;
+  /** IPv4 only: the interface's name, or that and ":…". */
+  readonly label: string;
+  /** IFA_F_* of linux/if_addr.h that are carried: home, deprecated, noprefixroute, autojoin. */
+  readonly flags: number;
 }
 
 export interface NetworkInterface {
@@ -18,24 +30,12 @@ export interface NetworkInterface {
   readonly mtu: number;
   /** Administratively: whoever configures an interface does this last, and renames it before. */
   readonly isUp: boolean;
-  /** Neighbours are not asked for their hardware addresses: an ipvlan in mode L3 would drop the questions. */
-  readonly noArp: boolean;
+  /**
+   * IFF_* of netdevice(7) that are carried: promiscuous, all multicast packets, and NOARP: neighbours are not asked for
+   * their hardware addresses, because an ipvlan in mode L3 would drop the questions.
+   */
+  readonly flags: number;
   readonly addresses: readonly InterfaceAddress[];
-}
-
-export interface NetworkRoute {
-  readonly family: "v4" | "v6";
-  /** CIDR; empty for the default route. */
-  readonly destination: string;
-  readonly gateway: string;
-  readonly device: string;
-  readonly source: string;
-  /** Source: rtnetlink(7), rtm_scope. */
-  readonly scope: number;
-  /** The gateway is on the link, whatever the other routes say. */
-  readonly onLink: boolean;
-  /** Of packets that take it; 0: the interface's. */
-  readonly mtu: number;
 }
 
 export interface Neighbour {
@@ -43,6 +43,8 @@ export interface Neighbour {
   readonly address: string;
   readonly device: string;
   readonly mac: string;
+  /** It says of itself that it is a router, as IPv6's do. */
+  readonly isRouter: boolean;
 }
 
 export interface NetworkView {
@@ -53,12 +55,37 @@ export interface NetworkView {
   readonly neighbours: readonly Neighbour[];
 }
 
+/** Source: rtnetlink(7), rtm_scope. Others are told by their numbers. */
+const SCOPES: Readonly<Record<string, number>> = { global: 0, site: 200, link: 253, host: 254 };
+
 const AddressSchema = v.looseObject({
   family: v.string(),
   local: v.optional(v.string()),
+  address: v.optional(v.string(), ""),
   prefixlen: v.number(),
-  scope: v.optional(v.string()),
+  broadcast: v.optional(v.string(), ""),
+  scope: v.pipe(
+    v.optional(v.string(), "global"),
+    v.transform((scope) => SCOPES[scope] ?? Number(scope)),
+    v.integer(),
+  ),
+  label: v.optional(v.string(), ""),
+  dadfailed: v.optional(v.boolean(), false),
+  home: v.optional(v.boolean(), false),
+  deprecated: v.optional(v.boolean(), false),
+  noprefixroute: v.optional(v.boolean(), false),
+  autojoin: v.optional(v.boolean(), false),
 });
+
+/**
+ * What an address is said to be besides: how it came about, and what the guest's kernel finds out itself. Its life in the
+ * guest is the interface's. The metric is that of the route it implies, which is carried.
+ */
+const ADDRESS_KEYS: ReadonlySet<string> = new Set([
+  ...Object.keys(AddressSchema.entries),
+  ...["valid_life_time", "preferred_life_time", "dynamic", "temporary", "mngtmpaddr", "stable-privacy", "protocol"],
+  ...["permanent", "secondary", "tentative", "optimistic", "nodad", "metric"],
+]);
 
 const LinkSchema = v.looseObject({
   ifname: v.string(),
@@ -75,39 +102,35 @@ const LinkSchema = v.looseObject({
   addr_info: v.optional(v.array(v.looseObject({})), []),
 });
 
-const RouteSchema = v.looseObject({
-  dst: v.string(),
-  gateway: v.optional(v.string(), ""),
-  dev: v.optional(v.string(), ""),
-  prefsrc: v.optional(v.string(), ""),
-  scope: v.optional(v.string(), "global"),
-  type: v.optional(v.string(), "unicast"),
-  flags: v.optional(v.array(v.string()), []),
-  metrics: v.optional(v.array(v.looseObject({ mtu: v.optional(v.number(), 0) })), []),
-});
-
 const NeighbourSchema = v.looseObject({
   dst: v.string(),
   dev: v.optional(v.string(), ""),
   lladdr: v.optional(v.string(), ""),
+  router: v.optional(v.null()),
 });
 
-/** Source: rtnetlink(7). */
-const SCOPES: Readonly<Record<string, number>> = { global: 0, universe: 0, site: 200, link: 253, host: 254 };
+/** Beside those carried: who found it, and where else it is known. */
+const NEIGHBOUR_KEYS: ReadonlySet<string> = new Set([
+  ...Object.keys(NeighbourSchema.entries),
+  ...["state", "extern_learn", "offload", "protocol"],
+]);
 
 export interface NetworkText {
   /** `ip -json -details address show` */
   readonly addresses: string;
-  /** `ip -json -4 route show table main` */
+  /** `ip -N -json -4 route show table all` */
   readonly routes4: string;
   readonly routes6: string;
   /** `ip -json neigh show nud permanent` */
   readonly neighbours: string;
 }
 
-/** Loopback is left out, and what is down and no Ethernet. Fails with internal when ip's answer is not understood. */
+/**
+ * Loopback is left out, and what is down and no Ethernet. Fails with unimplemented for what a guest cannot have, and with
+ * internal when ip's answer is not understood.
+ */
 export function parseNetworkView(text: NetworkText): NetworkView {
-  const links = parseJson(v.array(LinkSchema), text.addresses, "addresses");
+  const links = parseIpJson(v.array(LinkSchema), text.addresses, "addresses");
   const otherInterfaces = links
     .filter((link) => link.link_type !== "ether" && link.link_type !== "loopback" && link.flags.includes("UP"))
     .map((link) => link.ifname);
@@ -122,32 +145,70 @@ export function parseNetworkView(text: NetworkText): NetworkView {
         mac: link.address,
         mtu: link.mtu,
         isUp: link.flags.includes("UP"),
-        noArp: link.flags.includes("NOARP"),
-        addresses: link.addr_info.flatMap((entry) => parseAddress(entry, link.address)),
+        flags: bitsOf(LINK_FLAGS, (name) => link.flags.includes(name)),
+        addresses: addressesOf(link),
       };
     });
   const known = new Set(interfaces.map((entry) => entry.name));
   const routes = [...parseRoutes(text.routes4, "v4"), ...parseRoutes(text.routes6, "v6")];
-  const neighbours = parseJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
+  const neighbours = parseIpJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
     .filter((entry) => entry.lladdr !== "" && known.has(entry.dev))
-    .map((entry) => ({ family: familyOf(entry.dst), address: entry.dst, device: entry.dev, mac: entry.lladdr }));
-  return { interfaces, otherInterfaces, routes: routes.filter((route) => known.has(route.device)), neighbours };
+    .map(parseNeighbour);
+  const leadsToKnown = (route: NetworkRoute): boolean =>
+    devicesOf(route).every((device) => device === LOOPBACK || known.has(device));
+  return { interfaces, otherInterfaces, routes: routes.filter(leadsToKnown), neighbours };
 }
 
 /** Of all interfaces in `text`: `ip -json address show …`. */
 export function parseAddresses(text: string): InterfaceAddress[] {
-  const links = parseJson(v.array(LinkSchema), text, "addresses");
-  return links.flatMap((link) => link.addr_info.flatMap((entry) => parseAddress(entry, link.address)));
+  return parseIpJson(v.array(LinkSchema), text, "addresses").flatMap(addressesOf);
 }
 
-/** The link-local IPv6 address that follows from `mac` is the guest's own to make. */
-function parseAddress(entry: unknown, mac: string): InterfaceAddress[] {
+/** In the order in which they have to be added: IPv6's are listed with the last one first. */
+function addressesOf({ ifname, address: mac, addr_info }: v.InferOutput<typeof LinkSchema>): InterfaceAddress[] {
+  const addresses = addr_info.flatMap((entry) => parseAddress(entry, ifname, mac));
+  const of = (family: "v4" | "v6"): InterfaceAddress[] => addresses.filter((address) => address.family === family);
+  return [...of("v4"), ...of("v6").reverse()];
+}
+
+/** One that somebody else has is none. The link-local IPv6 address that follows from `mac` is the guest's own to make. */
+function parseAddress(entry: unknown, device: string, mac: string): InterfaceAddress[] {
   const parsed = v.safeParse(AddressSchema, entry);
-  if (!parsed.success || parsed.output.local === undefined) return [];
-  const { family, local, prefixlen, scope } = parsed.output;
-  if (family === "inet") return [{ family: "v4", address: local, prefixLength: prefixlen }];
-  if (family !== "inet6" || (scope === "link" && local === linkLocalAddress(mac))) return [];
-  return [{ family: "v6", address: local, prefixLength: prefixlen }];
+  if (!parsed.success || parsed.output.local === undefined || parsed.output.dadfailed) return [];
+  const { family, local, scope, ...rest } = parsed.output;
+  if (family !== "inet" && family !== "inet6") return [];
+  if (family === "inet6" && scope === RT_SCOPE_LINK && local === linkLocalAddress(mac)) return [];
+  refuseOtherKeys(parsed.output, ADDRESS_KEYS, `address ${local} of ${device}`);
+  return [
+    {
+      family: family === "inet" ? "v4" : "v6",
+      address: local,
+      prefixLength: rest.prefixlen,
+      peer: rest.address,
+      broadcast: rest.broadcast,
+      scope,
+      label: rest.label,
+      flags: bitsOf(ADDRESS_FLAGS, (name) => rest[name]),
+    },
+  ];
+}
+
+function parseNeighbour(entry: v.InferOutput<typeof NeighbourSchema>): Neighbour {
+  refuseOtherKeys(entry, NEIGHBOUR_KEYS, `neighbour ${entry.dst} of ${entry.dev}`);
+  const { dst, dev, lladdr, router } = entry;
+  return { family: familyOf(dst), address: dst, device: dev, mac: lladdr, isRouter: router === null };
+}
+
+const LOOPBACK = "lo";
+const RT_SCOPE_LINK = 253;
+/** Source: linux/if.h, linux/if_addr.h. */
+const LINK_FLAGS = { NOARP: 0x80, PROMISC: 0x100, ALLMULTI: 0x200 } as const;
+const ADDRESS_FLAGS = { home: 0x10, deprecated: 0x20, noprefixroute: 0x200, autojoin: 0x400 } as const;
+
+function bitsOf<Name extends string>(bits: Readonly<Record<Name, number>>, isSet: (name: Name) => boolean): number {
+  let all = 0;
+  for (const name in bits) if (isSet(name)) all |= bits[name];
+  return all;
 }
 
 /** As the kernel makes it by default. Source: RFC 4291, appendix A. */
@@ -159,32 +220,6 @@ function linkLocalAddress(mac: string): string | undefined {
   // A URL's host is written in the shortest form, as ip writes it.
   const { hostname } = new URL(`http://[fe80:0:0:0:${groups.map((group) => group.toString(16)).join(":")}]`);
   return hostname.slice(1, -1);
-}
-
-/**
- * Whole: the guest's table becomes what this says, the routes that addresses imply included. Those without a gateway come
- * first, because a gateway has to be reachable when its route is added.
- */
-function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
-  return parseJson(v.array(RouteSchema), text, `${family} routes`)
-    .filter((route) => route.type === "unicast" && route.dev !== "" && !route.dst.startsWith("fe80::"))
-    .map((route) => ({
-      family,
-      destination: destinationOf(route.dst, family),
-      gateway: route.gateway,
-      device: route.dev,
-      source: route.prefsrc,
-      scope: SCOPES[route.scope] ?? 0,
-      onLink: route.flags.includes("onlink"),
-      mtu: route.metrics.find(({ mtu }) => mtu > 0)?.mtu ?? 0,
-    }))
-    .sort((left, right) => Number(left.gateway !== "") - Number(right.gateway !== ""));
-}
-
-function destinationOf(destination: string, family: "v4" | "v6"): string {
-  if (destination === "default") return "";
-  if (destination.includes("/")) return destination;
-  return `${destination}/${family === "v4" ? 32 : 128}`;
 }
 
 /** Kinds whose packets tc can redirect to a tap; "tun" is a tap here, because it carries Ethernet frames. */
@@ -208,7 +243,7 @@ const FiltersSchema = v.array(
 
 /** True when filters redirect, and everything they redirect to is gone. `text`: `tc -json filter show dev … ingress`. */
 export function isOrphanedRedirect(text: string): boolean {
-  const filters = parseJson(FiltersSchema, text, "filters");
+  const filters = parseIpJson(FiltersSchema, text, "filters");
   const targets = filters.flatMap(({ options }) => options?.actions.map((action) => action.to_dev) ?? []);
   // iproute2's name of an interface without a number.
   return targets.length > 0 && targets.every((target) => target === "*");
@@ -216,16 +251,4 @@ export function isOrphanedRedirect(text: string): boolean {
 
 function familyOf(address: string): "v4" | "v6" {
   return address.includes(":") ? "v6" : "v4";
-}
-
-function parseJson<const Schema extends v.GenericSchema>(schema: Schema, text: string, what: string) {
-  let json: unknown;
-  try {
-    json = text.trim() === "" ? [] : JSON.parse(text);
-  } catch (cause) {
-    throw new HearthError("internal", `read ${what} of network namespace: ip did not answer JSON`, { cause });
-  }
-  const result = v.safeParse(schema, json);
-  if (result.success) return result.output;
-  throw new HearthError("internal", `read ${what} of network namespace: ${result.issues[0].message}`);
 }

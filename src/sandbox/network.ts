@@ -1,8 +1,9 @@
 /** Gives the VM the interfaces of a network namespace, those that come and go later too, and the namespace the VM's localhost. */
 import { randomBytes } from "node:crypto";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentClient } from "../agent/client/client.ts";
 import { describeError, HearthError } from "../errors.ts";
-import type { IPFamily as WireFamily } from "../gen/types_pb.ts";
+import type { RouteSchema, IPFamily as WireFamily } from "../gen/types_pb.ts";
 import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import { AGENT_CALL_TIMEOUT_MS } from "../limits.ts";
@@ -10,6 +11,7 @@ import type { Log } from "../log.ts";
 import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
 import { InterfaceWatch } from "../network/interface-watch.ts";
 import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
+import { devicesOf, type NetworkRoute } from "../network/route-view.ts";
 import { LocalhostRelay } from "./localhost-relay.ts";
 import { relayNames } from "./name-relay.ts";
 
@@ -136,6 +138,11 @@ export class SandboxNetwork implements AsyncDisposable {
       family: wireFamily(entry.family),
       address: entry.address,
       mask: String(entry.prefixLength),
+      peer: entry.peer,
+      broadcast: entry.broadcast,
+      scope: entry.scope,
+      label: entry.label,
+      flags: entry.flags,
     }));
     await this.#agent.agent.updateInterface(
       {
@@ -145,7 +152,7 @@ export class SandboxNetwork implements AsyncDisposable {
           IPAddresses,
           mtu: BigInt(source.mtu),
           hwAddr: mac,
-          rawFlags: source.noArp ? IFF_NOARP : 0,
+          rawFlags: source.flags,
         },
       },
       { signal },
@@ -169,20 +176,9 @@ export class SandboxNetwork implements AsyncDisposable {
   }
 
   async #configureRoutes(view: NetworkView, signal: AbortSignal): Promise<void> {
-    const connected = (device: string) => this.#endpoints.has(device);
-    const routes = view.routes
-      .filter((route) => connected(route.device))
-      .map((route) => ({
-        dest: route.destination,
-        gateway: route.gateway,
-        device: route.device,
-        source: route.source,
-        scope: route.scope,
-        family: wireFamily(route.family),
-        flags: route.onLink ? RTNH_F_ONLINK : 0,
-        mtu: route.mtu,
-      }));
-    if (routes.length > 0) await this.#agent.agent.updateRoutes({ routes: { Routes: routes } }, { signal });
+    const connected = (device: string) => device === "lo" || this.#endpoints.has(device);
+    const routes = view.routes.filter((route) => devicesOf(route).every(connected)).map(wireRoute);
+    await this.#agent.agent.updateRoutes({ routes: { Routes: routes } }, { signal });
     const neighbours = view.neighbours
       .filter((entry) => connected(entry.device))
       .map((entry) => ({
@@ -190,6 +186,7 @@ export class SandboxNetwork implements AsyncDisposable {
         device: entry.device,
         lladdr: entry.mac,
         state: NUD_PERMANENT,
+        flags: entry.isRouter ? NTF_ROUTER : 0,
       }));
     if (neighbours.length === 0) return;
     await this.#agent.agent.addARPNeighbors({ neighbors: { ARPNeighbors: neighbours } }, { signal });
@@ -205,10 +202,40 @@ export class SandboxNetwork implements AsyncDisposable {
   }
 }
 
-/** Source: rtnetlink(7), ndm_state; linux/rtnetlink.h; netdevice(7). */
+/** Source: rtnetlink(7), ndm_state and ndm_flags; linux/rtnetlink.h. */
 const NUD_PERMANENT = 0x80;
+const NTF_ROUTER = 0x80;
 const RTNH_F_ONLINK = 4;
-const IFF_NOARP = 0x80;
+
+function wireRoute(route: NetworkRoute): MessageInitShape<typeof RouteSchema> {
+  return {
+    dest: route.destination,
+    gateway: route.gateway,
+    device: route.device,
+    source: route.source,
+    scope: route.scope,
+    family: wireFamily(route.family),
+    flags: wireFlags(route),
+    mtu: route.mtu,
+    metric: route.metric,
+    type: route.type,
+    tos: route.tos,
+    protocol: route.protocol,
+    preference: route.preference,
+    expires: route.expiresS,
+    metrics: [...route.metrics],
+    nextHops: route.nextHops.map((hop) => ({
+      gateway: hop.gateway,
+      device: hop.device,
+      weight: hop.weight,
+      flags: wireFlags(hop),
+    })),
+  };
+}
+
+function wireFlags({ onLink }: { readonly onLink: boolean }): number {
+  return onLink ? RTNH_F_ONLINK : 0;
+}
 
 function wireFamily(family: "v4" | "v6"): WireFamily {
   return family === "v4" ? IPFamily.v4 : IPFamily.v6;

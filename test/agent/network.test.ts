@@ -81,6 +81,35 @@ describe("interface", () => {
     expect((await linkLocal()).filter((line) => line.startsWith("inet6"))).toEqual(only);
   });
 
+  test("addresses with all that belongs to them, and a link that takes every packet", async () => {
+    await addLink("any7");
+    const IPAddresses = [
+      { family: v4, address: "10.1.2.3", mask: "24", broadcast: "10.1.2.255", label: "eth0:first" },
+      { family: v4, address: "10.2.0.1", mask: "32", peer: "10.2.0.2", scope: 253, flags: 0x200 },
+      { family: v6, address: "fd00::3", mask: "64", flags: 0x20 },
+    ];
+    const answer = await agent.client.agent.updateInterface(interface_({ IPAddresses, rawFlags: 0x300 }));
+    const described = answer.IPAddresses.filter(({ address }) => !address.startsWith("fe80:"));
+    expect(described.map(({ address, peer, broadcast, label }) => ({ address, peer, broadcast, label }))).toEqual([
+      { address: "10.2.0.1", peer: "10.2.0.2", broadcast: "", label: "eth0" },
+      { address: "10.1.2.3", peer: "", broadcast: "10.1.2.255", label: "eth0:first" },
+      { address: "fd00::3", peer: "", broadcast: "", label: "" },
+    ]);
+    const shown = (await lines("addr", "show", "dev", "eth0")).filter((line) => line.startsWith("inet"));
+    expect(shown.slice(0, 3)).toEqual([
+      "inet 10.2.0.1 peer 10.2.0.2/32 scope link noprefixroute eth0",
+      "inet 10.1.2.3/24 brd 10.1.2.255 scope global eth0:first",
+      "inet6 fd00::3/64 scope global nodad deprecated",
+    ]);
+    expect(await ip("-o", "link", "show", "dev", "eth0")).toMatch(/<[^>]*\bALLMULTI,PROMISC\b/);
+    // The same again, and then others.
+    await agent.client.agent.updateInterface(interface_({ IPAddresses }));
+    const other = [{ family: v4, address: "10.9.9.9", mask: "16" }];
+    await agent.client.agent.updateInterface(interface_({ IPAddresses: other }));
+    const left = (await lines("-4", "addr", "show", "dev", "eth0")).filter((line) => line.startsWith("inet"));
+    expect(left).toEqual(["inet 10.9.9.9/16 scope global eth0"]);
+  });
+
   test("a name that another one has is taken from it", async () => {
     await addLink("eth0", "52:54:00:00:00:01");
     await addLink("any7");
@@ -162,10 +191,76 @@ describe("routes", () => {
     expect(described(await agent.client.agent.listRoutes({}))).toEqual(described(answer));
   });
 
+  test("metrics, types, next hops, TOS, preference and time, and all of it is replaced again", async () => {
+    const via = { device: "eth0", family: v4 };
+    const hops = [
+      { gateway: "10.1.2.1", device: "eth0", weight: 3 },
+      { gateway: "10.77.0.1", device: "eth0", weight: 1, flags: 4 },
+    ];
+    const Routes = [
+      { ...via, dest: "10.1.2.0/24", scope: 253, protocol: 2 },
+      { device: "eth0", dest: "fd00::/64", metric: 256, protocol: 2 },
+      { ...via, dest: "", gateway: "10.1.2.1", metric: 100, protocol: 16 },
+      { ...via, dest: "", gateway: "10.1.2.2", metric: 200, mtu: 1300, metrics: [{ kind: 8, value: 1000 }] },
+      { ...via, dest: "10.5.0.0/16", gateway: "10.1.2.2", tos: 0x10 },
+      { dest: "10.6.0.0/16", nextHops: hops },
+      { dest: "10.7.0.0/16", type: 6, metric: 5 },
+      { dest: "10.8.0.0/16", type: 2, scope: 254, device: "lo" },
+      { dest: "fd05::/64", gateway: "fd00::1", device: "eth0", metric: 20, preference: 1, expires: 500 },
+      {
+        dest: "fd06::/64",
+        metric: 30,
+        nextHops: ["1", "2"].map((n) => ({ gateway: `fd00::${n}`, device: "eth0", weight: 4 })),
+      },
+      { dest: "fd07::/64", type: 7, family: v6 },
+      { dest: "fe80::5/128", device: "eth0", metric: 40 },
+    ];
+    await ip("link", "set", "lo", "up");
+    for (const _again of [1, 2]) {
+      await agent.client.agent.updateRoutes({ routes: { Routes } });
+      const shown4 = await lines("-4", "route");
+      expect(shown4.filter((line) => !line.includes("proto kernel"))).toEqual([
+        "default via 10.1.2.1 dev eth0 proto dhcp metric 100",
+        "default via 10.1.2.2 dev eth0 proto static metric 200 mtu 1300 advmss 1000",
+        "10.5.0.0/16 tos 0x10 via 10.1.2.2 dev eth0 proto static",
+        "10.6.0.0/16 proto static",
+        "nexthop via 10.1.2.1 dev eth0 weight 3",
+        "nexthop via 10.77.0.1 dev eth0 weight 1 onlink",
+        "blackhole 10.7.0.0/16 proto static metric 5",
+        "local 10.8.0.0/16 dev lo proto static scope host",
+      ]);
+      const shown = (await lines("-6", "route")).filter((line) => !line.includes("proto kernel"));
+      expect(shown.map((line) => line.replace(/expires \d+sec/, "expires"))).toEqual([
+        "fd05::/64 via fd00::1 dev eth0 proto static metric 20 expires pref high",
+        "fd06::/64 proto static metric 30 pref medium",
+        "nexthop via fd00::1 dev eth0 weight 4",
+        "nexthop via fd00::2 dev eth0 weight 4",
+        "unreachable fd07::/64 dev lo proto static metric 1024 pref medium",
+        "fe80::5 dev eth0 proto static metric 40 pref medium",
+      ]);
+    }
+    const { Routes: described } = await agent.client.agent.listRoutes({});
+    expect(described.find(({ dest }) => dest === "10.6.0.0/16")).toMatchObject({
+      nextHops: [hops[0], hops[1]],
+    });
+    expect(described.find(({ metric }) => metric === 200)).toMatchObject({
+      mtu: 1300,
+      metrics: [{ kind: 8, value: 1000 }],
+    });
+    await agent.client.agent.updateRoutes({ routes: { Routes: Routes.slice(0, 2) } });
+    expect(
+      [...(await lines("-4", "route")), ...(await lines("-6", "route"))].filter(
+        (line) => !line.includes("proto kernel"),
+      ),
+    ).toEqual([]);
+  });
+
   test.each([
     [{ dest: "10.0.0.0/8", device: "nope" }, "not-found"],
     [{ dest: "10.0.0.0/99", device: "eth0" }, "invalid-argument"],
     [{ dest: "10.0.0.0/8", gateway: "fd00::1", device: "eth0" }, "invalid-argument"],
+    [{ dest: "10.0.0.0/8", nextHops: [{ device: "eth0", weight: 257 }] }, "invalid-argument"],
+    [{ dest: "10.0.0.0/8", nextHops: [{ device: "nope", weight: 1 }] }, "not-found"],
   ])("%p is refused and nothing changed", async (route, code) => {
     const before = await lines("route");
     await expect(agent.client.agent.updateRoutes({ routes: { Routes: [route] } })).rejects.toMatchObject({ code });

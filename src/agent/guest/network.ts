@@ -5,7 +5,15 @@ import { HearthError, SystemError, toHearthError } from "../../errors.ts";
 import type { ARPNeighbors, InterfacesSchema, RoutesSchema } from "../../gen/agent_pb.ts";
 import type { ARPNeighbor, Interface, InterfaceSchema, IPAddress, IPFamily, Route } from "../../gen/types_pb.ts";
 import { waitForDevice } from "./devices.ts";
-import { formatIp, formatMac, parseIp, parseMac, parsePrefix, parsePrefixLength } from "./netlink/address.ts";
+import {
+  type Family,
+  formatIp,
+  formatMac,
+  parseIp,
+  parseMac,
+  parsePrefix,
+  parsePrefixLength,
+} from "./netlink/address.ts";
 import { NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from "./netlink/message.ts";
 import { RouteChannel } from "./netlink/route-channel.ts";
 import {
@@ -13,21 +21,25 @@ import {
   encodeLink,
   encodeNeighbour,
   encodeRoute,
+  IFF_ALLMULTI,
   IFF_LOOPBACK,
   IFF_NOARP,
+  IFF_PROMISC,
   IFF_UP,
   type Link,
   type LinkAddress,
   type LinkChange,
   type LinkRoute,
   RT_SCOPE_LINK,
-  RT_SCOPE_UNIVERSE,
   RTM_DELADDR,
   RTM_DELROUTE,
   RTM_NEWADDR,
   RTM_NEWLINK,
   RTM_NEWNEIGH,
   RTM_NEWROUTE,
+  RTN_UNICAST,
+  RTPROT_KERNEL,
+  RTPROT_STATIC,
 } from "./netlink/rtnetlink.ts";
 
 /** IPFamily; not the enum itself, which would load the descriptors. */
@@ -35,6 +47,10 @@ const IP_V4: IPFamily = 0;
 const IP_V6: IPFamily = 1;
 /** Source: rtnetlink(7), ndm_state. */
 const NUD_PERMANENT = 0x80;
+/** What of a link's flags the host decides. */
+const CARRIED_FLAGS = IFF_NOARP | IFF_PROMISC | IFF_ALLMULTI;
+/** Source: linux/rtnetlink.h. */
+const RTAX_MTU = 2;
 
 type InterfaceInit = MessageInitShape<typeof InterfaceSchema>;
 
@@ -53,7 +69,7 @@ export async function updateInterface(wanted: Interface, signal: AbortSignal): P
   if (addresses.some(({ address }) => isLinkLocal(address.bytes))) makeNoLinkLocal(name);
   await setLink(channel, found, {
     ...(wanted.mtu === 0n ? {} : { mtu: Number(wanted.mtu) }),
-    setFlags: IFF_UP | (wanted.rawFlags & IFF_NOARP),
+    setFlags: IFF_UP | (wanted.rawFlags & CARRIED_FLAGS),
   });
   await setAddresses(channel, found, addresses);
   const [link] = (await channel.links()).filter(({ index }) => index === found.index);
@@ -76,7 +92,9 @@ export async function updateRoutes(wanted: readonly Route[]): Promise<MessageIni
   for (const old of await channel.routes()) {
     if (isReplaceable(old, links)) await deleteRoute(channel, old, links);
   }
-  const ordered = [...routes.filter((route) => !route.gateway), ...routes.filter((route) => route.gateway)];
+  const needsOthers = (route: LinkRoute): boolean =>
+    [route, ...route.hops].some(({ gateway }) => gateway !== undefined);
+  const ordered = [...routes.filter((route) => !needsOthers(route)), ...routes.filter(needsOthers)];
   for (const route of ordered) {
     await addRoute(channel, route);
   }
@@ -135,17 +153,30 @@ async function setLink(channel: RouteChannel, link: Link, change: Omit<LinkChang
 
 type WantedAddress = Omit<LinkAddress, "linkIndex">;
 
-function parseAddress({ address, mask }: IPAddress): WantedAddress {
+function parseAddress({ address, mask, peer, broadcast, scope, label, flags }: IPAddress): WantedAddress {
   const ip = parseIp(address);
   return {
     address: ip,
     prefixLength: parsePrefixLength(mask === "" ? String(ip.bytes.length * 8) : mask, ip.family),
-    scope: isLinkLocal(ip.bytes) ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+    scope: isLinkLocal(ip.bytes) ? RT_SCOPE_LINK : scope,
+    peer: parseOptional(peer, ip.family, address),
+    broadcast: parseOptional(broadcast, ip.family, address),
+    label,
+    flags,
   };
 }
 
+/** Empty is undefined; `beside` is what it has to be of one family with. */
+function parseOptional(text: string, family: Family, beside: string): Uint8Array | undefined {
+  if (text === "") return undefined;
+  const parsed = parseIp(text);
+  if (parsed.family === family) return parsed.bytes;
+  throw new HearthError("invalid-argument", `use ${text} beside ${beside}: addresses of different families`);
+}
+
 async function setAddresses(channel: RouteChannel, link: Link, addresses: readonly WantedAddress[]): Promise<void> {
-  const key = (entry: WantedAddress): string => `${formatIp(entry.address.bytes)}/${entry.prefixLength}`;
+  const key = ({ address, peer, prefixLength }: WantedAddress): string =>
+    `${formatIp(address.bytes)}${peer === undefined ? "" : ` peer ${formatIp(peer)}`}/${prefixLength}`;
   const keys = new Set(addresses.map(key));
   // The kernel's own link-local address stays, unless others were given.
   const linkLocalGiven = addresses.some(({ address }) => isLinkLocal(address.bytes));
@@ -180,8 +211,9 @@ function isLinkLocal(bytes: Uint8Array): boolean {
   return bytes.length === 16 && bytes[0] === 0xfe && ((bytes[1] ?? 0) & 0xc0) === 0x80;
 }
 
-/** Not those of the loopback, and not the kernel's own to the link-local network, which no host sends. */
+/** Not the kernel's own of the loopback and to the link-local network, which no host sends. */
 function isReplaceable(route: LinkRoute, links: readonly Link[]): boolean {
+  if (route.protocol !== RTPROT_KERNEL) return true;
   const link = links.find(({ index }) => index === route.linkIndex);
   if (link !== undefined && (link.flags & IFF_LOOPBACK) !== 0) return false;
   return route.destination === undefined || !isLinkLocal(route.destination.bytes);
@@ -214,21 +246,33 @@ function parseRoute(route: Route, links: readonly Link[]): LinkRoute {
   const isDefault = route.dest === "" || route.dest === "default";
   const prefix = isDefault ? undefined : parsePrefix(route.dest);
   const gateway = route.gateway === "" ? undefined : parseIp(route.gateway);
-  const source = route.source === "" ? undefined : parseIp(route.source);
   const family = prefix?.family ?? gateway?.family ?? (route.family === IP_V6 ? "v6" : "v4");
-  if ((gateway !== undefined && gateway.family !== family) || (source !== undefined && source.family !== family)) {
-    throw new HearthError("invalid-argument", `add route ${route.dest}: addresses of different families`);
-  }
+  const address = (text: string): Uint8Array | undefined => parseOptional(text, family, `route ${route.dest}`);
   return {
     family,
     destination: prefix === undefined || prefix.prefixLength === 0 ? undefined : prefix,
-    gateway: gateway?.bytes,
-    source: source?.bytes,
+    type: route.type === 0 ? RTN_UNICAST : route.type,
+    gateway: address(route.gateway),
+    source: address(route.source),
     linkIndex: route.device === "" ? undefined : linkNamed(route.device, links).index,
     scope: route.scope,
     flags: route.flags,
-    mtu: route.mtu,
-    protocol: 0,
+    protocol: route.protocol === 0 ? RTPROT_STATIC : route.protocol,
+    metric: route.metric,
+    tos: route.tos,
+    preference: route.preference,
+    expires: route.expires,
+    metrics: new Map([
+      ...(route.mtu === 0 ? [] : [[RTAX_MTU, route.mtu] as const]),
+      ...route.metrics.map(({ kind, value }) => [kind, value] as const),
+    ]),
+    hops: route.nextHops.map((hop) => {
+      if (hop.weight < 1 || hop.weight > 256) {
+        throw new HearthError("invalid-argument", `add route ${route.dest}: next hop of weight ${hop.weight}`);
+      }
+      const { index } = linkNamed(hop.device, links);
+      return { gateway: address(hop.gateway), linkIndex: index, weight: hop.weight, flags: hop.flags };
+    }),
   };
 }
 
@@ -256,17 +300,30 @@ async function describeRoutes(
   links: readonly Link[],
 ): Promise<MessageInitShape<typeof RoutesSchema>> {
   const text = (bytes: Uint8Array | undefined): string => (bytes === undefined ? "" : formatIp(bytes));
+  const nameOf = (linkIndex: number | undefined): string => links.find(({ index }) => index === linkIndex)?.name ?? "";
   const routes = await channel.routes();
   return {
     Routes: routes.map((route) => ({
       dest: route.destination === undefined ? "" : describeDestination(route),
       gateway: text(route.gateway),
-      device: links.find(({ index }) => index === route.linkIndex)?.name ?? "",
+      device: nameOf(route.linkIndex),
       source: text(route.source),
       scope: route.scope,
       family: route.family === "v4" ? IP_V4 : IP_V6,
       flags: route.flags,
-      mtu: route.mtu,
+      mtu: route.metrics.get(RTAX_MTU) ?? 0,
+      metric: route.metric,
+      type: route.type,
+      tos: route.tos,
+      protocol: route.protocol,
+      preference: route.preference,
+      metrics: [...route.metrics].filter(([kind]) => kind !== RTAX_MTU).map(([kind, value]) => ({ kind, value })),
+      nextHops: route.hops.map((hop) => ({
+        gateway: text(hop.gateway),
+        device: nameOf(hop.linkIndex),
+        weight: hop.weight,
+        flags: hop.flags,
+      })),
     })),
   };
 }
@@ -284,10 +341,15 @@ function describeInterface(link: Link, addresses: readonly LinkAddress[]): Inter
     rawFlags: link.flags,
     IPAddresses: addresses
       .filter(({ linkIndex }) => linkIndex === link.index)
-      .map(({ address, prefixLength }) => ({
+      .map(({ address, prefixLength, peer, broadcast, scope, label, flags }) => ({
         family: address.family === "v4" ? IP_V4 : IP_V6,
         address: formatIp(address.bytes),
         mask: String(prefixLength),
+        peer: peer === undefined ? "" : formatIp(peer),
+        broadcast: broadcast === undefined ? "" : formatIp(broadcast),
+        scope,
+        label,
+        flags,
       })),
   };
 }

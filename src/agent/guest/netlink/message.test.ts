@@ -60,10 +60,22 @@ test("routes survive encoding", () => {
     gateway: Uint8Array.of(192, 168, 0, 1),
     source: Uint8Array.of(192, 168, 0, 2),
     linkIndex: 7,
+    type: 1,
     scope: 0,
     flags: 4,
-    mtu: 1400,
     protocol: 4,
+    metric: 100,
+    tos: 16,
+    preference: 3,
+    expires: 0,
+    metrics: new Map([
+      [2, 1400],
+      [11, 7],
+    ]),
+    hops: [
+      { gateway: Uint8Array.of(192, 168, 0, 3), linkIndex: 7, weight: 256, flags: 4 },
+      { gateway: undefined, linkIndex: 8, weight: 1, flags: 0 },
+    ],
   };
   expect(decodeRoute(encodeRoute(route))).toEqual(route);
   expect(decodeRoute(encodeRoute({ ...route, destination: undefined }))?.destination).toBeUndefined();

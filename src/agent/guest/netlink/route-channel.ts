@@ -44,7 +44,7 @@ export class RouteChannel implements Disposable {
     return payloads.flatMap((payload) => decodeAddress(payload) ?? []);
   }
 
-  /** Unicast routes of the main table. */
+  /** Routes of the main table. */
   async routes(): Promise<LinkRoute[]> {
     const payloads = await this.#dump(RTM_GETROUTE, RTM_NEWROUTE, "list routes");
     return payloads.flatMap((payload) => decodeRoute(payload) ?? []);

@@ -1,7 +1,8 @@
 /** Messages about links, addresses, routes and neighbours. Source: rtnetlink(7), linux/rtnetlink.h, if_link.h, if_addr.h. */
+import { HearthError } from "../../../errors.ts";
 import { cString, fromCString } from "../../../sys/libc.ts";
 import type { Family, IpAddress } from "./address.ts";
-import { type Attributes, decodeAttributes, readU32, u32, withAttributes } from "./message.ts";
+import { decodeAttributes, readU32, u32, withAttributes } from "./message.ts";
 
 export const RTM_NEWLINK = 16;
 export const RTM_GETLINK = 18;
@@ -16,6 +17,8 @@ export const RTM_NEWNEIGH = 28;
 export const IFF_UP = 0x1;
 export const IFF_LOOPBACK = 0x8;
 export const IFF_NOARP = 0x80;
+export const IFF_PROMISC = 0x100;
+export const IFF_ALLMULTI = 0x200;
 
 const AF_UNSPEC = 0;
 const AF_INET = 2;
@@ -26,22 +29,32 @@ const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
 const IFA_ADDRESS = 1;
 const IFA_LOCAL = 2;
+const IFA_LABEL = 3;
+const IFA_BROADCAST = 4;
+const IFA_CACHEINFO = 6;
+const IFA_FLAGS = 8;
 /** Usable at once, without asking the network whether somebody else has it. */
 const IFA_F_NODAD = 0x02;
+/** Not taken for new connections. The kernel's own to set, for addresses whose time of preference is over. */
+const IFA_F_DEPRECATED = 0x20;
+const FOREVER_S = 0xffffffff;
 const RTA_DST = 1;
 const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
+const RTA_PRIORITY = 6;
 const RTA_PREFSRC = 7;
 const RTA_METRICS = 8;
+const RTA_MULTIPATH = 9;
 const RTA_TABLE = 15;
-const RTAX_MTU = 2;
+const RTA_PREF = 20;
+const RTA_EXPIRES = 23;
 const NDA_DST = 1;
 const NDA_LLADDR = 2;
 
 const RT_TABLE_MAIN = 254;
-const RTN_UNICAST = 1;
+export const RTN_UNICAST = 1;
 export const RTPROT_KERNEL = 2;
-const RTPROT_STATIC = 4;
+export const RTPROT_STATIC = 4;
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
 
@@ -107,6 +120,13 @@ export interface LinkAddress {
   readonly address: IpAddress;
   readonly prefixLength: number;
   readonly scope: number;
+  /** The other end's, on a link that has one. */
+  readonly peer: Uint8Array | undefined;
+  readonly broadcast: Uint8Array | undefined;
+  /** IPv4 only; empty: the link's name. */
+  readonly label: string;
+  /** IFA_F_* */
+  readonly flags: number;
 }
 
 /** struct ifaddrmsg. */
@@ -117,73 +137,141 @@ export function decodeAddress(payload: Uint8Array): LinkAddress | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   const family = familyOf(view.getUint8(0));
   const attributes = decodeAttributes(payload, ADDRESS_BYTES);
-  // On point-to-point links IFA_ADDRESS is the other side's.
-  const bytes = attributes.get(IFA_LOCAL) ?? attributes.get(IFA_ADDRESS);
+  // IFA_ADDRESS is the other end's where there is one.
+  const other = attributes.get(IFA_ADDRESS);
+  const bytes = attributes.get(IFA_LOCAL) ?? other;
   if (family === undefined || bytes === undefined) return undefined;
   return {
     linkIndex: view.getUint32(4, true),
     address: { family, bytes },
     prefixLength: view.getUint8(1),
     scope: view.getUint8(3),
+    peer: other !== undefined && Buffer.compare(other, bytes) !== 0 ? other : undefined,
+    broadcast: attributes.get(IFA_BROADCAST),
+    label: fromCString(attributes.get(IFA_LABEL) ?? new Uint8Array(0)),
+    flags: readU32(attributes.get(IFA_FLAGS)) ?? view.getUint8(2),
   };
 }
 
-export function encodeAddress({ linkIndex, address, prefixLength, scope }: LinkAddress): Uint8Array {
+export function encodeAddress(change: LinkAddress): Uint8Array {
+  const { address, label, flags } = change;
   const fixed = new Uint8Array(ADDRESS_BYTES);
   const view = new DataView(fixed.buffer);
   view.setUint8(0, familyNumber(address.family));
-  view.setUint8(1, prefixLength);
-  view.setUint8(2, address.family === "v6" ? IFA_F_NODAD : 0);
-  view.setUint8(3, scope);
-  view.setUint32(4, linkIndex, true);
+  view.setUint8(1, change.prefixLength);
+  view.setUint8(3, change.scope);
+  view.setUint32(4, change.linkIndex, true);
+  const isDeprecated = (flags & IFA_F_DEPRECATED) !== 0;
   return withAttributes(fixed, [
     [IFA_LOCAL, address.bytes],
-    [IFA_ADDRESS, address.bytes],
+    [IFA_ADDRESS, change.peer ?? address.bytes],
+    [IFA_BROADCAST, change.broadcast],
+    [IFA_LABEL, label === "" ? undefined : cString(label)],
+    [IFA_FLAGS, u32((flags & ~IFA_F_DEPRECATED) | (address.family === "v6" ? IFA_F_NODAD : 0))],
+    // struct ifa_cacheinfo: preferred and valid for so many seconds, and two times that the kernel sets.
+    [IFA_CACHEINFO, isDeprecated ? Uint8Array.from(Buffer.concat([0, FOREVER_S, 0, 0].map(u32))) : undefined],
   ]);
+}
+
+export interface RouteHop {
+  readonly gateway: Uint8Array | undefined;
+  readonly linkIndex: number;
+  /** 1 to 256. */
+  readonly weight: number;
+  /** RTNH_F_* */
+  readonly flags: number;
 }
 
 export interface LinkRoute {
   readonly family: Family;
   /** Undefined: the default route. */
   readonly destination: { readonly bytes: Uint8Array; readonly prefixLength: number } | undefined;
+  /** RTN_* */
+  readonly type: number;
   readonly gateway: Uint8Array | undefined;
   readonly source: Uint8Array | undefined;
   readonly linkIndex: number | undefined;
   readonly scope: number;
   /** RTNH_F_*, such as 4 for "onlink". */
   readonly flags: number;
-  /** 0: the link's. */
-  readonly mtu: number;
   readonly protocol: number;
+  /** 0: the kernel's. */
+  readonly metric: number;
+  readonly tos: number;
+  /** ICMPV6_ROUTER_PREF_* */
+  readonly preference: number;
+  /** Seconds from now; 0: never, and what is read. */
+  readonly expires: number;
+  /** Values by RTAX_*. */
+  readonly metrics: ReadonlyMap<number, number>;
+  /** In place of gateway and link. */
+  readonly hops: readonly RouteHop[];
 }
 
 /** struct rtmsg. */
 const ROUTE_BYTES = 12;
+/** struct rtnexthop. */
+const HOP_BYTES = 8;
 
-/** Undefined for anything but unicast routes of the main table. */
+/** Undefined for routes of other tables than the main one. */
 export function decodeRoute(payload: Uint8Array): LinkRoute | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   const attributes = decodeAttributes(payload, ROUTE_BYTES);
   const family = familyOf(view.getUint8(0));
   const table = readU32(attributes.get(RTA_TABLE)) ?? view.getUint8(4);
-  if (family === undefined || table !== RT_TABLE_MAIN || view.getUint8(7) !== RTN_UNICAST) return undefined;
+  if (family === undefined || table !== RT_TABLE_MAIN) return undefined;
   const destination = attributes.get(RTA_DST);
   return {
     family,
     destination: destination && { bytes: destination, prefixLength: view.getUint8(1) },
+    type: view.getUint8(7),
     gateway: attributes.get(RTA_GATEWAY),
     source: attributes.get(RTA_PREFSRC),
     linkIndex: readU32(attributes.get(RTA_OIF)),
     scope: view.getUint8(6),
     flags: view.getUint32(8, true),
-    mtu: routeMtu(attributes),
     protocol: view.getUint8(5),
+    metric: readU32(attributes.get(RTA_PRIORITY)) ?? 0,
+    tos: view.getUint8(3),
+    preference: attributes.get(RTA_PREF)?.[0] ?? 0,
+    expires: 0,
+    metrics: decodeMetrics(attributes.get(RTA_METRICS)),
+    hops: decodeHops(attributes.get(RTA_MULTIPATH)),
   };
 }
 
-function routeMtu(attributes: Attributes): number {
-  const metrics = attributes.get(RTA_METRICS);
-  return metrics === undefined ? 0 : (readU32(decodeAttributes(metrics, 0).get(RTAX_MTU)) ?? 0);
+function decodeMetrics(bytes: Uint8Array | undefined): Map<number, number> {
+  const nested = bytes === undefined ? [] : [...decodeAttributes(bytes, 0)];
+  return new Map(nested.map(([kind, value]) => [kind, readU32(value) ?? 0]));
+}
+
+function decodeHops(bytes: Uint8Array | undefined): RouteHop[] {
+  const hops: RouteHop[] = [];
+  if (bytes === undefined) return hops;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at + HOP_BYTES <= bytes.length; ) {
+    const length = view.getUint16(at, true);
+    if (length < HOP_BYTES || at + length > bytes.length) {
+      throw new HearthError("internal", `decode next hop: length ${length} at ${at} of ${bytes.length}`);
+    }
+    const gateway = decodeAttributes(bytes.subarray(at, at + length), HOP_BYTES).get(RTA_GATEWAY);
+    const [flags, weight] = [view.getUint8(at + 2), view.getUint8(at + 3) + 1];
+    hops.push({ gateway, linkIndex: view.getInt32(at + 4, true), weight, flags });
+    // Always whole words: RTNH_ALIGN.
+    at += (length + 3) & ~3;
+  }
+  return hops;
+}
+
+function encodeHop(hop: RouteHop): Uint8Array {
+  const fixed = new Uint8Array(HOP_BYTES);
+  const view = new DataView(fixed.buffer);
+  view.setUint8(2, hop.flags);
+  view.setUint8(3, hop.weight - 1);
+  view.setInt32(4, hop.linkIndex, true);
+  const bytes = withAttributes(fixed, [[RTA_GATEWAY, hop.gateway]]);
+  new DataView(bytes.buffer).setUint16(0, bytes.length, true);
+  return bytes;
 }
 
 export function encodeRoute(route: LinkRoute): Uint8Array {
@@ -191,17 +279,23 @@ export function encodeRoute(route: LinkRoute): Uint8Array {
   const view = new DataView(fixed.buffer);
   view.setUint8(0, familyNumber(route.family));
   view.setUint8(1, route.destination?.prefixLength ?? 0);
+  view.setUint8(3, route.tos);
   view.setUint8(4, RT_TABLE_MAIN);
-  view.setUint8(5, route.protocol === 0 ? RTPROT_STATIC : route.protocol);
+  view.setUint8(5, route.protocol);
   view.setUint8(6, route.scope);
-  view.setUint8(7, RTN_UNICAST);
+  view.setUint8(7, route.type);
   view.setUint32(8, route.flags, true);
+  const metrics = [...route.metrics].map(([kind, value]) => [kind, u32(value)] as const);
   return withAttributes(fixed, [
     [RTA_DST, route.destination?.bytes],
     [RTA_GATEWAY, route.gateway],
     [RTA_PREFSRC, route.source],
     [RTA_OIF, route.linkIndex === undefined ? undefined : u32(route.linkIndex)],
-    [RTA_METRICS, route.mtu === 0 ? undefined : withAttributes(new Uint8Array(0), [[RTAX_MTU, u32(route.mtu)]])],
+    [RTA_PRIORITY, route.metric === 0 ? undefined : u32(route.metric)],
+    [RTA_METRICS, metrics.length === 0 ? undefined : withAttributes(new Uint8Array(0), metrics)],
+    [RTA_MULTIPATH, route.hops.length === 0 ? undefined : Uint8Array.from(Buffer.concat(route.hops.map(encodeHop)))],
+    [RTA_PREF, route.preference === 0 ? undefined : Uint8Array.of(route.preference)],
+    [RTA_EXPIRES, route.expires === 0 ? undefined : u32(route.expires)],
   ]);
 }
 
