@@ -6,7 +6,13 @@
 import * as v from "valibot";
 import type { Spec } from "../oci/spec.ts";
 import { struct } from "../sys/libc.ts";
-import { architectureByName, type Comparison, SCMP_ARCH_NATIVE, SeccompFilter, syscallByName } from "../sys/seccomp.ts";
+import {
+  architectureByName,
+  type Comparison,
+  SCMP_ARCH_NATIVE,
+  SeccompFilter,
+  systemCallNumbers,
+} from "../sys/seccomp.ts";
 
 /** crun takes a whole program in base64 from this annotation, in place of one of its own. Source: crun(1). */
 const SECCOMP_PROGRAM_ANNOTATION = "run.oci.seccomp_bpf_data";
@@ -86,14 +92,18 @@ const OPERATORS: Readonly<Record<string, number>> = {
 export function seccompProgram(seccomp: unknown): Uint8Array | undefined {
   const { success, output: profile } = v.safeParse(ProfileSchema, seccomp);
   if (!success || PERMISSIVE.has(profile.defaultAction) || profile.defaultErrnoRet === ENOSYS) return undefined;
-  const newest = newestCalls(profile.architectures, profile.syscalls);
+  const architectures = architecturesOf(profile.architectures);
   const defaultAction = actionOf(profile.defaultAction, profile.defaultErrnoRet);
-  if (newest === undefined || defaultAction === undefined) return undefined;
+  if (architectures === undefined || defaultAction === undefined) return undefined;
+  const names = new Set(profile.syscalls.flatMap((rule) => rule.names));
+  const numbers = systemCallNumbers([SCMP_ARCH_NATIVE, ...architectures.values()], names);
+  const native = numbers.get(SCMP_ARCH_NATIVE) ?? new Map<string, number>();
   using filter = new SeccompFilter(defaultAction);
-  for (const architecture of newest.keys()) filter.addArchitecture(architecture);
-  for (const rule of profile.syscalls) if (!addRule(filter, rule, defaultAction)) return undefined;
+  for (const architecture of architectures.values()) filter.addArchitecture(architecture);
+  for (const rule of profile.syscalls) if (!addRule(filter, rule, defaultAction, native)) return undefined;
   const program = filter.compile();
-  const stub = enosysStub(newest);
+  const newest = [...architectures].map(([name, number]) => [name, newestOf(numbers.get(number))] as const);
+  const stub = enosysStub(new Map(newest));
   const whole = new Uint8Array(stub.length + program.length);
   whole.set(stub);
   whole.set(program, stub.length);
@@ -114,8 +124,16 @@ function actionOf(name: string, errnoRet: number | undefined): number | undefine
   return WITH_ERRNO.has(name) ? action | (errnoRet ?? EPERM) : action;
 }
 
-/** False for a rule that is not valid. Names that libseccomp does not know count for nothing, as engines expect. */
-function addRule(filter: SeccompFilter, rule: Rule, defaultAction: number): boolean {
+/**
+ * False for a rule that is not valid. `calls` are the machine's by name; a name that is not there counts for nothing, as
+ * engines expect.
+ */
+function addRule(
+  filter: SeccompFilter,
+  rule: Rule,
+  defaultAction: number,
+  calls: ReadonlyMap<string, number>,
+): boolean {
   const action = actionOf(rule.action, rule.errnoRet);
   const comparisons = rule.args.flatMap(({ index, value, valueTwo, op }): Comparison[] => {
     const operator = OPERATORS[op];
@@ -126,7 +144,7 @@ function addRule(filter: SeccompFilter, rule: Rule, defaultAction: number): bool
   if (action === defaultAction) return true;
   const isTwice = new Set(comparisons.map(({ index }) => index)).size < comparisons.length;
   for (const name of rule.names) {
-    const call = syscallByName(SCMP_ARCH_NATIVE, name);
+    const call = calls.get(name);
     if (call === undefined) continue;
     // It compares an argument once in a rule: several comparisons of one are alternatives, under runc too.
     if (isTwice) for (const comparison of comparisons) filter.addRule(action, call, [comparison]);
@@ -135,20 +153,21 @@ function addRule(filter: SeccompFilter, rule: Rule, defaultAction: number): bool
   return true;
 }
 
-/** By number of the architecture. */
-type NewestCalls = ReadonlyMap<number, { readonly name: string; readonly call: number }>;
-
-/** Undefined without an architecture (runc then adds no ENOSYS either) or with one that is not of this family. */
-function newestCalls(architectures: readonly string[], rules: readonly Rule[]): NewestCalls | undefined {
-  const newest = new Map<number, { name: string; call: number }>();
-  for (const architecture of architectures) {
+/** Numbers by name; undefined without any (runc then adds no ENOSYS either) or with one that is not of this family. */
+function architecturesOf(names: readonly string[]): ReadonlyMap<string, number> | undefined {
+  const architectures = new Map<string, number>();
+  for (const architecture of names) {
     const name = architecture.replace(/^SCMP_ARCH_/, "").toLowerCase();
     const number = FAMILY.has(name) ? architectureByName(name) : undefined;
     if (number === undefined) return undefined;
-    const calls = rules.flatMap(({ names }) => names.map((call) => syscallByName(number, call) ?? 0));
-    newest.set(number, { name, call: calls.reduce((a, b) => Math.max(a, b), 0) });
+    architectures.set(name, number);
   }
-  return newest.size === 0 ? undefined : newest;
+  return architectures.size === 0 ? undefined : architectures;
+}
+
+/** 0 without any. */
+function newestOf(calls: ReadonlyMap<string, number> | undefined): number {
+  return Math.max(0, ...(calls?.values() ?? []));
 }
 
 const FAMILY: ReadonlySet<string> = new Set(["x86_64", "x86", "x32"]);
@@ -170,12 +189,12 @@ const INSTRUCTION_BYTES = 8;
 /** No number is above it. */
 const NEVER = 0xffffffff;
 
-/** Instructions before the filter's own, which go on to it but for calls above the newest one: those return ENOSYS. */
-function enosysStub(newest: NewestCalls): Uint8Array {
-  const above = (wanted: string): number => {
-    const { call = 0 } = [...newest.values()].find(({ name }) => name === wanted) ?? {};
-    return call === 0 ? NEVER : call;
-  };
+/**
+ * Instructions before the filter's own, which go on to it but for calls above the newest one of their architecture: those
+ * return ENOSYS.
+ */
+function enosysStub(newest: ReadonlyMap<string, number>): Uint8Array {
+  const above = (architecture: string): number => newest.get(architecture) || NEVER;
   // Code, the instructions it leads to when true and when false, constant; number 9 answers, 10 is the filter.
   const instructions: readonly (readonly [number, number, number, number])[] = [
     [LOAD_WORD, 1, 1, OFFSET_OF_ARCHITECTURE],

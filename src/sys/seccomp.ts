@@ -17,7 +17,7 @@ const SYMBOLS = {
   seccomp_export_bpf: { args: ["ptr", "i32"], returns: "i32" },
 } as const;
 
-/** The architecture of the machine. Source: seccomp.h. */
+/** The architecture of the machine, beside the number that it has as well. Source: seccomp.h. */
 export const SCMP_ARCH_NATIVE = 0;
 const NR_SCMP_ERROR = -1;
 const EEXIST = 17;
@@ -51,12 +51,23 @@ export function architectureByName(name: string): number | undefined {
 }
 
 /**
- * Number of a system call; negative for one that the architecture has in another form alone, undefined where libseccomp
- * does not know the name.
+ * Numbers of system calls, by name for each architecture; negative for one that the architecture has in another form
+ * alone, none where libseccomp does not know the name.
  */
-export function syscallByName(architecture: number, name: string): number | undefined {
-  const found = library().seccomp_syscall_resolve_name_arch(architecture, cString(name));
-  return found === NR_SCMP_ERROR ? undefined : found;
+export function systemCallNumbers(
+  architectures: readonly number[],
+  names: ReadonlySet<string>,
+): ReadonlyMap<number, ReadonlyMap<string, number>> {
+  const { seccomp_syscall_resolve_name_arch: resolve } = library();
+  const numbers = new Map(architectures.map((architecture) => [architecture, new Map<string, number>()]));
+  for (const name of names) {
+    const text = cString(name);
+    for (const [architecture, known] of numbers) {
+      const found = resolve(architecture, text);
+      if (found !== NR_SCMP_ERROR) known.set(name, found);
+    }
+  }
+  return numbers;
 }
 
 /** A filter in the making. Dispose of it when it is compiled. */
