@@ -145,6 +145,8 @@ export const CRUN_TIMEOUT_MS = 600_000;
 export const STEP_TIMEOUT_MS_MAX = 600_000;
 /** Bytes of crun's log that are read for an error message. */
 export const CRUN_LOG_BYTES_MAX = 16 * 1024;
+/** Bytes of what a startContainer hook that failed has written, on either stream, that are told. */
+export const HOOK_OUTPUT_BYTES_MAX = 16 * 1024;
 /** Milliseconds the agent waits for a hot-plugged device to appear; PCI hot-plug takes 0.2 s, emulated ones up to 2. */
 export const DEVICE_APPEARS_TIMEOUT_MS = 10_000;
 /**

@@ -191,6 +191,9 @@ export interface GuestBundlePaths {
   pidFile(slot: number): string;
   processFile(slot: number): string;
   consoleSocket(slot: number): string;
+  /** What hooks write that run in the container. */
+  readonly hooksStdout: string;
+  readonly hooksStderr: string;
 }
 
 export function guestBundlePaths(paths: AgentPaths, containerId: string): GuestBundlePaths {
@@ -202,5 +205,7 @@ export function guestBundlePaths(paths: AgentPaths, containerId: string): GuestB
     pidFile: (slot) => join(dir, `${slot}.pid`),
     processFile: (slot) => join(dir, `${slot}.process.json`),
     consoleSocket: (slot) => join(paths.dir, `console-${slot}.sock`),
+    hooksStdout: join(dir, "hooks.out"),
+    hooksStderr: join(dir, "hooks.err"),
   };
 }

@@ -1,6 +1,8 @@
 /** The agent with real crun on the host: life of containers and exec processes, their streams, ends and errors. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type HostAgent, type Inside, readAll, startHostAgent } from "./host-agent.ts";
 
 let agent: HostAgent;
@@ -92,6 +94,27 @@ async function exec(containerId: string, execId: string, args: readonly string[]
 }
 
 describe("failing to start a program", () => {
+  test.each([
+    ["standard error", false, "stdout: said\n, stderr: why\n\n"],
+    ["the terminal", true, "stdout: said\r\n, stderr: why\r\n\r\n"],
+  ])(
+    "a startContainer hook that fails is told on %s, with its output and nobody else's",
+    async (_name, terminal, said) => {
+      const hooks = { createContainer: ["/bin/true"], startContainer: ["/good", "/bad", "/good"] };
+      writeFileSync(join(agent.dir, "rootfs/good"), "#!/bin/sh\ntrue\n", { mode: 0o755 });
+      writeFileSync(join(agent.dir, "rootfs/bad"), "#!/bin/sh\necho said; echo why >&2; exit 3\n", { mode: 0o755 });
+      await using c = await run(["echo", "ran"], {
+        process: { terminal },
+        hooks: Object.fromEntries(
+          Object.entries(hooks).map(([point, paths]) => [point, paths.map((path) => ({ path }))]),
+        ),
+      });
+      const output = await readAll(agent.client, c.id, c.id, terminal ? "stdout" : "stderr");
+      expect(output.toString()).toBe(`error running hook #1: error running hook: exit status 3, ${said}`);
+      expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
+    },
+  );
+
   test.each([
     ["nope", "not-found", 'exec: "nope": executable file not found in $PATH'],
     ["/bin/nope", "not-found", 'exec: "/bin/nope": no such file or directory'],

@@ -20,6 +20,7 @@ import { openPreservedStreams } from "./preserved-streams.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import { pidsInNamespaceOf, signalPid } from "./processes.ts";
 import { untilExecuted } from "./program-start.ts";
+import { emptyHookFiles, startHookFailure } from "./start-hooks.ts";
 import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 import { applySysctls } from "./sysctl.ts";
 import type { TimeNamespace } from "./time-namespace.ts";
@@ -67,11 +68,15 @@ export class Container {
       mkdirSync(bundle.dir, { recursive: true, mode: 0o700 });
       writeFileSync(bundle.config, config.json, { mode: 0o600 });
       applySysctls(config.networkSysctls);
-      const { terminal, program } = config;
+      const { terminal, program, startHooks } = config;
       const init = await container.#spawn(id, { terminal, program, descriptors }, (call, streams) =>
         context.crun.create(call, streams),
       );
       container.#processes.set(id, init);
+      if (startHooks.length > 0) {
+        emptyHookFiles(bundle);
+        init.stdio.beginWith((said) => startHookFailure(said, bundle, startHooks));
+      }
       config.applyAttributes(init.pid);
       return container;
     } catch (thrown) {

@@ -3,6 +3,7 @@ import { HearthError } from "../../errors.ts";
 import type { CreateSandboxRequest, Device, Storage } from "../../gen/agent_pb.ts";
 import { CONTAINERS_PER_SANDBOX_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
+import { guestBundlePaths } from "../../paths.ts";
 import type { FdUse } from "../../sys/carried-fd.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { Container } from "./container.ts";
@@ -11,6 +12,7 @@ import type { JsonRecord } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { ociConfig } from "./oci-view.ts";
 import { OomEvents } from "./oom-events.ts";
+import { hookOutputAnnotations } from "./start-hooks.ts";
 import { type StorageLease, StorageMounts } from "./storage.ts";
 
 export interface NewContainer {
@@ -96,6 +98,7 @@ export class GuestSandbox {
         completeIn: (root, process) => withHome(process, root, this.#context.log),
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
         initPidOf: (other) => this.#livingInitPid(other),
+        startHookAnnotations: hookOutputAnnotations(guestBundlePaths(this.#context.paths, id)),
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });
       hugepages = await this.#reserveHugepages(id, config.withHugepages);

@@ -19,6 +19,8 @@ export interface OciConfig {
   readonly cgroupPath: string;
   readonly hasPoststart: boolean;
   readonly hasPoststop: boolean;
+  /** Paths of the startContainer hooks. */
+  readonly startHooks: readonly string[];
   /** The container has a pid namespace of its own, so its init takes every other process with it. */
   readonly ownPidNamespace: boolean;
   /** Which crun is not told of. */
@@ -41,6 +43,8 @@ export interface OciChanges {
   readonly pidNamespace?: string | undefined;
   /** The pid in the guest of the container whose namespace another one joins; fails when there is none. */
   readonly initPidOf?: (containerId: string) => number;
+  /** Annotations for a configuration with startContainer hooks. */
+  readonly startHookAnnotations?: Readonly<Record<string, string>>;
   /** Replacements of device numbers, by path in the container. */
   readonly devices?: readonly DeviceNumbers[];
 }
@@ -72,8 +76,12 @@ export function ociConfig(
   const completeIn = hidesPasswd(listAt(parsed, "mounts")) ? undefined : changes.completeIn;
   const ofRoot =
     completeIn === undefined || typeof root !== "string" ? attributes.process : completeIn(root, attributes.process);
+  const startHooks = listAt(hooks, "startContainer").map((hook) => String(isRecord(hook) ? hook["path"] : hook));
   const complete = {
     ...parsed,
+    ...(startHooks.length === 0
+      ? {}
+      : { annotations: { ...recordAt(parsed, "annotations"), ...changes.startHookAnnotations } }),
     ...(parsed["process"] === undefined ? {} : { process: withProcessDefaults(ofRoot, changes.openFilesHardLimit) }),
     linux: { ...linux, namespaces, sysctl: sysctls.other, ...linuxChanges(linux, namespaces, cgroupPath, changes) },
   };
@@ -86,6 +94,7 @@ export function ociConfig(
     applyAttributes: attributes.apply,
     hasPoststart: listAt(hooks, "poststart").length > 0,
     hasPoststop: listAt(hooks, "poststop").length > 0,
+    startHooks,
     ownPidNamespace:
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
     timeNamespace: timeNamespaceOf(recordAt(parsed, "linux"), allNamespaces),

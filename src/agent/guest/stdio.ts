@@ -23,6 +23,9 @@ export class OutputStream {
   #processEnded = false;
   #wake: (() => void) | undefined;
   #ended = false;
+  #translate: ((first: Uint8Array) => Uint8Array | undefined) | undefined;
+  /** What comes now has been translated already. */
+  #translated = false;
 
   constructor(reader: FdReader) {
     this.#reader = reader;
@@ -34,6 +37,11 @@ export class OutputStream {
     const turn = this.#last.then(() => this.#readNow(wanted, signal));
     this.#last = turn.catch(() => undefined);
     return turn;
+  }
+
+  /** `translate` gets the first bytes: what it returns takes the place of all that is written. Undefined leaves it as it is. */
+  beginWith(translate: (first: Uint8Array) => Uint8Array | undefined): void {
+    this.#translate = translate;
   }
 
   /** From now on an empty pipe is the end. */
@@ -57,17 +65,26 @@ export class OutputStream {
     const returned = this.#takeReturned(max);
     if (returned !== undefined) return returned;
     while (!this.#ended) {
-      const chunk = this.#processEnded ? this.#reader.readAvailable(max) : await this.#wait(max, signal);
+      const most = this.#translate === undefined ? max : STREAM_CHUNK_BYTES_MAX;
+      const chunk = this.#processEnded ? this.#reader.readAvailable(most) : await this.#wait(most, signal);
       if (chunk === "woken") continue;
       if (chunk === "again" || chunk === null) {
         this.#end(chunk === "again");
         break;
       }
-      if (!signal.aborted) return chunk;
-      this.#returned = chunk;
+      if (this.#translated) continue;
+      this.#returned = this.#orTranslation(chunk);
       signal.throwIfAborted();
+      return this.#takeReturned(max) ?? null;
     }
     return null;
+  }
+
+  #orTranslation(chunk: Uint8Array): Uint8Array {
+    const instead = this.#translate?.(chunk);
+    this.#translate = undefined;
+    this.#translated = instead !== undefined;
+    return instead ?? chunk;
   }
 
   #takeReturned(max: number): Uint8Array | undefined {
@@ -181,6 +198,15 @@ export class ProcessStdio implements Disposable {
   resize(size: WindowSize): void {
     if (this.#terminal === undefined) throw new HearthError("failed-precondition", "resize terminal: there is none");
     setWindowSize(this.#terminal.fd, size);
+  }
+
+  /** As for an output, of standard error or the terminal, in text. */
+  beginWith(translate: (first: string) => string | undefined): void {
+    const [output, lineEnd] = this.stderr === undefined ? [this.stdout, "\r\n"] : [this.stderr, "\n"];
+    output.beginWith((first) => {
+      const instead = translate(new TextDecoder().decode(first));
+      return instead === undefined ? undefined : new TextEncoder().encode(instead.replaceAll("\n", lineEnd));
+    });
   }
 
   processEnded(): void {

@@ -133,6 +133,21 @@ export const HOOKS: Topic = {
       steps: [CREATE, START, { until: "stopped" }, { file: "$DIR/rootfs/ran", holds: null }],
     },
     {
+      name: "a startContainer hook that fails is told on the container's standard error",
+      spec: SPEC,
+      args: ["/bin/echo", "ran"],
+      files: { "rootfs/good": "#!/bin/sh\ntrue\n", "rootfs/hook": "#!/bin/sh\necho said; echo why >&2; exit 3\n" },
+      config: { hooks: { startContainer: [{ path: "/good" }, { path: "/hook" }] } },
+      steps: [
+        {
+          run: ["run", "--bundle", "$BUNDLE", "$ID"],
+          status: 1,
+          stdout: "",
+          stderr: /^error running hook #1: error running hook: exit status 3, stdout: said\n, stderr: why\n\n$/m,
+        },
+      ],
+    },
+    {
       name: "a createContainer hook runs in the namespaces of the container, before the root changes",
       spec: SPEC,
       files: { hook: WRITES_INTO_ROOT },
