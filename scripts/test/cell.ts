@@ -44,12 +44,10 @@ export interface CellOptions {
 
 /** Opens a cell; standard output and error are ours. Needs root. Disposing it removes its cgroups. */
 export function openCell({ name, argv, cwd, env }: CellOptions): Cell {
-  const cgroups: CgroupDirectory[] = cgroupMounts().map(({ mountPoint }) => ({
-    mountPoint,
-    dir: join(mountPoint, name),
-  }));
+  const mounts = cgroupMounts();
+  const cgroups: CgroupDirectory[] = mounts.map(({ mountPoint }) => ({ mountPoint, dir: join(mountPoint, name) }));
   createHostCgroup(cgroups);
-  if (isUnified(cgroupMounts())) mkdirSync(join(CGROUPS, name, LEAF));
+  if (isUnified(mounts)) mkdirSync(join(CGROUPS, name, LEAF));
   const dirs = cgroups.map(({ dir }) => dir);
   const child = spawnProcess({
     argv: ["/bin/sh", "-euc", ENTER, "sh", ...dirs, "--", ...argv],

@@ -1,5 +1,5 @@
 /** Through containerd's CRI plug-in, as a kubelet does it: a pod with a network, its containers, volumes and streams. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,13 +14,7 @@ import {
 } from "../gen/cri_pb.ts";
 import { TEST_IMAGE } from "../harness/containerd.ts";
 import { type Cri, POD_GATEWAY, POD_GATEWAY6, startCri } from "../harness/cri.ts";
-import {
-  ENGINE_HOOK_TIMEOUT_MS,
-  ENGINE_MODES,
-  type EngineHost,
-  engineStep,
-  openEngineHost,
-} from "../harness/engine-host.ts";
+import { ENGINE_MODES, type EngineHost, engineSuite } from "../harness/engine-host.ts";
 import { runProgram } from "../harness/program.ts";
 import { until } from "../harness/until.ts";
 
@@ -39,8 +33,8 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
   let memory: string;
   let secret: string;
 
-  beforeAll(async () => {
-    host = await openEngineHost(pooled);
+  const step = engineSuite(pooled, async (opened) => {
+    host = opened;
     const { dir } = host.hearth;
     engine = await startCri(join(dir, "cri"), host.runtimePath);
     logs = join(dir, "logs");
@@ -52,13 +46,14 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     mkdirSync(secret);
     writeSecret("old");
     symlinkSync("..data/key", join(secret, "key"));
-  }, ENGINE_HOOK_TIMEOUT_MS);
-
-  afterAll(async () => {
-    unmount(memory);
-    await engine[Symbol.asyncDispose]();
-    await host.close();
-  }, ENGINE_HOOK_TIMEOUT_MS);
+    return {
+      ...engine,
+      [Symbol.asyncDispose]: async () => {
+        unmount(memory);
+        await engine[Symbol.asyncDispose]();
+      },
+    };
+  });
 
   /** As a kubelet updates secrets and config maps: a new directory, and a link that is swapped. */
   function writeSecret(value: string): void {
@@ -67,10 +62,6 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     symlinkSync(value, join(secret, "..data_tmp"));
     renameSync(join(secret, "..data_tmp"), join(secret, "..data"));
   }
-
-  const context = () => ({ host, log: engine.log, left: engine.left, clean: engine.clean });
-  const step = (name: string, run: () => Promise<void>, options?: { readonly keeps: boolean }): void =>
-    engineStep(context, name, run, options);
 
   type Container = Exclude<MessageInitShape<typeof ContainerConfigSchema>, Message>;
 

@@ -1,15 +1,9 @@
 /** Through a real dockerd: containers, terminals, volumes, published ports, limits, restart policy and compose. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DOCKER_IMAGE, type Docker, startDocker } from "../harness/docker.ts";
-import {
-  ENGINE_HOOK_TIMEOUT_MS,
-  ENGINE_MODES,
-  type EngineHost,
-  engineStep,
-  openEngineHost,
-} from "../harness/engine-host.ts";
+import { ENGINE_MODES, type EngineHost, engineSuite } from "../harness/engine-host.ts";
 import { runProgram } from "../harness/program.ts";
 import { systemCallProgram } from "../harness/system-call-program.ts";
 import { until } from "../harness/until.ts";
@@ -18,20 +12,12 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
   let host: EngineHost;
   let engine: Docker;
 
-  beforeAll(async () => {
-    host = await openEngineHost(pooled);
+  const step = engineSuite(pooled, async (opened) => {
+    host = opened;
     engine = await startDocker(join(host.hearth.dir, "docker"), host.runtimePath);
-  }, ENGINE_HOOK_TIMEOUT_MS);
-
-  afterAll(async () => {
-    await engine[Symbol.asyncDispose]();
-    await host.close();
-  }, ENGINE_HOOK_TIMEOUT_MS);
-
+    return engine;
+  });
   const must = (...args: string[]): Promise<string> => engine.must(args);
-  const context = () => ({ host, log: engine.log, left: engine.left, clean: engine.clean });
-  const step = (name: string, run: () => Promise<void>, options?: { readonly keeps: boolean }): void =>
-    engineStep(context, name, run, options);
 
   step("run: the guest's kernel, streams apart, exact exit status", async () => {
     const args = ["run", "--rm", "--interactive", "--network", "none", DOCKER_IMAGE];

@@ -1,17 +1,11 @@
 /** Through a real podman: containers, terminals, pods, volumes, networks, limits, kube play, health checks and build. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
-import {
-  ENGINE_HOOK_TIMEOUT_MS,
-  ENGINE_MODES,
-  type EngineHost,
-  engineStep,
-  openEngineHost,
-} from "../harness/engine-host.ts";
+import { ENGINE_MODES, type EngineHost, engineSuite } from "../harness/engine-host.ts";
 import { PODMAN_IMAGE, type Podman, startPodman } from "../harness/podman.ts";
 import { readAll, startWithFds } from "../harness/preserved-fds.ts";
 import { runProgram } from "../harness/program.ts";
@@ -21,20 +15,12 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
   let host: EngineHost;
   let engine: Podman;
 
-  beforeAll(async () => {
-    host = await openEngineHost(pooled);
+  const step = engineSuite(pooled, async (opened) => {
+    host = opened;
     engine = await startPodman(join(host.hearth.dir, "podman"), host.runtimePath);
-  }, ENGINE_HOOK_TIMEOUT_MS);
-
-  afterAll(async () => {
-    await engine[Symbol.asyncDispose]();
-    await host.close();
-  }, ENGINE_HOOK_TIMEOUT_MS);
-
+    return engine;
+  });
   const must = (...args: string[]): Promise<string> => engine.must(args);
-  const context = () => ({ host, log: () => "", left: engine.left, clean: engine.clean });
-  const step = (name: string, run: () => Promise<void>, options?: { readonly keeps: boolean }): void =>
-    engineStep(context, name, run, options);
 
   step("run: the guest's kernel, streams apart, exact exit status", async () => {
     const script = "uname -r; echo error >&2; cat; exit 42";

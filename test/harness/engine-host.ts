@@ -3,7 +3,7 @@
  * a look at whether a VM was left. With HEARTH_TEST_RUNTIME=/usr/sbin/runc the same steps run on runc, which proves the
  * tests themselves; the kernel is then the host's.
  */
-import { test } from "bun:test";
+import { afterAll, beforeAll, test } from "bun:test";
 import { chmodSync, writeFileSync } from "node:fs";
 import { release } from "node:os";
 import { join, resolve } from "node:path";
@@ -16,7 +16,7 @@ const POOL_SIZE = 1;
 /** Lines of an engine's log that are shown when a step failed. */
 const LOG_TAIL_LINES = 40;
 /** How long a suite may take to start or stop its engine. */
-export const ENGINE_HOOK_TIMEOUT_MS = 120_000;
+const ENGINE_HOOK_TIMEOUT_MS = 120_000;
 
 /** Each suite runs in all of these. */
 export const ENGINE_MODES = [
@@ -42,7 +42,7 @@ export interface EngineHost {
   close(): Promise<void>;
 }
 
-export async function openEngineHost(pooled: boolean): Promise<EngineHost> {
+async function openEngineHost(pooled: boolean): Promise<EngineHost> {
   // Held-up requests wait for the pool's refill, so that every container of the pool's tests comes from it.
   const factory = pooled ? { vm_cache_number: POOL_SIZE, vm_cache_timeout_ms: 60_000 } : {};
   const opened = openHearth({ config: { factory } });
@@ -87,38 +87,53 @@ async function containerKernel(): Promise<string> {
   return manifest.kernelVersion;
 }
 
-export interface StepContext {
-  readonly host: EngineHost;
-  /** The engine's own log. */
-  log(): string;
-  /** Names of what the engine itself still holds. */
+/** An engine of a suite's own. */
+export interface Engine extends AsyncDisposable {
+  /** Its own log, where it has one. */
+  readonly log?: () => string;
+  /** Names of what it still holds. */
   left(): Promise<string[]>;
   /** Removes it, after a failure that others must not follow from. */
   clean(): Promise<void>;
 }
 
-/**
- * A test that leaves no VM behind, unless `keeps`. When it fails, the engine's log and the VMs' are shown. `context` is
- * asked for when the test runs.
- */
-export function engineStep(
-  context: () => StepContext,
+/** A test that leaves no VM behind, unless `keeps`. When it fails, the engine's log and the VMs' are shown. */
+export type EngineStep = (name: string, run: () => Promise<void>, options?: { readonly keeps?: boolean }) => void;
+
+/** Opens the host and, by `start`, the engine for the tests of the suite that it is called in, and closes both afterwards. */
+export function engineSuite(pooled: boolean, start: (host: EngineHost) => Promise<Engine>): EngineStep {
+  let host: EngineHost;
+  let engine: Engine;
+  beforeAll(async () => {
+    host = await openEngineHost(pooled);
+    engine = await start(host);
+  }, ENGINE_HOOK_TIMEOUT_MS);
+  afterAll(async () => {
+    await engine[Symbol.asyncDispose]();
+    await host.close();
+  }, ENGINE_HOOK_TIMEOUT_MS);
+  return (name, run, options) => engineStep(() => ({ host, engine }), name, run, options);
+}
+
+function engineStep(
+  opened: () => { readonly host: EngineHost; readonly engine: Engine },
   name: string,
   run: () => Promise<void>,
   options: { readonly keeps?: boolean } = {},
 ): void {
   test(name, async () => {
-    const { host, log, left, clean } = context();
+    const { host, engine } = opened();
+    const { log = () => "" } = engine;
     try {
       await host.ready();
       await run();
       if (options.keeps === true) return;
-      const remaining = [...host.usedVms().map((id) => `VM ${id}`), ...(await left())];
+      const remaining = [...host.usedVms().map((id) => `VM ${id}`), ...(await engine.left())];
       if (remaining.length > 0) throw new Error(`left behind:\n${remaining.join("\n")}`);
     } catch (thrown) {
       process.stderr.write(`${host.describe()}${log().split("\n").slice(-LOG_TAIL_LINES).join("\n")}\n`);
       // The first failure is the one to read.
-      await clean().catch((failed: unknown) => process.stderr.write(`${failed}\n`));
+      await engine.clean().catch((failed: unknown) => process.stderr.write(`${failed}\n`));
       throw thrown;
     }
   });
