@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { AgentClient } from "../agent/client/client.ts";
-import { CLOCK_ATTEMPTS_MAX, CLOCK_ERROR_MS_MAX, RESEED_BYTES } from "../limits.ts";
+import { CLOCK_ATTEMPTS_MAX, CLOCK_CALL_MS_MAX, CLOCK_ERROR_MS_MAX, RESEED_BYTES } from "../limits.ts";
 import { clockNanoseconds } from "../sys/clock.ts";
 
 export async function repairGuest(agent: AgentClient, signal: AbortSignal): Promise<void> {
@@ -14,15 +14,35 @@ export async function repairGuest(agent: AgentClient, signal: AbortSignal): Prom
   ]);
 }
 
+/** What is read of the host's clocks. Milliseconds. */
+export interface HostClock {
+  /** Since 1970. */
+  now(): number;
+  /** Since boot, time asleep included. */
+  sinceBoot(): number;
+}
+
+const HOST_CLOCK: HostClock = {
+  now: Date.now,
+  sinceBoot: () => Number(clockNanoseconds("boottime")) / 1e6,
+};
+
 /**
- * The guest's clock is late by no more than the call that sets it takes: one that was slow, or that the host slept
- * through, is repeated.
+ * Sets the guest's clock to the host's. It is set at some moment of the call: as long as that leaves too much of an
+ * error, because calls are slow or the host slept through one, it is set again, to the time in the middle of such a call.
  */
-export async function setGuestClock(agent: AgentClient, signal: AbortSignal): Promise<void> {
+export async function setGuestClock(
+  agent: Pick<AgentClient, "agent">,
+  signal: AbortSignal,
+  clock: HostClock = HOST_CLOCK,
+): Promise<void> {
+  let aheadMs = 0;
   for (let attempt = 1; attempt <= CLOCK_ATTEMPTS_MAX; attempt++) {
-    const startedAt = clockNanoseconds("boottime");
-    const microseconds = BigInt(Date.now()) * 1000n;
+    const startedAt = clock.sinceBoot();
+    const microseconds = BigInt(Math.round((clock.now() + aheadMs) * 1000));
     await agent.agent.setGuestDateTime({ Sec: microseconds / 1_000_000n, Usec: microseconds % 1_000_000n }, { signal });
-    if (Number(clockNanoseconds("boottime") - startedAt) / 1e6 <= CLOCK_ERROR_MS_MAX) return;
+    const tookMs = clock.sinceBoot() - startedAt;
+    if (Math.max(aheadMs, tookMs - aheadMs) <= CLOCK_ERROR_MS_MAX) return;
+    aheadMs = tookMs <= CLOCK_CALL_MS_MAX ? tookMs / 2 : 0;
   }
 }

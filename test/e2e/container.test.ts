@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
+import { SHARE_READ_AHEAD_KIB } from "../../src/limits.ts";
+import { type Hearth, type OpenHearth, openHearth, withHearth } from "../harness/hearth.ts";
 
 const VM_TEST_TIMEOUT_MS = 120_000;
 
@@ -158,3 +159,18 @@ function withoutKvmWarning(stderr: string): string {
     .filter((line) => !line.includes("no KVM"))
     .join("\n");
 }
+
+test(
+  "over virtio-fs, files are read ahead as far as pays for the way to the host and back",
+  () =>
+    withHearth({ config: { hypervisor: { shared_fs: "virtio-fs" } } }, async (hearth) => {
+      const script = `cat /sys/class/bdi/$(awk '$5 == "/" { print $3 }' /proc/self/mountinfo)/read_ahead_kb`;
+      const mounts = [
+        { destination: "/proc", type: "proc", source: "proc" },
+        { destination: "/sys", type: "sysfs", source: "sysfs", options: ["ro"] },
+      ];
+      const bundle = await hearth.bundle({ args: ["sh", "-c", script], config: { mounts } });
+      expect((await hearth.runtime(["run", "--bundle", bundle, "ahead"])).stdout).toBe(`${SHARE_READ_AHEAD_KIB}\n`);
+    }),
+  VM_TEST_TIMEOUT_MS,
+);

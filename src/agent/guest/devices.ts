@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { DeadlineError, HearthError, isNotFound, toHearthError } from "../../errors.ts";
 import type { Device } from "../../gen/agent_pb.ts";
 import { DEVICE_APPEARS_TIMEOUT_MS } from "../../limits.ts";
+import { splitDeviceNumber } from "../../sys/device-number.ts";
 import { runProcess } from "../../sys/run-process.ts";
 import type { DeviceNumbers } from "./oci-view.ts";
 import { uevents } from "./uevents.ts";
@@ -26,9 +27,7 @@ export async function deviceNumbers(devices: readonly Device[], signal: AbortSig
 
 function numbersOf(node: string): { readonly major: number; readonly minor: number } {
   try {
-    const { rdev } = statSync(node);
-    // Source: glibc's gnu_dev_major and gnu_dev_minor, for numbers below 2^32.
-    return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
+    return splitDeviceNumber(statSync(node).rdev);
   } catch (thrown) {
     throw toHearthError(thrown, `inspect device ${node}`);
   }

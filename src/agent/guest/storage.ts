@@ -17,6 +17,7 @@ import {
 } from "../../sys/mount.ts";
 import { blockDevice, waitForDevice } from "./devices.ts";
 import { parseMountOptions } from "./mount-options.ts";
+import { readAhead } from "./read-ahead.ts";
 
 /** By the names of Kata's drivers. */
 export const STORAGE_DRIVERS = ["9p", "bind", "blk", "ephemeral", "local", "overlayfs", "virtio-fs"] as const;
@@ -86,6 +87,7 @@ export class StorageMounts {
       return;
     }
     await mountStorage(driver, storage, mountPoint, signal);
+    if (driver === "virtio-fs") readAhead(mountPoint, this.#log);
     if (driver !== "local") this.#mounted.set(mountPoint, { mountPoint, source: storage.source, users: 1 });
     if (storage.fsGroup !== undefined) {
       applyFsGroup(mountPoint, storage.fsGroup.groupId, storage.fsGroup.groupChangePolicy);

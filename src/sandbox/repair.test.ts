@@ -1,0 +1,61 @@
+import { expect, test } from "bun:test";
+import { CLOCK_ATTEMPTS_MAX } from "../limits.ts";
+import type { AgentCalls } from "../rpc/protocols.ts";
+import { setGuestClock } from "./repair.ts";
+
+const EPOCH_MS = 1_800_000_000_000;
+
+/** A guest whose clock is set so long after a call began, and the call ends so long after that. Milliseconds. */
+class SlowGuest {
+  calls = 0;
+  /** How much its clock is ahead of the host's. */
+  errorMs = Number.NaN;
+  readonly #trips: readonly (readonly [there: number, back: number])[];
+  #hostMs = 0;
+
+  /** The last trip is that of all further calls too. */
+  constructor(...trips: readonly (readonly [there: number, back: number])[]) {
+    this.#trips = trips;
+  }
+
+  async setClock(): Promise<void> {
+    const setGuestDateTime: AgentCalls["setGuestDateTime"] = async ({ Sec = 0n, Usec = 0n }) => {
+      const [there, back] = this.#trips[Math.min(this.calls++, this.#trips.length - 1)] ?? [0, 0];
+      this.#hostMs += there;
+      this.errorMs = Number(Sec) * 1000 + Number(Usec) / 1000 - (EPOCH_MS + this.#hostMs);
+      this.#hostMs += back;
+      return { $typeName: "google.protobuf.Empty" };
+    };
+    const agent: Partial<AgentCalls> = { setGuestDateTime };
+    const clock = { now: () => EPOCH_MS + this.#hostMs, sinceBoot: () => this.#hostMs };
+    await setGuestClock({ agent: agent as AgentCalls }, new AbortController().signal, clock);
+  }
+}
+
+test("a call that is quick sets the clock at once", async () => {
+  const guest = new SlowGuest([3, 4]);
+  await guest.setClock();
+  expect(guest.calls).toBe(1);
+  expect(guest.errorMs).toBe(-3);
+});
+
+test("a call that the host slept through is repeated, and not taken for a slow one", async () => {
+  const guest = new SlowGuest([60_000, 1], [2, 3]);
+  await guest.setClock();
+  expect(guest.calls).toBe(2);
+  expect(guest.errorMs).toBe(-2);
+});
+
+test("calls that are all slow set it by the middle of one", async () => {
+  const guest = new SlowGuest([40, 35]);
+  await guest.setClock();
+  expect(guest.calls).toBe(2);
+  expect(guest.errorMs).toBe(-2.5);
+});
+
+test("where no call tells well enough, the last is as good as it gets", async () => {
+  const guest = new SlowGuest([300, 200]);
+  await guest.setClock();
+  expect(guest.calls).toBe(CLOCK_ATTEMPTS_MAX);
+  expect(guest.errorMs).toBe(-50);
+});
