@@ -4,10 +4,10 @@ import { resolve } from "node:path";
 import { profileText } from "../harness/apparmor.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
+import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
-const START_TIMEOUT_MS = 180_000;
 /** A VM within a VM. */
 const TIMEOUT_MS = 1_200_000;
 const FIXTURE = resolve(import.meta.dir, "../fixtures/host-profile.ts");
@@ -17,14 +17,19 @@ const AS_IN_UNIT = ["setpriv", "--no-new-privs", "--bounding-set", "-mac_admin,-
 
 let files: Scratch;
 let host: TestHost;
+let hearth: NestedHearth;
 beforeAll(async () => {
   files = scratch();
   const script = "touch /dev/shm/allowed; touch /dev/shm/denied; cat /proc/self/attr/current; sleep 100000";
   const config = { process: { apparmorProfile: PROFILE } };
   await makeBundle(files.path("bundle"), { args: ["sh", "-c", script], config });
-  host = await TestHost.start();
+  await withTemplate(async (outside) => {
+    host = await TestHost.start();
+    hearth = await NestedHearth.make(host, "apparmor", { factory: CARRIED_TEMPLATE });
+    await carryTemplate(outside, host, hearth);
+  });
   await host.write("/tmp/profile", profileText(PROFILE, "/dev/shm/denied"));
-}, START_TIMEOUT_MS);
+}, TIMEOUT_MS);
 afterAll(async () => {
   await host[Symbol.asyncDispose]();
   files[Symbol.dispose]();
@@ -46,10 +51,9 @@ test(
 
 test(
   "a container has it",
-  async () => {
-    const hearth = await NestedHearth.make(host, "apparmor", {});
-    const id = "c1";
-    await hearth.explained(async () => {
+  () =>
+    hearth.explained(async () => {
+      const id = "c1";
       await hearth.start(id, files.path("bundle"));
       const said = await host.sh(`until grep -s enforce /tmp/${id}.out; do sleep 0.2; done; cat /tmp/${id}.out`);
       expect(said).toContain("touch: /dev/shm/denied: Permission denied");
@@ -57,7 +61,6 @@ test(
       expect(said).toContain(`${PROFILE} (enforce)`);
       await hearth.runtime("delete", "--force", id);
       expect(await NestedHearth.leftovers(host)).toBe("");
-    });
-  },
+    }),
   TIMEOUT_MS,
 );

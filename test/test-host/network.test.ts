@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { obstacleTo, parseNetworkView } from "../../src/network/network-view.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
+import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -67,9 +68,12 @@ beforeAll(async () => {
     args: ["sh", "-c", SCRIPT],
     config: { linux: { namespaces: [...namespaces, network] } },
   });
-  host = await TestHost.start();
+  await withTemplate(async (outside) => {
+    host = await TestHost.start();
+    hearth = await NestedHearth.make(host, "network", { factory: CARRIED_TEMPLATE });
+    await carryTemplate(outside, host, hearth);
+  });
   await host.sh(`set -e\nmodprobe tun\n${NETWORK}`);
-  hearth = await NestedHearth.make(host, "direct", {});
 }, TIMEOUT_MS);
 afterAll(async () => {
   await host[Symbol.asyncDispose]();

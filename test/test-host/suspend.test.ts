@@ -8,13 +8,12 @@ import { eventually } from "../harness/eventually.ts";
 import { CLOCK_PROGRAM } from "../harness/guest-clock.ts";
 import type { ProgramResult } from "../harness/program.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
+import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
 const TIMEOUT_MS = 900_000;
 const SLEEP_S = 30;
-const TEMPLATES = { enable_template: true, template_path: "/run/hearth-templates" } as const;
 
 let files: Scratch;
 let host: TestHost;
@@ -29,9 +28,9 @@ beforeAll(async () => {
   clock = await makeBundle(files.path("clock"), { args: CLOCK_PROGRAM });
   await withTemplate(async (outside) => {
     host = await TestHost.start({ carry: [files.dir, outside] });
-    const factory = { ...TEMPLATES, vm_cache_number: 1 };
+    const factory = { ...CARRIED_TEMPLATE, vm_cache_number: 1 };
     hearth = await NestedHearth.make(host, "suspended", { factory });
-    await carryTemplate(outside, host, hearth, TEMPLATES.template_path);
+    await carryTemplate(outside, host, hearth);
   });
   serving = hearth.hearth("vmcache", "serve");
   serving.catch(() => undefined);

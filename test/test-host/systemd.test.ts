@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { PoolStatus } from "../../src/vmcache/control.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
+import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -29,9 +29,8 @@ beforeAll(async () => {
   // Every VM is a clone: a boot would take minutes.
   await withTemplate(async (outside) => {
     host = await TestHost.start({ init: "systemd" });
-    const templates = { enable_template: true, template_path: "/run/hearth-templates" };
-    hearth = await NestedHearth.install(host, { factory: { ...templates, vm_cache_number: 1 } });
-    await carryTemplate(outside, host, hearth, templates.template_path);
+    hearth = await NestedHearth.install(host, { factory: { ...CARRIED_TEMPLATE, vm_cache_number: 1 } });
+    await carryTemplate(outside, host, hearth);
   });
   const times = `[Service]\nWatchdogSec=${WATCHDOG_S}\nRestartSec=${RESTART_S}\n`;
   await host.write(`/etc/systemd/system/${SERVICE}.d/times.conf`, times);

@@ -13,6 +13,9 @@ interface TemplateStatusJson {
   readonly templates: readonly { readonly dir: string }[];
 }
 
+/** Of a nested hearth that is to have the carried template. */
+export const CARRIED_TEMPLATE = { enable_template: true, template_path: "/run/hearth-templates" } as const;
+
 /** Makes one outside and removes it when `body` has ended, which gets its directory. */
 export async function withTemplate(body: (dir: string) => Promise<void>): Promise<void> {
   const config = { hypervisor: SLOW_HOST.hypervisor ?? {}, factory: { enable_template: true } };
@@ -24,16 +27,11 @@ export async function withTemplate(body: (dir: string) => Promise<void>): Promis
   });
 }
 
-/** From now on what is in `outside` is the template of the nested hearth, whose `template_path` is `path`. */
-export async function carryTemplate(
-  outside: string,
-  host: TestHost,
-  hearth: NestedHearth,
-  path: string,
-): Promise<void> {
+/** From now on what is in `outside` is the template of the nested hearth, which is configured for CARRIED_TEMPLATE. */
+export async function carryTemplate(outside: string, host: TestHost, hearth: NestedHearth): Promise<void> {
   const { wanted }: TemplateStatusJson = JSON.parse((await hearth.hearth("template", "status", "--json")).stdout);
   const identity = wanted[0] ?? "";
-  const dir = join(path, identity);
+  const dir = join(CARRIED_TEMPLATE.template_path, identity);
   const stamp = await host.sh(`
     umask 077; mkdir -p ${dir}
     cp --sparse=always ${outside}/vm.mem ${outside}/vm.state ${dir}
