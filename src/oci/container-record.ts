@@ -36,6 +36,8 @@ export interface ContainerRecord {
   };
   /** Host cgroup directories of the container, removed with it. */
   readonly cgroupDirs: readonly string[];
+  /** The container whose VM this one is in, and whose cgroup the VM runs in; absent: it has a VM of its own. */
+  readonly joined?: { readonly id: string; readonly cgroupDirs: readonly string[] };
   /** OCI process as JSON text (64-bit integers stay exact): what exec starts from. */
   readonly processJson: string;
   /** OCI hooks as JSON text. */
@@ -60,6 +62,7 @@ export function parseContainerRecord(text: string, path: string): ContainerRecor
     RECORDED_STATUSES.find((known) => known === record[name]);
   const pausedFrom = statusAt("pausedFrom");
   const vm = objectOf(record["vm"], "vm", fail);
+  const joined = record["joined"] === undefined ? undefined : objectOf(record["joined"], "joined", fail);
   return {
     version: CONTAINER_RECORD_VERSION,
     id: string("id"),
@@ -78,6 +81,14 @@ export function parseContainerRecord(text: string, path: string): ContainerRecor
       sandbox: identityOf(vm["sandbox"], "vm.sandbox", fail),
     },
     cgroupDirs: stringsOf(record["cgroupDirs"], "cgroupDirs", fail),
+    ...(joined === undefined
+      ? {}
+      : {
+          joined: {
+            id: stringOf(joined["id"], "joined.id", fail),
+            cgroupDirs: stringsOf(joined["cgroupDirs"], "joined.cgroupDirs", fail),
+          },
+        }),
     processJson: string("processJson"),
     hooksJson: string("hooksJson"),
   };

@@ -195,7 +195,8 @@ describe("record", () => {
   });
 
   test("comes back as it was written", () => {
-    const written = record("c", { annotations: { a: "b" }, cgroupDirs: ["/x"] });
+    const joined = { id: "d", cgroupDirs: ["/y"] };
+    const written = record("c", { annotations: { a: "b" }, cgroupDirs: ["/x"], joined });
     expect(parseContainerRecord(JSON.stringify(written), "f")).toEqual(written);
   });
 

@@ -6,6 +6,7 @@ import { CONTAINER_RESERVE_ATTEMPTS_MAX } from "../limits.ts";
 import { type ContainerPaths, containerPaths } from "../paths.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import type { FileLock } from "../sys/lock.ts";
+import { isAlive } from "../sys/process-stat.ts";
 import { checkContainerId } from "./container-id.ts";
 import { type ContainerRecord, parseContainerRecord } from "./container-record.ts";
 
@@ -31,6 +32,16 @@ export function listContainers(root: string): ContainerRecord[] {
     throw toHearthError(thrown, `read container root ${root}`);
   }
   return names.sort().flatMap((name) => readRecord(containerPaths(root, name)) ?? []);
+}
+
+/** True from the moment its id is reserved. */
+export function hasContainer(root: string, id: string): boolean {
+  return existsSync(containerPaths(root, id).dir);
+}
+
+/** The one whose shim, alive, has the pid. */
+export function containerOfShim(root: string, pid: number): ContainerRecord | undefined {
+  return listContainers(root).find(({ shim }) => shim.pid === pid && isAlive(shim));
 }
 
 function readRecord(paths: ContainerPaths): ContainerRecord | undefined {

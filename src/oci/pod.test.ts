@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { limitsOf, NO_LIMITS, podRole, sizeFor, wantedSize } from "./pod.ts";
+import { limitsOf, NO_LIMITS, podRole, sizeFor, vmRole, wantedSize } from "./pod.ts";
 
 const MIB = 1024 * 1024;
 
@@ -23,6 +23,26 @@ describe("role in a pod", () => {
   test("a member without a sandbox, and a type nobody knows", () => {
     expect(() => podRole({ "io.kubernetes.cri.container-type": "container" })).toThrow("cri.sandbox-id");
     expect(() => podRole({ "io.kubernetes.cri.container-type": "x" })).toThrow('unknown type "x"');
+  });
+});
+
+describe("the VM of another container", () => {
+  const containerOfPid = (pid: number) => (pid === 77 ? "first" : undefined);
+  const network = (path: string, more: object = {}) =>
+    vmRole({ linux: { namespaces: [{ type: "pid" }, { type: "network", path }] }, ...more }, containerOfPid);
+
+  test("is joined by who has its network namespace", () => {
+    expect(network("/proc/77/ns/net")).toEqual({ kind: "member", sandboxId: "first" });
+    for (const path of ["/proc/78/ns/net", "/proc/77/ns/ipc", "/run/netns/77", ""]) {
+      expect(network(path)).toEqual({ kind: "single" });
+    }
+    const namespaces = [{ type: "network" }, { type: "ipc", path: "/proc/77/ns/ipc" }];
+    expect(vmRole({ linux: { namespaces } }, containerOfPid)).toEqual({ kind: "single" });
+  });
+
+  test("is never that of a pod's container, whose annotations say where it goes", () => {
+    const annotations = { "io.kubernetes.cri.container-type": "sandbox" };
+    expect(network("/proc/77/ns/net", { annotations })).toEqual({ kind: "sandbox" });
   });
 });
 

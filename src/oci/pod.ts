@@ -1,7 +1,7 @@
-/** Pods: which annotations say that a container is a pod's sandbox, or joins the VM of one. */
+/** Which VM a container goes into: one of its own, or that of another container, as a pod's annotations or its network namespace say. */
 import { HearthError } from "../errors.ts";
 
-/** "single": no pod at all; "sandbox": makes the pod's VM; "member": joins the VM of container `sandboxId`. */
+/** "single": a VM of its own; "sandbox": makes the pod's VM; "member": joins the VM that container `sandboxId` is in. */
 export type PodRole =
   | { readonly kind: "single" }
   | { readonly kind: "sandbox" }
@@ -35,6 +35,26 @@ export function podRole(annotations: Readonly<Record<string, string>> | undefine
     return { kind: "member", sandboxId };
   }
   return { kind: "single" };
+}
+
+interface PlacedSpec {
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
+  readonly linux?:
+    | { readonly namespaces?: readonly { readonly type: string; readonly path?: string | undefined }[] | undefined }
+    | undefined;
+}
+
+/**
+ * As podRole; without a pod, who is given the network namespace of another container joins that one's VM, which is its
+ * network. `containerOfPid` knows the container whose shim has a pid: engines name its namespaces by that.
+ */
+export function vmRole(spec: PlacedSpec, containerOfPid: (pid: number) => string | undefined): PodRole {
+  const role = podRole(spec.annotations);
+  if (role.kind !== "single") return role;
+  const network = spec.linux?.namespaces?.find(({ type }) => type === "network");
+  const pid = /^\/proc\/(\d{1,10})\/ns\/net$/.exec(network?.path ?? "")?.[1];
+  const sandboxId = pid === undefined ? undefined : containerOfPid(Number(pid));
+  return sandboxId === undefined ? role : { kind: "member", sandboxId };
 }
 
 /** Size that the limits of a container or pod ask of its VM; 0 where they ask for nothing. */

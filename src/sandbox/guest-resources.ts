@@ -4,8 +4,8 @@ import type { Resources } from "../oci/spec.ts";
 import { refuse } from "./refuse.ts";
 
 /**
- * Without what names devices, CPUs or memory nodes of the host: that holds for the VM, on the host. The VM of a pod is its
- * sandbox's, so a member's is a warning, or an error where no engine sets it by default.
+ * Without what names devices, CPUs or memory nodes of the host: that holds for the VM, on the host. The VM of a member is
+ * another container's, so its own is a warning, or an error where no engine sets it by default.
  */
 export function guestResources(resources: Resources, role: PodRole, warnings: string[]): Resources {
   const { network, rdma, blockIO, cpu, memory, pids, ...others } = resources;
@@ -48,7 +48,7 @@ interface OfTheVm {
 }
 
 function refuseOfMember({ blockIO, cpus, mems }: OfTheVm, warnings: string[]): void {
-  const why = "it holds for the VM of the pod, which is the sandbox's";
+  const why = "it holds for the VM, which is another container's";
   for (const [name, value] of Object.entries(blockIO ?? {})) {
     if (Array.isArray(value) && value.length > 0) refuse(`linux.resources.blockIO.${name}`, why);
     if (!Array.isArray(value) && value) warnings.push(`linux.resources.blockIO.${name} is not applied: ${why}`);

@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { MOUNTS_BELOW_MAX } from "../limits.ts";
-import { CONTAINER_NAMESPACE_PREFIX, podRole } from "../oci/pod.ts";
+import { CONTAINER_NAMESPACE_PREFIX, podRole, vmRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
@@ -348,7 +348,7 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   const resources =
     linux.resources === undefined
       ? {}
-      : { resources: guestResources(linux.resources, podRole(spec.annotations), warnings) };
+      : { resources: guestResources(linux.resources, vmRole(spec, context.containerOfPid), warnings) };
   return {
     ...rest,
     ...rootPropagation(spec),
@@ -412,7 +412,7 @@ function joinedNamespace(
   if (isKept && podRole(annotations).kind === "sandbox") return { type };
   const containerId = pid === undefined ? isKept && containerOfPath?.(type, path) : containerOfPid(Number(pid));
   if (!containerId) {
-    return refuse(`linux.namespaces ${type} path`, `${path} is a namespace of the host, and of no container of the VM`);
+    return refuse(`linux.namespaces ${type} path`, `${path} is of no container of the VM; another container's is joined together with its network`);
   }
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
 }

@@ -162,10 +162,16 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect(await must("exec", name, "sh", "-c", "grep -c host.containers.internal /etc/hosts")).toBe("1\n");
     });
 
+    test("its network is joined by another container", async () => {
+      const script = "wget -q -O - http://127.0.0.1/index.html; ip -o -4 addr show eth0";
+      const output = await must("run", "--rm", "--network", `container:${name}`, PODMAN_IMAGE, "sh", "-c", script);
+      expect(output).toBe(`from the host\n${await must("exec", name, "ip", "-o", "-4", "addr", "show", "eth0")}`);
+    });
+
     test("its network cannot be joined by another VM", async () => {
       await host.ready();
-      const args = ["run", "--rm", "--network", `container:${name}`, PODMAN_IMAGE, "true"];
-      const { status, stderr } = await engine.podman(args);
+      const path = (await must("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", name)).trim();
+      const { status, stderr } = await engine.podman(["run", "--rm", "--network", `ns:${path}`, PODMAN_IMAGE, "true"]);
       expect(status).toBe(126);
       expect(stderr).toContain("hearth0 connects this namespace to another VM");
       expect(await must("exec", name, "ip", "-o", "-4", "addr", "show", "eth0")).toContain("eth0");

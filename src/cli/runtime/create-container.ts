@@ -8,8 +8,8 @@ import type { BaseVm } from "../../factory/base-factory.ts";
 import { NAME_SERVERS_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
-import { type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
-import { podRole, wantedSize } from "../../oci/pod.ts";
+import { containerOfShim, type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
+import { type PodRole, vmRole, wantedSize } from "../../oci/pod.ts";
 import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
@@ -65,6 +65,7 @@ export interface CreatedContainer {
 interface ContainerVm {
   readonly connection: SandboxConnection;
   readonly vm: ContainerRecord["vm"];
+  readonly joined?: NonNullable<ContainerRecord["joined"]>;
 }
 
 /** Nothing is left when this fails: no process, directory, cgroup or VM. */
@@ -73,10 +74,11 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   checkContainerId(id);
   const bundle = readBundle(options.bundle);
   checkTerminal(bundle, options);
-  // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
-  checkGuestSpec(bundle, id);
-  const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
   const root = await context.root();
+  const role = vmRole(bundle.spec, (pid) => containerOfShim(root, pid)?.id);
+  // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
+  checkGuestSpec(bundle, id, role);
+  const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
 
   await using undo = new AsyncDisposableStack();
@@ -90,10 +92,11 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   container.noteCgroups(cgroupDirs);
   createHostCgroup(cgroup);
   undo.defer(() => removeHostCgroup(cgroupDirs));
-  if (podRole(bundle.spec.annotations).kind !== "member") {
+  if (role.kind !== "member") {
     for (const warning of applyHostLimits(cgroupDirs, bundle.spec.linux?.resources)) context.log.warn(warning, { id });
   }
-  const { connection, vm } = await enterVm(context, { bundle, id, root, cgroupDirs, timeoutMs, signal }, undo);
+  const enter = { bundle, role, id, root, cgroupDirs, timeoutMs, signal };
+  const { connection, vm, joined } = await enterVm(context, enter, undo);
   const pty = openTerminal(bundle, options, undo);
   const size = terminalSize(bundle, options);
   const terminal = terminalKind(bundle, pty);
@@ -114,7 +117,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   for (const { fd } of preserved) fd.close();
   await takeNetDevices(bundle, shim, signal);
   // Before the guest makes the container: its createContainer hooks come after these.
-  const record = newRecord(bundle, id, vm, shim, cgroupDirs);
+  const record = { ...newRecord(bundle, id, vm, shim, cgroupDirs), ...(joined === undefined ? {} : { joined }) };
   container.save(record);
   hooks.begun = true;
   await runCreateHooks(record, bundle);
@@ -133,7 +136,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   for (const warning of warnings) context.log.warn(warning, { id });
   await shim.attach();
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
-  for (const warning of await connectNetwork(connection, bundle, shim, timeoutMs, signal)) {
+  for (const warning of await connectNetwork(connection, bundle, role, shim, timeoutMs, signal)) {
     context.log.warn(warning, { id });
   }
   if (pty !== undefined && options.consoleSocket !== undefined)
@@ -179,8 +182,8 @@ export function checkTerminalFlags(terminal: boolean, detached: boolean, console
 }
 
 /** Which containers a pod has, and so whose namespaces can be joined, is known to its sandbox process alone. */
-function checkGuestSpec({ spec, dir }: Bundle, containerId: string): void {
-  const other = podRole(spec.annotations).kind === "member" ? "another" : undefined;
+function checkGuestSpec({ spec, dir }: Bundle, containerId: string, role: PodRole): void {
+  const other = role.kind === "member" ? role.sandboxId : undefined;
   toGuestSpec(spec, {
     containerId,
     bundle: dir,
@@ -212,6 +215,7 @@ export function checkedPidFile(path: string): string {
 
 interface EnterVm {
   readonly bundle: Bundle;
+  readonly role: PodRole;
   readonly id: string;
   readonly root: string;
   readonly cgroupDirs: readonly string[];
@@ -219,11 +223,10 @@ interface EnterVm {
   readonly signal: AbortSignal;
 }
 
-/** A VM of its own, or for a member of a pod the pod's. Until the container is committed it belongs to the connection. */
+/** A VM of its own, or for a member another container's. Until the container is committed it belongs to the connection. */
 async function enterVm(context: RuntimeContext, enter: EnterVm, undo: AsyncDisposableStack): Promise<ContainerVm> {
-  const role = podRole(enter.bundle.spec.annotations);
-  return role.kind === "member"
-    ? await joinPod(context, enter, role.sandboxId, undo)
+  return enter.role.kind === "member"
+    ? await joinVm(context, enter, enter.role.sandboxId, undo)
     : await adoptVm(context, enter, undo);
 }
 
@@ -281,7 +284,7 @@ async function possessVm(context: RuntimeContext, enter: EnterVm, base: BaseVm, 
   return { connection, vm, possession: possession.move() };
 }
 
-async function joinPod(
+async function joinVm(
   context: RuntimeContext,
   enter: EnterVm,
   sandboxId: string,
@@ -298,7 +301,8 @@ async function joinPod(
     await quietly(context, "remove container", removed);
     connection.close();
   });
-  return { connection, vm: sandbox.vm };
+  const { joined = { id: sandbox.id, cgroupDirs: sandbox.cgroupDirs } } = sandbox;
+  return { connection, vm: sandbox.vm, joined };
 }
 
 /** Part of undoing: what is not there (any more) is as good as undone, and the first error is the one to report. */
@@ -404,16 +408,16 @@ async function runCreateHooks(record: ContainerRecord, { spec, dir }: Bundle): P
 async function connectNetwork(
   { sandbox }: SandboxConnection,
   { netns, spec, dir }: Bundle,
+  role: PodRole,
   { identity }: PendingShim,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<string[]> {
-  const role = podRole(spec.annotations).kind;
-  if (netns.kind === "host" || role === "member") return [];
+  if (netns.kind === "host" || role.kind === "member") return [];
   // Not the configuration's path: the sandbox process may be in another mount namespace, where it leads nowhere.
   const netnsPath = `/proc/${identity.pid}/ns/net`;
   // CRI's PortForward connects to localhost within a pod's namespace, on the host.
-  const relayLocalhost = netns.kind === "path" && role === "sandbox";
+  const relayLocalhost = netns.kind === "path" && role.kind === "sandbox";
   const { warnings } = await sandbox.connectNetwork(
     { netnsPath, loopbackNameServers: loopbackNameServers(spec.mounts ?? [], dir), relayLocalhost },
     { timeoutMs, signal },

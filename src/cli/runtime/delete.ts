@@ -44,9 +44,9 @@ export const command = defineRuntimeCommand({
  */
 export async function deleteContainer(context: RuntimeContext, container: LockedContainer): Promise<void> {
   const { record } = container;
-  const timeoutMs = await lockTimeoutMs(context);
+  const [root, timeoutMs] = [await context.root(), await lockTimeoutMs(context)];
   const { releaseContainer } = await import("./release.ts");
-  await releaseContainer(record, { timeoutMs, log: context.log });
+  await releaseContainer(record, { root, timeoutMs, log: context.log });
   container.remove();
   await runPoststopHooks(context, record);
 }

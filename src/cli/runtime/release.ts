@@ -3,6 +3,7 @@ import { DeadlineError, describeError, HearthError } from "../../errors.ts";
 import { KILLED_EXIT_TIMEOUT_MS, SANDBOX_EXIT_TIMEOUT_MS, SHIM_EXIT_TIMEOUT_MS } from "../../limits.ts";
 import type { Log } from "../../log.ts";
 import type { ContainerRecord } from "../../oci/container-record.ts";
+import { hasContainer } from "../../oci/container-store.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { processExit, signalProcess } from "../../sys/process-identity.ts";
@@ -12,6 +13,8 @@ import { withDeadline } from "../../util/wait.ts";
 import { collectVm } from "../../vm/collect.ts";
 
 export interface ReleaseOptions {
+  /** Where the records of containers are. */
+  readonly root: string;
   /** Bound of each call to the sandbox process. */
   readonly timeoutMs: number;
   readonly log: Log;
@@ -23,6 +26,7 @@ export async function releaseContainer(record: ContainerRecord, options: Release
   if (vmEnded) await endVm(record.vm, options.log);
   await endProcess("shim", record.shim, SHIM_EXIT_TIMEOUT_MS, SIGKILL);
   await removeCgroup(record, vmEnded, options.log);
+  if (vmEnded && record.joined !== undefined) await removeLentCgroup(record.joined, options);
 }
 
 /** Waits for the end of a VM that is ending, and clears away what a killed sandbox process left of it. */
@@ -87,6 +91,12 @@ async function endsWithin(identity: ProcessIdentity, timeoutMs: number): Promise
   } finally {
     waiting.abort();
   }
+}
+
+/** The VM outlived the container whose cgroup it ran in. One of that id that is there now, or again, has it for itself. */
+async function removeLentCgroup(lender: NonNullable<ContainerRecord["joined"]>, { root }: ReleaseOptions): Promise<void> {
+  if (hasContainer(root, lender.id)) return;
+  await removeHostCgroup(lender.cgroupDirs);
 }
 
 /** The first container of a pod lends its cgroup to the VM; while others use the VM it cannot be removed. */

@@ -3,7 +3,6 @@ import { readFileSync } from "node:fs";
 import { HearthError, toHearthError } from "../../errors.ts";
 import { canSignal, statusOf } from "../../oci/container-record.ts";
 import { lockContainer } from "../../oci/container-store.ts";
-import { podRole } from "../../oci/pod.ts";
 import { parseResources, type Resources, stringifySpec } from "../../oci/spec.ts";
 import { guestResources } from "../../sandbox/guest-resources.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
@@ -48,13 +47,17 @@ export const command = defineRuntimeCommand({
     }
     const resources = flags.resources === undefined ? fromFlags(flags) : fromFile(flags.resources);
     const { record } = container;
-    const role = podRole(record.annotations);
+    const { joined } = record;
     const warnings: string[] = [];
     // What the guest cannot have is said here; the sandbox process leaves it out again for itself.
-    guestResources(resources, role, warnings);
+    guestResources(
+      resources,
+      joined === undefined ? { kind: "single" } : { kind: "member", sandboxId: joined.id },
+      warnings,
+    );
     const resourcesJson = new TextEncoder().encode(stringifySpec(resources));
     // First, as it is here that what somebody else has limited too is refused.
-    if (role.kind !== "member") warnings.push(...applyHostLimits(record.cgroupDirs, resources));
+    if (joined === undefined) warnings.push(...applyHostLimits(record.cgroupDirs, resources));
     await withSandbox(context, container.record, (sandbox, timeoutMs) =>
       sandbox.updateContainer({ containerId: id, resourcesJson }, { timeoutMs }),
     );
