@@ -146,8 +146,9 @@ export class Container {
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];
     await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
-      for (const { hostPath, relativePath, recursive } of guest.exposures) {
-        exposed.push(undo.use(await shared.expose(hostPath, relativePath, { recursive, mountNamespace })));
+      for (const { hostPath, relativePath, recursive, overlay } of guest.exposures) {
+        const options = { recursive, overlay, mountNamespace };
+        exposed.push(undo.use(await shared.expose(hostPath, relativePath, options)));
       }
     });
     await dependencies.mountVolumes(guest.volumes);

@@ -30,6 +30,8 @@ export interface Exposure {
   readonly relativePath: string;
   /** With what is mounted below it on the host. */
   readonly recursive: boolean;
+  /** Options of an overlay file system that appears instead; see ExposeOptions. */
+  readonly overlay?: string;
 }
 
 /** Memory of the guest's own in place of a file system in the host's; containers that name the same one share it. */
@@ -102,7 +104,6 @@ const GUEST_FILESYSTEMS: ReadonlySet<string> = new Set([
   "debugfs",
   "tracefs",
   "bpf",
-  "overlay",
 ]);
 
 /** Character devices whose numbers mean the same in every kernel. Source: Linux Documentation/admin-guide/devices.txt. */
@@ -142,8 +143,13 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   return { config, exposures, volumes, disks, profiles: labelled?.profiles ?? [], warnings };
 }
 
-function expose(exposures: Exposure[], hostPath: string, relativePath: string, recursive = true): string {
-  exposures.push({ hostPath, relativePath, recursive });
+function expose(
+  exposures: Exposure[],
+  hostPath: string,
+  relativePath: string,
+  how: Partial<Pick<Exposure, "recursive" | "overlay">> = {},
+): string {
+  exposures.push({ hostPath, relativePath, recursive: true, ...how });
   return `${GUEST_SHARED_DIR}/${relativePath}`;
 }
 
@@ -264,9 +270,8 @@ function guestMount(
 ): Mount[] {
   if (!isBindMount(mount)) {
     const type = mount.type ?? "none";
+    if (type === "overlay") return [overlayMount(mount, index, context, exposures)];
     if (!GUEST_FILESYSTEMS.has(type)) refuse(`mount ${mount.destination}`, `file system type ${type} is not supported`);
-    if (type === "overlay")
-      refuse(`mount ${mount.destination}`, "its layers are on the host; mount it there and bind it");
     return [mount.options === undefined ? mount : { ...mount, options: guestOptions(mount) }];
   }
   if (mount.source === undefined) {
@@ -301,7 +306,7 @@ function guestMount(
   const { options = [] } = mount;
   const isRecursive = options.includes("rbind") || !options.includes("bind");
   const path = `${context.containerId}/${index}/${basename(hostPath) || "root"}`;
-  const source = expose(exposures, hostPath, path, isRecursive);
+  const source = expose(exposures, hostPath, path, { recursive: isRecursive });
   const made = { ...mount, options: guestOptions(mount), source };
   const below = isRecursive && isReadOnly(mount) ? context.mountsBelow(hostPath) : [];
   if (below.length > MOUNTS_BELOW_MAX) {
@@ -326,6 +331,18 @@ function writableBelow({ destination, source = "", options = [] }: Mount, point:
     source: join(source, point),
     options: ["bind", ...others],
   };
+}
+
+/** Of an overlay, beside those with a value. Source: Linux Documentation/filesystems/overlayfs.rst. */
+const OVERLAY_WORDS: ReadonlySet<string> = new Set(["userxattr", "volatile"]);
+
+/** Its layers are on the host, so it is mounted there and comes through the shared directory: podman's `-v …:O` and image volumes. */
+function overlayMount(mount: Mount, index: number, context: GuestSpecContext, exposures: Exposure[]): Mount {
+  const options = guestOptions(mount);
+  const isOverlays = (option: string) => option.includes("=") || OVERLAY_WORDS.has(option);
+  const overlay = options.filter(isOverlays).join(",");
+  const source = expose(exposures, context.bundle, `${context.containerId}/${index}/overlay`, { overlay });
+  return { ...mount, type: "bind", source, options: ["bind", ...options.filter((option) => !isOverlays(option))] };
 }
 
 function guestProcess(process: Process, { security }: GuestSpecContext, warnings: string[]): LabelledProcess {

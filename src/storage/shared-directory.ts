@@ -11,11 +11,12 @@ import {
   cloneTree,
   makePrivate,
   makeShared,
+  mount,
   setReadOnly,
   unmount,
   unmountTree,
 } from "../sys/mount.ts";
-import { inMountNamespace } from "../sys/namespace.ts";
+import { inMountNamespace, inPrivateMounts } from "../sys/namespace.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
 import { startVirtiofsd, type Virtiofsd } from "./virtiofsd.ts";
 
@@ -44,6 +45,8 @@ export interface ExposeOptions {
   readonly recursive?: boolean;
   /** Path of the mount namespace in which the host's path is looked up. Default: our own. */
   readonly mountNamespace?: string | undefined;
+  /** Options of an overlay file system ("lowerdir=/a:/b"): that is what appears; the host's path is any directory. */
+  readonly overlay?: string | undefined;
 }
 
 /** A host path that appears in the shared directory until this is disposed of. */
@@ -192,12 +195,26 @@ function assertRelativePath(relativePath: string, exposed: ReadonlySet<string>):
 
 /** Slave mounts: undoing a recursive bind of a shared source must not unmount the host's own mounts. */
 function copyPath(hostPath: string, options: ExposeOptions): { isDirectory: boolean; tree: OwnedFd } {
+  if (options.overlay !== undefined) return { isDirectory: true, tree: overlayTree(hostPath, options.overlay) };
   const isDirectory = statPath(hostPath).isDirectory();
   const recursive = isDirectory && options.recursive !== false;
   return {
     isDirectory,
     tree: cloneTree(hostPath, { recursive, readOnly: options.readOnly === true, slave: true }),
   };
+}
+
+/** Mounted where only we see it, until what is left of it is the tree. */
+function overlayTree(place: string, overlay: string): OwnedFd {
+  try {
+    return inPrivateMounts(() => {
+      makePrivate("/", true);
+      mount({ source: "overlay", target: place, type: "overlay", data: overlay });
+      return cloneTree(place, { slave: true });
+    });
+  } catch (thrown) {
+    throw toHearthError(thrown, `mount overlay with ${overlay}`);
+  }
 }
 
 function statPath(hostPath: string): Stats {

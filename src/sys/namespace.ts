@@ -93,6 +93,19 @@ export function inMountNamespace<T>(path: string, step: () => T): T {
 }
 
 /**
+ * As inMountNamespace, in a copy of the thread's own namespace that goes with the step: nobody else sees what is mounted in it.
+ */
+export function inPrivateMounts<T>(step: () => T): T {
+  using own = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
+  unshare(CLONE_FS | CLONE_NEWNS);
+  try {
+    return step();
+  } finally {
+    if (libc().setns(own.fd, CLONE_NEWNS) < 0) process.abort();
+  }
+}
+
+/**
  * As inNetns, in a network namespace made for the step: it holds an unused loopback interface, and lives as long as
  * somebody (the child started there) is in it.
  */

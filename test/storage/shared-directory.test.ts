@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { HearthError } from "../../src/errors.ts";
 import { vmPaths } from "../../src/paths.ts";
 import { openSharedDirectory, type SharedDirectory } from "../../src/storage/shared-directory.ts";
-import { bindMount, makePrivate, makeShared, mount, mountsUnder, unmountTree } from "../../src/sys/mount.ts";
+import { bindMount, listMounts, makePrivate, makeShared, mount, mountsUnder, unmountTree } from "../../src/sys/mount.ts";
 import { isAlive, signalProcess } from "../../src/sys/process-identity.ts";
 import { SIGKILL } from "../../src/sys/signals.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
@@ -208,6 +208,31 @@ describe("openSharedDirectory", () => {
       rmdirSync(peer);
     }
   });
+});
+
+test("an overlay appears in the shared directory, and nowhere else", async () => {
+  const [lower, upper, work] = ["lower", "upper", "work"].map((name) => {
+    mkdirSync(place.path(name));
+    return place.path(name);
+  });
+  writeFileSync(place.path("lower/f"), "low");
+  const before = listMounts().length;
+  await using directory = await open();
+  const mounted = listMounts().length;
+  const overlay = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+  const exposed = await directory.expose(place.dir, "c1/0/overlay", { overlay });
+  expect(readFileSync(join(paths().served, "c1/0/overlay/f"), "utf8")).toBe("low");
+  writeFileSync(join(paths().served, "c1/0/overlay/f"), "changed");
+  expect(readFileSync(place.path("upper/f"), "utf8")).toBe("changed");
+  // In what the host fills, and in what the guest is served.
+  expect(listMounts().length).toBe(mounted + 2);
+  await exposed[Symbol.asyncDispose]();
+  expect(listMounts().length).toBe(mounted);
+  expect((await rejection(directory.expose(place.dir, "c1/1", { overlay: "lowerdir=/nothing" }))).message).toContain(
+    "mount overlay with lowerdir=/nothing",
+  );
+  await directory[Symbol.asyncDispose]();
+  expect(listMounts().length).toBe(before);
 });
 
 describe("virtiofsd", () => {

@@ -19,6 +19,12 @@ const bind = (options: readonly string[], source = "$DIR/src", destination = "/m
   source,
   options,
 });
+const overlay = (options: readonly string[]): object => ({
+  destination: "/m",
+  type: "overlay",
+  source: "overlay",
+  options,
+});
 /** The options of what is mounted at /m. */
 const OPTIONS = "awk '$5 == \"/m\" {print $6}' /proc/self/mountinfo | tail -1";
 const SUPER_OPTIONS = "grep ' /m ' /proc/self/mountinfo | tail -1 | sed 's/.* - //'";
@@ -233,6 +239,29 @@ export const MOUNTS: Topic = {
         source: "cgroup",
         options: ["nosuid", "noexec", "nodev", "ro"],
       }),
+    ),
+    {
+      name: "an overlay of the host's directories: what is written is in its upper one",
+      spec: SPEC,
+      args: ["/bin/sh", "-c", "cat /m/low /m/up && echo changed >/m/low"],
+      directories: ["work"],
+      files: { "lower/low": "low\n", "upper/up": "up\n" },
+      ...mounts(overlay(["lowerdir=$DIR/lower", "upperdir=$DIR/upper", "workdir=$DIR/work"])),
+      steps: [
+        { run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "low\nup" },
+        { file: "$DIR/upper/low", holds: "changed" },
+        { file: "$DIR/lower/low", holds: "low" },
+      ],
+    },
+    prints("a read-only overlay", SPEC, `cat /m/a /m/b; ${OPTIONS} | cut -c1-9; touch /m/x 2>/dev/null || echo no`, "a\nb\nro,nosuid\nno", {
+      files: { "one/a": "a\n", "two/b": "b\n" },
+      ...mounts(overlay(["lowerdir=$DIR/one:$DIR/two", "ro", "nosuid"])),
+    }),
+    refuses(
+      "an overlay of a directory that is missing",
+      SPEC,
+      /no such file|ENOENT/i,
+      mounts(overlay(["lowerdir=$DIR/nothing:$DIR/neither"])),
     ),
     refuses(
       "a source that is missing",
