@@ -3,7 +3,8 @@ import { HearthError } from "../errors.ts";
 import { type FdUse, parseFdUse } from "../sys/carried-fd.ts";
 
 /**
- * A socket: a byte from the runtime says that the process exists now; the shim answers `{"ready":true}` or `{"error":…}`
+ * A socket: a line from the runtime says that the process exists now, and in which mount namespace the shim lives from then on
+ * (its path; empty: as before); the shim answers `{"ready":true}` or `{"error":…}`
  * in one line when it owns it. The runtime closes it when the shim may end, at the latest by ending itself.
  */
 export const SHIM_REPORT_FD = 3;

@@ -1,14 +1,18 @@
 /** `hearth shim`: the process whose pid engines wait for. Gets ready, waits on descriptor 3 for its process, and carries it. */
-import { readSync, writeSync } from "node:fs";
+import { existsSync, readSync, writeSync } from "node:fs";
 import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
 import { asFd, dup, type Fd, isOpen, OwnedFd } from "../sys/fd.ts";
+import { MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount } from "../sys/mount.ts";
+import { enterMountNamespace } from "../sys/namespace.ts";
 import { isTerminal, makeRaw, ownTerminal, setControllingTerminal } from "../sys/pty.ts";
 import { parseShimArgs, SHIM_PRESERVED_FD, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
 import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
 import { takeStandardFd } from "./standard-fds.ts";
+
+const NEWLINE = 10;
 
 /** Resolves with the exit status of the process it stands for. */
 export async function shimMain(args: readonly string[]): Promise<number> {
@@ -38,7 +42,8 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const [stdin, stdout, stderr] = [takeStandardFd(0), takeStandardFd(1), takeStandardFd(2)];
   if (hasTerminal) stderr?.close();
   await using connection = await connectSandbox(launch.socket, { timeoutMs: SANDBOX_CONNECT_TIMEOUT_MS });
-  if (!waitForProcess()) return EXIT_STATUS_LOST;
+  const mountNamespace = waitForProcess();
+  if (mountNamespace === undefined) return EXIT_STATUS_LOST;
   const shim = startShim({
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
@@ -48,6 +53,8 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
     log: silentLog,
   });
   await shim.ready;
+  // Everything that is found by its path has been opened.
+  if (mountNamespace !== "") enterContainer(mountNamespace);
   report({ ready: true });
   const exitStatus = await shim.exited;
   waitForRelease();
@@ -66,11 +73,28 @@ function waitForRelease(): void {
 }
 
 /**
- * Blocks until the runtime says that the process exists; false when it has given up. Nothing else happens in this
- * program until then, so a blocking read is the simplest way to wait.
+ * Blocks until the runtime says that the process exists, and returns the rest of its line; undefined when it has given up.
+ * Nothing else happens in this program until then, so a blocking read is the simplest way to wait.
  */
-function waitForProcess(): boolean {
-  return readSync(SHIM_REPORT_FD, new Uint8Array(1)) === 1;
+function waitForProcess(): string | undefined {
+  const line: number[] = [];
+  const byte = new Uint8Array(1);
+  while (readSync(SHIM_REPORT_FD, byte) === 1) {
+    const [value = NEWLINE] = byte;
+    if (value === NEWLINE) return Buffer.from(line).toString("utf8");
+    line.push(value);
+  }
+  return undefined;
+}
+
+/**
+ * Who enters the container by our pid gets there too. A /proc of our own pid namespace shows us alone; one of the host's,
+ * where we have no other, would lead back to the host, so there is none.
+ */
+function enterContainer(mountNamespace: string): void {
+  enterMountNamespace(mountNamespace);
+  if (process.pid !== 1 || !existsSync("/proc")) return;
+  mount({ source: "proc", target: "/proc", type: "proc", flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC });
 }
 
 function report(line: { readonly ready: true } | { readonly error: string }): void {

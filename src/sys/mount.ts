@@ -30,10 +30,12 @@ const AT_REMOVEDIR = 0x200;
 const AT_EMPTY_PATH = 0x1000n;
 const OPEN_TREE_CLONE = 1n;
 const MOVE_MOUNT_F_EMPTY_PATH = 4n;
+const MOVE_MOUNT_T_SYMLINKS = 0x10n;
 /** struct mount_attr: attr_set, attr_clr, propagation, userns_fd, 64 bits each. */
 const MOUNT_ATTR_BYTES = 32;
 const MOUNT_ATTR_RDONLY = 1n;
 /** Source: asm/unistd_64.h; glibc has names for them only since 2.36 or not at all. */
+const SYS_PIVOT_ROOT = 155n;
 const SYS_OPEN_TREE = 428n;
 const SYS_MOVE_MOUNT = 429n;
 const SYS_OPENAT2 = 437n;
@@ -46,6 +48,10 @@ const libc = lazyLibc({
   umount2: { args: ["ptr", "i32"], returns: "i32" },
   unlinkat: { args: ["i32", "ptr", "i32"], returns: "i32" },
   syscall: { args: ["i64", "i64", "ptr", "ptr", "i64", "i64"], returns: "i64" },
+});
+const rootLibc = lazyLibc({
+  chdir: { args: ["ptr"], returns: "i32" },
+  syscall: { args: ["i64", "ptr", "ptr"], returns: "i64" },
 });
 const mountLibc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "ptr", "i64"], returns: "i64" } });
 
@@ -117,8 +123,8 @@ export function cloneTree(source: string, options: BindOptions = {}): OwnedFd {
   throw new SystemError(errno, message);
 }
 
-/** Mounts a copy at `target`; the descriptor stays the caller's, the mount does not depend on it. */
-export function attachTree(tree: OwnedFd, target: string): void {
+/** Mounts a copy at `target`; with `followLink` where that leads, if it is a symbolic link. The descriptor stays the caller's, the mount does not depend on it. */
+export function attachTree(tree: OwnedFd, target: string, options: { readonly followLink?: boolean } = {}): void {
   const from = BigInt(tree.fd);
   const moved = mountLibc().syscall(
     SYS_MOVE_MOUNT,
@@ -126,9 +132,21 @@ export function attachTree(tree: OwnedFd, target: string): void {
     cString(""),
     AT_FDCWD,
     cString(target),
-    MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_F_EMPTY_PATH | (options.followLink === true ? MOVE_MOUNT_T_SYMLINKS : 0n),
   );
   if (moved < 0n) throw new SystemError(lastErrno(), `mount on ${target}`);
+}
+
+/**
+ * The mount at `path` becomes the root of the CALLING THREAD's mount namespace, which must share no mounts with others, and its
+ * working directory; all other mounts leave the namespace. Source: pivot_root(2), "." for both directories.
+ */
+export function pivotRoot(path: string): void {
+  check(rootLibc().chdir(cString(path)), `enter ${path}`);
+  const here = cString(".");
+  check(Number(rootLibc().syscall(SYS_PIVOT_ROOT, here, here)), `make ${path} the root`);
+  check(libc().umount2(here, MNT_DETACH), "unmount the old root");
+  check(rootLibc().chdir(cString("/")), "enter the new root");
 }
 
 /** Makes an existing mount read-only without touching its other flags or other mounts of the same file system. */

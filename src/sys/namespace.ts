@@ -1,7 +1,7 @@
 /** Linux namespaces of the calling thread: joining, leaving, and running a synchronous step inside another one. */
 import { readlinkSync, statSync } from "node:fs";
 import { SystemError, toHearthError } from "../errors.ts";
-import { type Fd, O_RDONLY, openFd } from "./fd.ts";
+import { type Fd, O_DIRECTORY, O_PATH, O_RDONLY, openFd } from "./fd.ts";
 import { check, lastErrno, lazyLibc } from "./libc.ts";
 
 /** Source: linux/sched.h. */
@@ -17,6 +17,7 @@ export const CLONE_NEWNET = 0x40000000;
 const libc = lazyLibc({
   setns: { args: ["i32", "i32"], returns: "i32" },
   unshare: { args: ["i32"], returns: "i32" },
+  fchdir: { args: ["i32"], returns: "i32" },
 });
 
 /** Moves the CALLING THREAD only into the namespace; the runtime's other threads stay. `type` is a CLONE_NEW* or 0 for any. */
@@ -93,15 +94,38 @@ export function inMountNamespace<T>(path: string, step: () => T): T {
 }
 
 /**
- * As inMountNamespace, in a copy of the thread's own namespace that goes with the step: nobody else sees what is mounted in it.
+ * As inMountNamespace, in a copy of the thread's own namespace, which goes with the step unless somebody keeps it. What is
+ * mounted in it nobody else sees, once its mounts are no longer shared. The working directory is afterwards what it was.
  */
 export function inPrivateMounts<T>(step: () => T): T {
   using own = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
+  using directory = openFd(".", O_PATH | O_DIRECTORY);
   unshare(CLONE_FS | CLONE_NEWNS);
   try {
     return step();
   } finally {
-    if (libc().setns(own.fd, CLONE_NEWNS) < 0) process.abort();
+    if (libc().setns(own.fd, CLONE_NEWNS) < 0 || libc().fchdir(directory.fd) < 0) process.abort();
+  }
+}
+
+/** Moves the CALLING THREAD for good into the mount namespace of `path`: its root and working directory are those of that. */
+export function enterMountNamespace(path: string): void {
+  using target = openFd(path, O_RDONLY);
+  unshare(CLONE_FS);
+  setns(target.fd, CLONE_NEWNS);
+}
+
+/**
+ * The one child that the step starts is the first process, and so the end, of a pid namespace of its own: of what
+ * is sent from outside, it gets only signals that it handles, and KILL and STOP.
+ */
+export function inNewPidNamespace<T>(step: () => T): T {
+  using own = openFd("/proc/thread-self/ns/pid", O_RDONLY);
+  unshare(CLONE_NEWPID);
+  try {
+    return step();
+  } finally {
+    if (libc().setns(own.fd, CLONE_NEWPID) < 0) process.abort();
   }
 }
 

@@ -1,6 +1,6 @@
 /** Through a real podman: containers, terminals, pods, volumes, networks, limits, kube play, health checks and build. */
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
@@ -160,6 +160,28 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       const gateway = (await must("exec", name, "sh", "-c", "ip route | awk '/default/ {print $3}'")).trim();
       expect(await must("exec", name, "ping", "-c", "1", "-W", "5", gateway)).toContain("1 packets received");
       expect(await must("exec", name, "sh", "-c", "grep -c host.containers.internal /etc/hosts")).toBe("1\n");
+    });
+
+    test("cp: into the running container and out of it, and never to the host", async () => {
+      const [there, back] = [join(host.hearth.dir, "there"), join(host.hearth.dir, "back")];
+      const content = `copied ${crypto.randomUUID()}\n`;
+      writeFileSync(there, content);
+      const inside = `/copied-${crypto.randomUUID()}`;
+      await must("cp", there, `${name}:${inside}`);
+      expect(existsSync(inside)).toBeFalse();
+      expect(await must("exec", name, "sh", "-c", `cat ${inside}; echo reply >/reply`)).toBe(content);
+      await must("cp", `${name}:/reply`, back);
+      expect(readFileSync(back, "utf8")).toBe("reply\n");
+      await must("cp", there, `${name}:/www/copied`);
+      expect(readFileSync(join(shared, "copied"), "utf8")).toBe(content);
+      expect((await engine.podman(["cp", there, `${name}:/scratch/`])).stderr).toContain("read-only file system");
+    });
+
+    test("top shows the one process that stands for the container, none of the host's", async () => {
+      const [header = "", ...rows] = (await must("top", name, "pid", "huser", "comm")).trimEnd().split("\n");
+      expect(header).toMatch(/^PID +HUSER +COMMAND/);
+      expect(rows).toHaveLength(1);
+      expect(rows[0]).toMatch(/^1 +root/);
     });
 
     test("its network is joined by another container", async () => {

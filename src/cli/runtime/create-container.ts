@@ -13,10 +13,11 @@ import { type PodRole, vmRole, wantedSize } from "../../oci/pod.ts";
 import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
-import { toGuestSpec } from "../../sandbox/guest-spec.ts";
+import { type GuestSpec, toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import { hostSecurity } from "../../sandbox/host-security.ts";
+import { openRootView } from "../../sandbox/root-view.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
@@ -77,7 +78,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const root = await context.root();
   const role = vmRole(bundle.spec, (pid) => containerOfShim(root, pid)?.id);
   // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
-  checkGuestSpec(bundle, id, role);
+  const guest = guestSpecOf(bundle, id, role);
   const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
   const timeoutMs = (await context.config()).runtime.request_timeout_ms;
 
@@ -108,6 +109,8 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
       launch: { socket: vm.socket, containerId: id, execId: id, terminal, preserved: options.preserved.uses },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: bundle.netns,
+      // One that shares our terminal belongs to our session, whose job control does not reach into another namespace.
+      ownPids: terminal !== "shared",
       cgroupDirs,
       preserved: preserved.map(({ fd }) => fd.fd),
       signal,
@@ -134,7 +137,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
     { timeoutMs, signal },
   );
   for (const warning of warnings) context.log.warn(warning, { id });
-  await shim.attach();
+  await attachInside(context, shim, guest, bundle);
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
   for (const warning of await connectNetwork(connection, bundle, role, shim, timeoutMs, signal)) {
     context.log.warn(warning, { id });
@@ -155,6 +158,19 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   pty?.master.close();
   pty?.terminal.close();
   return { container, shim, terminalMode };
+}
+
+/** The shim is in the container's file system from then on. */
+async function attachInside(
+  { log }: RuntimeContext,
+  shim: PendingShim,
+  guest: GuestSpec,
+  { rootfs }: Bundle,
+): Promise<void> {
+  const { namespace, warnings } = openRootView(guest, rootfs);
+  using _namespace = namespace;
+  for (const warning of warnings) log.debug(warning);
+  await shim.attach(`/proc/${process.pid}/fd/${namespace.fd}`);
 }
 
 /** As runc: who detaches must give somebody the terminal, and a terminal that nobody asked for cannot be given. */
@@ -182,9 +198,9 @@ export function checkTerminalFlags(terminal: boolean, detached: boolean, console
 }
 
 /** Which containers a pod has, and so whose namespaces can be joined, is known to its sandbox process alone. */
-function checkGuestSpec({ spec, dir }: Bundle, containerId: string, role: PodRole): void {
+function guestSpecOf({ spec, dir }: Bundle, containerId: string, role: PodRole): GuestSpec {
   const other = role.kind === "member" ? role.sandboxId : undefined;
-  toGuestSpec(spec, {
+  return toGuestSpec(spec, {
     containerId,
     bundle: dir,
     fileTypeOf: hostFileType,

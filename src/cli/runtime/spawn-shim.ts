@@ -6,7 +6,7 @@ import { addToHostCgroup } from "../../sandbox/cgroup.ts";
 import { type ShimLaunch, shimArgs } from "../../shim/launch.ts";
 import { asFd, type Fd, isOpen, socketpair } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
-import { inNewNetns } from "../../sys/namespace.ts";
+import { inNewNetns, inNewPidNamespace } from "../../sys/namespace.ts";
 import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../../sys/process.ts";
 import { identifyProcess } from "../../sys/process-identity.ts";
 import type { ProcessIdentity } from "../../sys/process-stat.ts";
@@ -17,6 +17,8 @@ export interface ShimStart {
   /** Standard input, output and error of the shim; undefined: our own. The caller keeps its copies. */
   readonly stdio: readonly [Fd, Fd, Fd] | undefined;
   readonly netns: BundleNetns;
+  /** It is the first process of a pid namespace of its own. */
+  readonly ownPids: boolean;
   /** Host cgroup directories it is moved into at once. */
   readonly cgroupDirs: readonly string[];
   /** What it carries to the process beside the standard streams, as `launch` says. The caller keeps its copies. */
@@ -28,8 +30,8 @@ export interface ShimStart {
 export interface PendingShim extends AsyncDisposable {
   readonly identity: ProcessIdentity;
   readonly child: ChildProcess;
-  /** The process exists now: resolves when the shim owns it. */
-  attach(): Promise<void>;
+  /** The process exists now: resolves when the shim owns it, and is in the mount namespace of that path, if there is one. */
+  attach(mountNamespace?: string): Promise<void>;
   /**
    * Lets the shim end before we do. Without this it ends only after we have: its exit status is for whoever adopts it,
    * and as long as we live it would be ours to reap.
@@ -59,8 +61,8 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
   try {
     addToHostCgroup(start.cgroupDirs, child.pid);
     const identity = identifyProcess(child.pid);
-    const attach = async (): Promise<void> => {
-      tellToAttach(stream.fd);
+    const attach = async (mountNamespace = ""): Promise<void> => {
+      tellToAttach(stream.fd, mountNamespace);
       await waitUntilReady(stream, child, start.signal);
       attached = true;
     };
@@ -71,10 +73,10 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
   }
 }
 
-/** One byte, which a socket that nobody wrote to yet takes at once. A shim that has died says why in its report. */
-function tellToAttach(fd: Fd): void {
+/** One short line, which a socket that nobody wrote to yet takes at once. A shim that has died says why in its report. */
+function tellToAttach(fd: Fd, mountNamespace: string): void {
   try {
-    writeSync(fd, "\n");
+    writeSync(fd, `${mountNamespace}\n`);
   } catch (thrown) {
     if (!isErrnoException(thrown) || thrown.code !== "EPIPE") throw toHearthError(thrown, "tell shim to attach");
   }
@@ -82,8 +84,8 @@ function tellToAttach(fd: Fd): void {
 
 const NEWLINE = 10;
 
-function spawnInNetns({ launch, stdio, netns, preserved }: ShimStart, report: Fd): ChildProcess {
-  const spawn = (): ChildProcess =>
+function spawnInNetns({ launch, stdio, netns, ownPids, preserved }: ShimStart, report: Fd): ChildProcess {
+  const spawnHere = (): ChildProcess =>
     spawnProcess({
       argv: selfExec(shimArgs(launch)),
       stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report, ...preserved],
@@ -91,6 +93,7 @@ function spawnInNetns({ launch, stdio, netns, preserved }: ShimStart, report: Fd
       detached: launch.terminal !== "shared",
       ...(netns.kind === "path" ? { netns: netns.path } : {}),
     });
+  const spawn = ownPids ? () => inNewPidNamespace(spawnHere) : spawnHere;
   return netns.kind === "new" ? inNewNetns(spawn) : spawn();
 }
 

@@ -1,0 +1,91 @@
+/**
+ * A container's file system as the host can show it: a mount namespace with its root and its bind mounts, in which its shim
+ * lives. Engines enter a container by its pid, as podman does to copy files, and find the container's files and not the host's.
+ */
+import { closeSync, existsSync, mkdirSync, openSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { describeError } from "../errors.ts";
+import type { Mount } from "../oci/spec.ts";
+import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
+import { attachTree, cloneTree, makeSlave, mount, pivotRoot, setReadOnly } from "../sys/mount.ts";
+import { inPrivateMounts } from "../sys/namespace.ts";
+import { type Exposure, GUEST_SHARED_DIR, type GuestSpec } from "./guest-spec.ts";
+
+/** Where the new root is mounted for a moment, out of anybody's sight: any directory but the root. */
+const PLACE = "/proc";
+
+/** A mount of the container: a copy of what is on the host, or nothing where only the guest has it. */
+interface Shown {
+  readonly destination: string;
+  readonly copy: { readonly tree: OwnedFd; readonly isDirectory: boolean } | undefined;
+}
+
+export interface RootView {
+  /** The mount namespace; the caller closes it. */
+  readonly namespace: OwnedFd;
+  /** Mounts that it has not. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Made of the paths as the calling thread sees them, once the guest has made the mount points. What only the guest has
+ * (file systems in memory, /dev) is covered by an empty, read-only directory: nothing that is put there could get to it.
+ */
+export function openRootView({ config, exposures }: GuestSpec, rootfs: string): RootView {
+  const exposed = new Map(exposures.map((one) => [`${GUEST_SHARED_DIR}/${one.relativePath}`, one]));
+  return inPrivateMounts(() => {
+    const namespace = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
+    try {
+      makeSlave("/", true);
+      using copies = new DisposableStack();
+      const shown = (config.mounts ?? []).map((one) => showMount(one, exposed, copies));
+      using root = cloneTree(rootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
+      attachTree(root, PLACE);
+      pivotRoot(PLACE);
+      return { namespace, warnings: putInPlace(shown) };
+    } catch (thrown) {
+      namespace.close();
+      throw thrown;
+    }
+  });
+}
+
+function showMount(
+  { destination, source = "", options = [] }: Mount,
+  exposed: ReadonlyMap<string, Exposure>,
+  copies: DisposableStack,
+): Shown {
+  const exposure = exposed.get(source);
+  if (exposure === undefined || exposure.overlay !== undefined) return { destination, copy: undefined };
+  const isDirectory = statSync(exposure.hostPath).isDirectory();
+  const readOnly = options.includes("ro");
+  const tree = copies.use(cloneTree(exposure.hostPath, { recursive: isDirectory, slave: true, readOnly }));
+  return { destination, copy: { tree, isDirectory } };
+}
+
+/** Within the new root, so that no symbolic link of the container's leads out of it. Returns what is missing. */
+function putInPlace(shown: readonly Shown[]): string[] {
+  const covers: string[] = [];
+  const warnings = shown.flatMap(({ destination, copy }) => {
+    try {
+      makeMountPoint(destination, copy?.isDirectory !== false);
+      if (copy !== undefined) attachTree(copy.tree, destination, { followLink: true });
+      else {
+        mount({ source: "hearth", target: destination, type: "tmpfs", data: "size=64k,mode=755" });
+        covers.push(destination);
+      }
+      return [];
+    } catch (thrown) {
+      return [`mount ${destination} is not shown on the host: ${describeError(thrown)}`];
+    }
+  });
+  // Last, since mount points of others may be in them.
+  for (const cover of covers) setReadOnly(cover, false);
+  return warnings;
+}
+
+function makeMountPoint(path: string, isDirectory: boolean): void {
+  if (existsSync(path)) return;
+  mkdirSync(isDirectory ? path : dirname(path), { recursive: true });
+  if (!isDirectory) closeSync(openSync(path, "a"));
+}

@@ -1,0 +1,98 @@
+/**
+ * Engines enter a container by the pid that `state` tells, to copy files or to look at processes. What they find there is the
+ * container's, as far as the host has it, and nothing of the host's.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { namespaceName } from "../../src/sys/namespace.ts";
+import { bundleConfig } from "../harness/bundle.ts";
+import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
+
+const TIMEOUT_MS = 120_000;
+const ID = "entered";
+
+let opened: OpenHearth;
+let hearth: Hearth;
+let bundle: string;
+let pid: number;
+
+beforeAll(async () => {
+  opened = openHearth();
+  hearth = opened.hearth;
+  const [volume, fixed] = [join(hearth.dir, "volume"), join(hearth.dir, "fixed")];
+  for (const dir of [volume, fixed]) mkdirSync(dir);
+  writeFileSync(join(volume, "file"), "of the volume\n");
+  writeFileSync(join(fixed, "file"), "fixed\n");
+  const standard = bundleConfig({ args: [] })["mounts"];
+  bundle = await hearth.bundle({
+    args: ["sleep", "1000000"],
+    config: {
+      mounts: [
+        ...(Array.isArray(standard) ? standard : []),
+        { destination: "/run", type: "tmpfs", source: "tmpfs", options: [] },
+        { destination: "/run/volume", type: "bind", source: volume, options: ["rbind"] },
+        { destination: "/linked/fixed", type: "bind", source: fixed, options: ["rbind", "ro"] },
+        { destination: "/etc/one", type: "bind", source: join(fixed, "file"), options: ["bind"] },
+      ],
+    },
+  });
+  mkdirSync(join(bundle, "rootfs/real"));
+  symlinkSync("real", join(bundle, "rootfs/linked"));
+  // Resolved on the host it would lead to the host's root.
+  symlinkSync("../../../../../../..", join(bundle, "rootfs/out"));
+  const outputPath = join(bundle, "output");
+  const { status } = await hearth.runtime(["run", "--detach", "--bundle", bundle, ID], { outputPath });
+  if (status !== 0) throw new Error(`${readFileSync(outputPath, "utf8")}${opened.describe()}`);
+  const state: unknown = JSON.parse((await hearth.runtime(["state", ID])).stdout);
+  if (typeof state !== "object" || state === null || !("pid" in state)) throw new Error("no pid");
+  pid = Number(state.pid);
+}, TIMEOUT_MS);
+
+afterAll(async () => {
+  await hearth.runtime(["delete", "--force", ID]);
+  await opened.close();
+}, TIMEOUT_MS);
+
+const inside = (...names: string[]) => join(`/proc/${pid}/root`, ...names);
+async function exec(script: string): Promise<string> {
+  const { status, stdout, stderr } = await hearth.runtime(["exec", ID, "sh", "-c", script]);
+  expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+  return stdout;
+}
+
+test("its root is the container's, and what is written there the container has", async () => {
+  expect(namespaceName(`/proc/${pid}/ns/mnt`)).not.toBe(namespaceName("/proc/self/ns/mnt"));
+  expect(readFileSync(inside("etc/passwd"), "utf8")).toBe(readFileSync(join(bundle, "rootfs/etc/passwd"), "utf8"));
+  writeFileSync(inside("written"), "from the host\n");
+  expect(await exec("cat /written; echo reply >/reply")).toBe("from the host\n");
+  expect(readFileSync(inside("reply"), "utf8")).toBe("reply\n");
+  expect(readdirSync(inside()).sort()).toEqual(readdirSync(join(bundle, "rootfs")).sort());
+});
+
+test("volumes are where the container has them, and read-only where it has them so", async () => {
+  expect(readFileSync(inside("run/volume/file"), "utf8")).toBe("of the volume\n");
+  writeFileSync(inside("run/volume/new"), "new\n");
+  expect(await exec("cat /run/volume/new")).toBe("new\n");
+  expect(readFileSync(inside("real/fixed/file"), "utf8")).toBe("fixed\n");
+  expect(readFileSync(inside("etc/one"), "utf8")).toBe("fixed\n");
+  expect(() => writeFileSync(inside("real/fixed/new"), "")).toThrow("EROFS");
+});
+
+test("what only the guest has is empty and read-only, so that nothing gets lost there", () => {
+  for (const dir of ["run", "dev", "dev/shm", "sys"]) {
+    expect(() => writeFileSync(inside(dir, "new"), "")).toThrow("EROFS");
+  }
+  expect(readdirSync(inside("run"))).toEqual(["volume"]);
+});
+
+test("no link of the container's leads to the host, and /proc shows one process", () => {
+  const host = Bun.spawnSync(["nsenter", `--target=${pid}`, "--mount", "--pid", "/bin/busybox", "ls", "/out/proc"]);
+  expect(host.stderr.toString()).toBe("");
+  const processes = host.stdout.toString().split("\n").filter((name) => /^\d+$/.test(name));
+  // The one that stands for the container, and ls.
+  expect(processes.length).toBeLessThanOrEqual(2);
+  expect(processes[0]).toBe("1");
+  expect(existsSync(inside("proc/sys/kernel"))).toBeTrue();
+  expect(() => writeFileSync(inside("proc/sys/kernel/domainname"), "x")).toThrow("EROFS");
+});
