@@ -123,7 +123,10 @@ export function cloneTree(source: string, options: BindOptions = {}): OwnedFd {
   throw new SystemError(errno, message);
 }
 
-/** Mounts a copy at `target`; with `followLink` where that leads, if it is a symbolic link. The descriptor stays the caller's, the mount does not depend on it. */
+/**
+ * Mounts a copy at `target`; with `followLink` where that leads, if it is a symbolic link. The descriptor stays the
+ * caller's, the mount does not depend on it.
+ */
 export function attachTree(tree: OwnedFd, target: string, options: { readonly followLink?: boolean } = {}): void {
   const from = BigInt(tree.fd);
   const moved = mountLibc().syscall(
