@@ -36,6 +36,7 @@ export function listContainers(root: string): ContainerRecord[] {
 
 /** True from the moment its id is reserved. */
 export function hasContainer(root: string, id: string): boolean {
+  checkContainerId(id);
   return existsSync(containerPaths(root, id).dir);
 }
 

@@ -27,9 +27,12 @@ describe("role in a pod", () => {
 });
 
 describe("the VM of another container", () => {
-  const containerOfPid = (pid: number) => (pid === 77 ? "first" : undefined);
+  const neighbours = {
+    containerOfPid: (pid: number) => (pid === 77 ? "first" : undefined),
+    hasContainer: (id: string) => id === "first",
+  };
   const network = (path: string, more: object = {}) =>
-    vmRole({ linux: { namespaces: [{ type: "pid" }, { type: "network", path }] }, ...more }, containerOfPid);
+    vmRole({ linux: { namespaces: [{ type: "pid" }, { type: "network", path }] }, ...more }, neighbours);
 
   test("is joined by who has its network namespace", () => {
     expect(network("/proc/77/ns/net")).toEqual({ kind: "member", sandboxId: "first" });
@@ -37,7 +40,15 @@ describe("the VM of another container", () => {
       expect(network(path)).toEqual({ kind: "single" });
     }
     const namespaces = [{ type: "network" }, { type: "ipc", path: "/proc/77/ns/ipc" }];
-    expect(vmRole({ linux: { namespaces } }, containerOfPid)).toEqual({ kind: "single" });
+    expect(vmRole({ linux: { namespaces } }, neighbours)).toEqual({ kind: "single" });
+  });
+
+  test("is its own in a pod of podman's that has no infra container, whose id stands in its place", () => {
+    const member = (sandboxId: string) => ({
+      annotations: { "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": sandboxId },
+    });
+    expect(vmRole(member("the-pod"), neighbours)).toEqual({ kind: "single" });
+    expect(vmRole(member("first"), neighbours)).toEqual({ kind: "member", sandboxId: "first" });
   });
 
   test("is never that of a pod's container, whose annotations say where it goes", () => {

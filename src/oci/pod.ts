@@ -1,4 +1,4 @@
-/** Which VM a container goes into: one of its own, or that of another container, as a pod's annotations or its network namespace say. */
+/** Which VM a container goes into: its own, or another container's, as a pod's annotations or its network namespace say. */
 import { HearthError } from "../errors.ts";
 
 /** "single": a VM of its own; "sandbox": makes the pod's VM; "member": joins the VM that container `sandboxId` is in. */
@@ -14,9 +14,10 @@ export type PodRole =
 export const CONTAINER_NAMESPACE_PREFIX = "container:";
 
 /** Of containerd's CRI plugin and of CRI-O (podman's `kube play` writes the latter too). Source: their annotations packages. */
+const CRIO = { type: "io.kubernetes.cri-o.ContainerType", sandboxId: "io.kubernetes.cri-o.SandboxID" } as const;
 const SCHEMES = [
   { type: "io.kubernetes.cri.container-type", sandboxId: "io.kubernetes.cri.sandbox-id" },
-  { type: "io.kubernetes.cri-o.ContainerType", sandboxId: "io.kubernetes.cri-o.SandboxID" },
+  CRIO,
 ] as const;
 
 /** Fails with invalid-argument for a container type nobody knows, or a member that names no sandbox. */
@@ -44,12 +45,21 @@ interface PlacedSpec {
     | undefined;
 }
 
+/** The containers that there are. */
+export interface Neighbours {
+  /** The one whose shim has the pid: engines name its namespaces by that. */
+  readonly containerOfPid: (pid: number) => string | undefined;
+  readonly hasContainer: (id: string) => boolean;
+}
+
 /**
  * As podRole; without a pod, who is given the network namespace of another container joins that one's VM, which is its
- * network. `containerOfPid` knows the container whose shim has a pid: engines name its namespaces by that.
+ * network. Podman's pods without an infra container name a sandbox that is none, and share nothing.
  */
-export function vmRole(spec: PlacedSpec, containerOfPid: (pid: number) => string | undefined): PodRole {
+export function vmRole(spec: PlacedSpec, { containerOfPid, hasContainer }: Neighbours): PodRole {
   const role = podRole(spec.annotations);
+  const isPodmans = spec.annotations?.[CRIO.type] !== undefined;
+  if (role.kind === "member" && isPodmans && !hasContainer(role.sandboxId)) return { kind: "single" };
   if (role.kind !== "single") return role;
   const network = spec.linux?.namespaces?.find(({ type }) => type === "network");
   const pid = /^\/proc\/(\d{1,10})\/ns\/net$/.exec(network?.path ?? "")?.[1];

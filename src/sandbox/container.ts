@@ -10,6 +10,7 @@ import {
   EXEC_PROCESSES_MAX,
 } from "../limits.ts";
 import type { Log } from "../log.ts";
+import type { Neighbours } from "../oci/pod.ts";
 import { type Namespace, type Process, parseProcess, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
 import { mountPointsBelow } from "../sys/mount.ts";
@@ -66,8 +67,8 @@ export interface ContainerDependencies {
   readonly ownBootId: boolean;
   readonly steps: Steps;
   readonly log: Log;
-  /** The container of this sandbox whose shim has the pid. */
-  readonly containerOfPid: (pid: number) => string | undefined;
+  /** The containers of this sandbox. */
+  readonly neighbours: Neighbours;
   /** The one whose configuration has this path for a namespace of that type. */
   readonly containerOfPath: (type: string, path: string) => string | undefined;
   /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
@@ -136,7 +137,7 @@ export class Container {
         tmpfsAt: hostTmpfs,
         security: hostSecurity(),
         hasDevice: hostHasDevice,
-        containerOfPid: dependencies.containerOfPid,
+        ...dependencies.neighbours,
         containerOfPath: dependencies.containerOfPath,
       });
     const guest = mountNamespace === undefined ? translate() : inMountNamespace(mountNamespace, translate);

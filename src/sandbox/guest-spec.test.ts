@@ -20,6 +20,7 @@ const context: GuestSpecContext = {
   tmpfsAt: (path) => (path.includes("tmpfs") ? { sizeBytes: 65_536, mode: 0o1777, uid: 0, gid: 5 } : undefined),
   hasDevice: ({ major }) => major !== 230,
   containerOfPid: (pid) => (pid === 77 ? "infra" : undefined),
+  hasContainer: (id) => id === "infra",
 };
 
 function spec(changes: Partial<Spec> = {}): Spec {

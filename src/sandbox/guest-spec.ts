@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { MOUNTS_BELOW_MAX } from "../limits.ts";
-import { CONTAINER_NAMESPACE_PREFIX, podRole, vmRole } from "../oci/pod.ts";
+import { CONTAINER_NAMESPACE_PREFIX, type Neighbours, podRole, vmRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
@@ -53,7 +53,8 @@ export interface GuestSpec {
   readonly warnings: readonly string[];
 }
 
-export interface GuestSpecContext {
+/** Its neighbours are the containers of the same VM. */
+export interface GuestSpecContext extends Neighbours {
   readonly containerId: string;
   readonly bundle: string;
   /** What a bind source is on the host; "missing" where there is none. */
@@ -69,8 +70,6 @@ export interface GuestSpecContext {
   readonly security: HostSecurity;
   /** Whether the host's kernel has a device of these numbers. */
   readonly hasDevice: (device: LinuxDevice) => boolean;
-  /** The container of the same VM whose shim has this pid. */
-  readonly containerOfPid: (pid: number) => string | undefined;
   /** The container of the same VM whose configuration has this path for a namespace of that type. Default: none. */
   readonly containerOfPath?: (type: string, path: string) => string | undefined;
 }
@@ -365,7 +364,7 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   const resources =
     linux.resources === undefined
       ? {}
-      : { resources: guestResources(linux.resources, vmRole(spec, context.containerOfPid), warnings) };
+      : { resources: guestResources(linux.resources, vmRole(spec, context), warnings) };
   return {
     ...rest,
     ...rootPropagation(spec),
@@ -429,7 +428,10 @@ function joinedNamespace(
   if (isKept && podRole(annotations).kind === "sandbox") return { type };
   const containerId = pid === undefined ? isKept && containerOfPath?.(type, path) : containerOfPid(Number(pid));
   if (!containerId) {
-    return refuse(`linux.namespaces ${type} path`, `${path} is of no container of the VM; another container's is joined together with its network`);
+    return refuse(
+      `linux.namespaces ${type} path`,
+      `${path} is of no container of the VM; another container's is joined together with its network`,
+    );
   }
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
 }

@@ -308,7 +308,10 @@ export class Sandbox {
         ownBootId: this.vm.isClone,
         steps: this.#dependencies.steps,
         log: this.#dependencies.log,
-        containerOfPid: (pid) => [...this.#containers.values()].find(({ shimPid }) => shimPid === pid)?.id,
+        neighbours: {
+          containerOfPid: (pid) => [...this.#containers.values()].find(({ shimPid }) => shimPid === pid)?.id,
+          hasContainer: (id) => this.#containers.has(id),
+        },
         containerOfPath: (type, path) =>
           [...this.#containers.values()].find((container) => container.hasNamespace(type, path))?.id,
         mountVolumes: (volumes) => this.#mountVolumes(volumes),

@@ -94,6 +94,7 @@ function apply(config: Record<string, unknown>): readonly string[] {
     tmpfsAt: () => undefined,
     hasDevice: () => true,
     containerOfPid: () => undefined,
+    hasContainer: () => false,
   }).warnings;
 }
 

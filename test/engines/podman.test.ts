@@ -262,6 +262,20 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     await must("pod", "rm", "--force", "--time", "0", "two");
   });
 
+  step("a pod without an infra container, which shares nothing, and one that shares no network", async () => {
+    await must("pod", "create", "--name", "apart", "--infra=false");
+    await must("run", "--detach", "--pod", "apart", "--name", "apart-first", PODMAN_IMAGE, "sleep", "1000000");
+    await host.ready();
+    expect(await must("run", "--rm", "--pod", "apart", PODMAN_IMAGE, "uname", "-r")).toBe(`${host.kernel}\n`);
+    await must("pod", "rm", "--force", "--time", "0", "apart");
+    await host.ready();
+    await must("pod", "create", "--name", "networks", "--share", "ipc");
+    const { status, stderr } = await engine.podman(["run", "--rm", "--pod", "networks", PODMAN_IMAGE, "true"]);
+    expect(status).toBe(126);
+    expect(stderr).toContain("apply linux.namespaces network path:");
+    await must("pod", "rm", "--force", "--time", "0", "networks");
+  });
+
   step("kube play: containers with a shared volume, a config map and limits", async () => {
     const manifest = join(host.hearth.dir, "pod.yaml");
     writeFileSync(manifest, KUBE_MANIFEST);

@@ -8,7 +8,13 @@ import type { BaseVm } from "../../factory/base-factory.ts";
 import { NAME_SERVERS_MAX } from "../../limits.ts";
 import { checkContainerId } from "../../oci/container-id.ts";
 import { type ContainerRecord, hookState, statusOf } from "../../oci/container-record.ts";
-import { containerOfShim, type LockedContainer, readContainer, reserveContainer } from "../../oci/container-store.ts";
+import {
+  containerOfShim,
+  hasContainer,
+  type LockedContainer,
+  readContainer,
+  reserveContainer,
+} from "../../oci/container-store.ts";
 import { type PodRole, vmRole, wantedSize } from "../../oci/pod.ts";
 import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
@@ -17,9 +23,11 @@ import { type GuestSpec, toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
 import { hostSecurity } from "../../sandbox/host-security.ts";
+import { refuse } from "../../sandbox/refuse.ts";
 import { openRootView } from "../../sandbox/root-view.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import type { Fd } from "../../sys/fd.ts";
+import { namespaceInode } from "../../sys/namespace.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
 import {
   getWindowSize,
@@ -76,7 +84,10 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   const bundle = readBundle(options.bundle);
   checkTerminal(bundle, options);
   const root = await context.root();
-  const role = vmRole(bundle.spec, (pid) => containerOfShim(root, pid)?.id);
+  const role = vmRole(bundle.spec, {
+    containerOfPid: (pid) => containerOfShim(root, pid)?.id,
+    hasContainer: (id) => hasContainer(root, id),
+  });
   // What no VM can apply is refused before there is one; the sandbox process does the same work again for itself.
   const guest = guestSpecOf(bundle, id, role);
   const pidFile = options.pidFile === undefined ? undefined : checkedPidFile(options.pidFile);
@@ -210,6 +221,7 @@ function guestSpecOf({ spec, dir }: Bundle, containerId: string, role: PodRole):
     security: hostSecurity(),
     hasDevice: hostHasDevice,
     containerOfPid: () => other,
+    hasContainer: (id) => id === other,
     containerOfPath: () => other,
   });
 }
@@ -311,6 +323,7 @@ async function joinVm(
   if (statusOf(sandbox) === "stopped") {
     throw new HearthError("failed-precondition", `join VM of sandbox ${sandboxId}: container not running`);
   }
+  checkNetwork(enter.bundle, sandbox);
   const connection = await connectSandbox(sandbox.vm.socket, { timeoutMs, signal });
   undo.defer(async () => {
     const removed = connection.sandbox.deleteContainer({ containerId: id, force: true }, { timeoutMs });
@@ -319,6 +332,12 @@ async function joinVm(
   });
   const { joined = { id: sandbox.id, cgroupDirs: sandbox.cgroupDirs } } = sandbox;
   return { connection, vm: sandbox.vm, joined };
+}
+
+/** A VM has one network: a pod whose containers do not share theirs cannot be in it. */
+function checkNetwork({ netns }: Bundle, { id, shim }: ContainerRecord): void {
+  if (netns.kind !== "path" || namespaceInode(netns.path) === namespaceInode(`/proc/${shim.pid}/ns/net`)) return;
+  refuse("linux.namespaces network path", `${netns.path} is not that of ${id}, whose VM the container joins`);
 }
 
 /** Part of undoing: what is not there (any more) is as good as undone, and the first error is the one to report. */
