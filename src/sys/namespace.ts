@@ -2,7 +2,7 @@
 import { readlinkSync, statSync } from "node:fs";
 import { SystemError, toHearthError } from "../errors.ts";
 import { type Fd, O_DIRECTORY, O_PATH, O_RDONLY, openFd } from "./fd.ts";
-import { check, lastErrno, lazyLibc } from "./libc.ts";
+import { check, cString, lastErrno, lazyLibc } from "./libc.ts";
 
 /** Source: linux/sched.h. */
 export const CLONE_NEWTIME = 0x00000080;
@@ -18,6 +18,7 @@ const libc = lazyLibc({
   setns: { args: ["i32", "i32"], returns: "i32" },
   unshare: { args: ["i32"], returns: "i32" },
   fchdir: { args: ["i32"], returns: "i32" },
+  chroot: { args: ["ptr"], returns: "i32" },
 });
 
 /** Moves the CALLING THREAD only into the namespace; the runtime's other threads stay. `type` is a CLONE_NEW* or 0 for any. */
@@ -95,16 +96,19 @@ export function inMountNamespace<T>(path: string, step: () => T): T {
 
 /**
  * As inMountNamespace, in a copy of the thread's own namespace, which goes with the step unless somebody keeps it. What is
- * mounted in it nobody else sees, once its mounts are no longer shared. The working directory is afterwards what it was.
+ * mounted in it nobody else sees, once its mounts are no longer shared. Root and working directory are afterwards what they were.
  */
 export function inPrivateMounts<T>(step: () => T): T {
   using own = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
+  using root = openFd("/", O_PATH | O_DIRECTORY);
   using directory = openFd(".", O_PATH | O_DIRECTORY);
   unshare(CLONE_FS | CLONE_NEWNS);
   try {
     return step();
   } finally {
-    if (libc().setns(own.fd, CLONE_NEWNS) < 0 || libc().fchdir(directory.fd) < 0) process.abort();
+    const { setns: join, fchdir, chroot } = libc();
+    const isBack = join(own.fd, CLONE_NEWNS) >= 0 && fchdir(root.fd) >= 0 && chroot(cString(".")) >= 0;
+    if (!isBack || fchdir(directory.fd) < 0) process.abort();
   }
 }
 
