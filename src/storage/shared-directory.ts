@@ -213,7 +213,8 @@ function overlayTree(place: string, overlay: string): OwnedFd {
       return cloneTree(place, { slave: true });
     });
   } catch (thrown) {
-    throw toHearthError(thrown, `mount overlay with ${overlay}`);
+    const { code } = toHearthError(thrown, "mount overlay");
+    throw new HearthError(code, `mount overlay with ${overlay}`, { cause: thrown });
   }
 }
 

@@ -89,7 +89,10 @@ test("what only the guest has is empty and read-only, so that nothing gets lost 
 test("no link of the container's leads to the host, and /proc shows one process", () => {
   const host = Bun.spawnSync(["nsenter", `--target=${pid}`, "--mount", "--pid", "/bin/busybox", "ls", "/out/proc"]);
   expect(host.stderr.toString()).toBe("");
-  const processes = host.stdout.toString().split("\n").filter((name) => /^\d+$/.test(name));
+  const processes = host.stdout
+    .toString()
+    .split("\n")
+    .filter((name) => /^\d+$/.test(name));
   // The one that stands for the container, and ls.
   expect(processes.length).toBeLessThanOrEqual(2);
   expect(processes[0]).toBe("1");

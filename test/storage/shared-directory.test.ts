@@ -14,7 +14,15 @@ import { join } from "node:path";
 import { HearthError } from "../../src/errors.ts";
 import { vmPaths } from "../../src/paths.ts";
 import { openSharedDirectory, type SharedDirectory } from "../../src/storage/shared-directory.ts";
-import { bindMount, listMounts, makePrivate, makeShared, mount, mountsUnder, unmountTree } from "../../src/sys/mount.ts";
+import {
+  bindMount,
+  listMounts,
+  makePrivate,
+  makeShared,
+  mount,
+  mountsUnder,
+  unmountTree,
+} from "../../src/sys/mount.ts";
 import { isAlive, signalProcess } from "../../src/sys/process-identity.ts";
 import { SIGKILL } from "../../src/sys/signals.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
@@ -228,9 +236,11 @@ test("an overlay appears in the shared directory, and nowhere else", async () =>
   expect(listMounts().length).toBe(mounted + 2);
   await exposed[Symbol.asyncDispose]();
   expect(listMounts().length).toBe(mounted);
-  expect((await rejection(directory.expose(place.dir, "c1/1", { overlay: "lowerdir=/nothing" }))).message).toContain(
-    "mount overlay with lowerdir=/nothing",
-  );
+  const missing = { overlay: "lowerdir=/nothing" };
+  expect(await rejection(directory.expose(place.dir, "c1/1", missing))).toMatchObject({
+    code: "not-found",
+    message: "mount overlay with lowerdir=/nothing",
+  });
   await directory[Symbol.asyncDispose]();
   expect(listMounts().length).toBe(before);
 });

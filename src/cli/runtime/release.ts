@@ -94,7 +94,10 @@ async function endsWithin(identity: ProcessIdentity, timeoutMs: number): Promise
 }
 
 /** The VM outlived the container whose cgroup it ran in. One of that id that is there now, or again, has it for itself. */
-async function removeLentCgroup(lender: NonNullable<ContainerRecord["joined"]>, { root }: ReleaseOptions): Promise<void> {
+async function removeLentCgroup(
+  lender: NonNullable<ContainerRecord["joined"]>,
+  { root }: ReleaseOptions,
+): Promise<void> {
   if (hasContainer(root, lender.id)) return;
   await removeHostCgroup(lender.cgroupDirs);
 }

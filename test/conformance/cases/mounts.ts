@@ -253,10 +253,16 @@ export const MOUNTS: Topic = {
         { file: "$DIR/lower/low", holds: "low" },
       ],
     },
-    prints("a read-only overlay", SPEC, `cat /m/a /m/b; ${OPTIONS} | cut -c1-9; touch /m/x 2>/dev/null || echo no`, "a\nb\nro,nosuid\nno", {
-      files: { "one/a": "a\n", "two/b": "b\n" },
-      ...mounts(overlay(["lowerdir=$DIR/one:$DIR/two", "ro", "nosuid"])),
-    }),
+    prints(
+      "a read-only overlay",
+      SPEC,
+      `cat /m/a /m/b; ${OPTIONS} | cut -c1-9; touch /m/x 2>/dev/null || echo no`,
+      "a\nb\nro,nosuid\nno",
+      {
+        files: { "one/a": "a\n", "two/b": "b\n" },
+        ...mounts(overlay(["lowerdir=$DIR/one:$DIR/two", "ro", "nosuid"])),
+      },
+    ),
     refuses(
       "an overlay of a directory that is missing",
       SPEC,
