@@ -303,3 +303,5 @@ export const PAUSE_WAKEUPS_PER_S_MAX = 20;
 export const PAUSE_ATTEMPTS_MAX = 8;
 /** Milliseconds the guest runs between two pauses: its idle loop, and the timers that are due. */
 export const PAUSE_RUN_MS = 50;
+/** Times a thread makes its root directory its own again, to change its mount namespace: another thread may be started in between. */
+export const SETNS_ATTEMPTS_MAX = 100;

@@ -7,17 +7,31 @@ import { dirname } from "node:path";
 import { describeError } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
-import { attachTree, cloneTree, makeSlave, mount, pivotRoot, setReadOnly } from "../sys/mount.ts";
+import {
+  attachTree,
+  cloneTree,
+  MS_NODEV,
+  MS_NOEXEC,
+  MS_NOSUID,
+  MS_RDONLY,
+  makeSlave,
+  mount,
+  pivotRoot,
+  setReadOnly,
+} from "../sys/mount.ts";
 import { inPrivateMounts } from "../sys/namespace.ts";
 import { type Exposure, GUEST_SHARED_DIR, type GuestSpec } from "./guest-spec.ts";
 
 /** Where the new root is mounted for a moment, out of anybody's sight: any directory but the root. */
 const PLACE = "/proc";
 
+const PROC = { source: "proc", type: "proc", flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC };
+
 /** A mount of the container: a copy of what is on the host, or nothing where only the guest has it. */
 interface Shown {
   readonly destination: string;
   readonly copy: { readonly tree: OwnedFd; readonly isDirectory: boolean } | undefined;
+  readonly isProc: boolean;
 }
 
 export interface RootView {
@@ -30,6 +44,7 @@ export interface RootView {
 /**
  * Made of the paths as the calling thread sees them, once the guest has made the mount points. What only the guest has
  * (file systems in memory, /dev) is covered by an empty, read-only directory: nothing that is put there could get to it.
+ * /proc is the host's, read-only, since the shim is a process of the host's; podman starts its own program anew through it.
  */
 export function openRootView({ config, exposures }: GuestSpec, rootfs: string): RootView {
   const exposed = new Map(exposures.map((one) => [`${GUEST_SHARED_DIR}/${one.relativePath}`, one]));
@@ -51,25 +66,28 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
 }
 
 function showMount(
-  { destination, source = "", options = [] }: Mount,
+  { destination, type, source = "", options = [] }: Mount,
   exposed: ReadonlyMap<string, Exposure>,
   copies: DisposableStack,
 ): Shown {
   const exposure = exposed.get(source);
-  if (exposure === undefined || exposure.overlay !== undefined) return { destination, copy: undefined };
+  if (exposure === undefined || exposure.overlay !== undefined) {
+    return { destination, copy: undefined, isProc: type === "proc" };
+  }
   const isDirectory = statSync(exposure.hostPath).isDirectory();
   const readOnly = options.includes("ro");
   const tree = copies.use(cloneTree(exposure.hostPath, { recursive: isDirectory, slave: true, readOnly }));
-  return { destination, copy: { tree, isDirectory } };
+  return { destination, copy: { tree, isDirectory }, isProc: false };
 }
 
 /** Within the new root, so that no symbolic link of the container's leads out of it. Returns what is missing. */
 function putInPlace(shown: readonly Shown[]): string[] {
   const covers: string[] = [];
-  const warnings = shown.flatMap(({ destination, copy }) => {
+  const warnings = shown.flatMap(({ destination, copy, isProc }) => {
     try {
       makeMountPoint(destination, copy?.isDirectory !== false);
       if (copy !== undefined) attachTree(copy.tree, destination, { followLink: true });
+      else if (isProc) mount({ ...PROC, target: destination });
       else {
         mount({ source: "hearth", target: destination, type: "tmpfs", data: "size=64k,mode=755" });
         covers.push(destination);

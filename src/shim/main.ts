@@ -1,11 +1,10 @@
 /** `hearth shim`: the process whose pid engines wait for. Gets ready, waits on descriptor 3 for its process, and carries it. */
-import { existsSync, readSync, writeSync } from "node:fs";
+import { readSync, writeSync } from "node:fs";
 import { describeError } from "../errors.ts";
 import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
 import { asFd, dup, type Fd, isOpen, OwnedFd } from "../sys/fd.ts";
-import { MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount } from "../sys/mount.ts";
 import { enterMountNamespace } from "../sys/namespace.ts";
 import { isTerminal, makeRaw, ownTerminal, setControllingTerminal } from "../sys/pty.ts";
 import { parseShimArgs, SHIM_PRESERVED_FD, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
@@ -53,8 +52,8 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
     log: silentLog,
   });
   await shim.ready;
-  // Everything that is found by its path has been opened.
-  if (mountNamespace !== "") enterContainer(mountNamespace);
+  // Everything that is found by its path has been opened. Who enters the container by our pid gets there too.
+  if (mountNamespace !== "") enterMountNamespace(mountNamespace);
   report({ ready: true });
   const exitStatus = await shim.exited;
   waitForRelease();
@@ -85,16 +84,6 @@ function waitForProcess(): string | undefined {
     line.push(value);
   }
   return undefined;
-}
-
-/**
- * Who enters the container by our pid gets there too. A /proc of our own pid namespace shows us alone; one of the host's,
- * where we have no other, would lead back to the host, so there is none.
- */
-function enterContainer(mountNamespace: string): void {
-  enterMountNamespace(mountNamespace);
-  if (process.pid !== 1 || !existsSync("/proc")) return;
-  mount({ source: "proc", target: "/proc", type: "proc", flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC });
 }
 
 function report(line: { readonly ready: true } | { readonly error: string }): void {

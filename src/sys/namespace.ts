@@ -1,6 +1,7 @@
 /** Linux namespaces of the calling thread: joining, leaving, and running a synchronous step inside another one. */
 import { readlinkSync, statSync } from "node:fs";
 import { SystemError, toHearthError } from "../errors.ts";
+import { SETNS_ATTEMPTS_MAX } from "../limits.ts";
 import { type Fd, O_DIRECTORY, O_PATH, O_RDONLY, openFd } from "./fd.ts";
 import { check, cString, lastErrno, lazyLibc } from "./libc.ts";
 
@@ -85,13 +86,25 @@ export function isOwnMountNamespace(path: string): boolean {
 export function inMountNamespace<T>(path: string, step: () => T): T {
   using own = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
   using target = openFd(path, O_RDONLY);
-  unshare(CLONE_FS);
-  if (libc().setns(target.fd, CLONE_NEWNS) < 0) throw new SystemError(lastErrno(), `join mount namespace ${path}`);
+  if (!joinMounts(target.fd)) throw new SystemError(lastErrno(), `join mount namespace ${path}`);
   try {
     return step();
   } finally {
-    if (libc().setns(own.fd, CLONE_NEWNS) < 0) process.abort();
+    if (!joinMounts(own.fd)) process.abort();
   }
+}
+
+/**
+ * setns(2) for mounts, which fails while another thread shares our root and working directory, as each does that is started
+ * by ours: those that the runtime starts for itself, to collect garbage or to compile, come at any time. False when it fails.
+ */
+function joinMounts(namespace: Fd): boolean {
+  for (let attempt = 0; attempt < SETNS_ATTEMPTS_MAX; attempt++) {
+    if (libc().unshare(CLONE_FS) < 0) return false;
+    if (libc().setns(namespace, CLONE_NEWNS) >= 0) return true;
+    if (lastErrno() !== "EINVAL") return false;
+  }
+  return false;
 }
 
 /**
@@ -106,8 +119,8 @@ export function inPrivateMounts<T>(step: () => T): T {
   try {
     return step();
   } finally {
-    const { setns: join, fchdir, chroot } = libc();
-    const isBack = join(own.fd, CLONE_NEWNS) >= 0 && fchdir(root.fd) >= 0 && chroot(cString(".")) >= 0;
+    const { fchdir, chroot } = libc();
+    const isBack = joinMounts(own.fd) && fchdir(root.fd) >= 0 && chroot(cString(".")) >= 0;
     if (!isBack || fchdir(directory.fd) < 0) process.abort();
   }
 }
@@ -115,22 +128,7 @@ export function inPrivateMounts<T>(step: () => T): T {
 /** Moves the CALLING THREAD for good into the mount namespace of `path`: its root and working directory are those of that. */
 export function enterMountNamespace(path: string): void {
   using target = openFd(path, O_RDONLY);
-  unshare(CLONE_FS);
-  setns(target.fd, CLONE_NEWNS);
-}
-
-/**
- * The one child that the step starts is the first process, and so the end, of a pid namespace of its own: of what
- * is sent from outside, it gets only signals that it handles, and KILL and STOP.
- */
-export function inNewPidNamespace<T>(step: () => T): T {
-  using own = openFd("/proc/thread-self/ns/pid", O_RDONLY);
-  unshare(CLONE_NEWPID);
-  try {
-    return step();
-  } finally {
-    if (libc().setns(own.fd, CLONE_NEWPID) < 0) process.abort();
-  }
+  if (!joinMounts(target.fd)) throw new SystemError(lastErrno(), `join mount namespace ${path}`);
 }
 
 /**

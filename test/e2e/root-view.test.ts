@@ -86,16 +86,9 @@ test("what only the guest has is empty and read-only, so that nothing gets lost 
   expect(readdirSync(inside("run"))).toEqual(["volume"]);
 });
 
-test("no link of the container's leads to the host, and /proc shows one process", () => {
-  const host = Bun.spawnSync(["nsenter", `--target=${pid}`, "--mount", "--pid", "/bin/busybox", "ls", "/out/proc"]);
-  expect(host.stderr.toString()).toBe("");
-  const processes = host.stdout
-    .toString()
-    .split("\n")
-    .filter((name) => /^\d+$/.test(name));
-  // The one that stands for the container, and ls.
-  expect(processes.length).toBeLessThanOrEqual(2);
-  expect(processes[0]).toBe("1");
+test("no link of the container's leads to the host's files, and nothing can be written in /proc", () => {
+  const entered = Bun.spawnSync(["nsenter", `--target=${pid}`, "--mount", "/bin/busybox", "ls", "/out"]);
+  expect(entered.stdout.toString().trim().split("\n")).toEqual(readdirSync(join(bundle, "rootfs")).sort());
   expect(existsSync(inside("proc/sys/kernel"))).toBeTrue();
   expect(() => writeFileSync(inside("proc/sys/kernel/domainname"), "x")).toThrow("EROFS");
 });

@@ -177,13 +177,6 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect((await engine.podman(["cp", there, `${name}:/scratch/`])).stderr).toContain("read-only file system");
     });
 
-    test("top shows the one process that stands for the container, none of the host's", async () => {
-      const [header = "", ...rows] = (await must("top", name, "pid", "huser", "comm")).trimEnd().split("\n");
-      expect(header).toMatch(/^PID +HUSER +COMMAND/);
-      expect(rows).toHaveLength(1);
-      expect(rows[0]).toMatch(/^1 +root/);
-    });
-
     test("its network is joined by another container", async () => {
       const script = "wget -q -O - http://127.0.0.1/index.html; ip -o -4 addr show eth0";
       const output = await must("run", "--rm", "--network", `container:${name}`, PODMAN_IMAGE, "sh", "-c", script);

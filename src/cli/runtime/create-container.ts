@@ -120,8 +120,6 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
       launch: { socket: vm.socket, containerId: id, execId: id, terminal, preserved: options.preserved.uses },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: bundle.netns,
-      // One that shares our terminal belongs to our session, whose job control does not reach into another namespace.
-      ownPids: terminal !== "shared",
       cgroupDirs,
       preserved: preserved.map(({ fd }) => fd.fd),
       signal,

@@ -6,7 +6,7 @@ import { addToHostCgroup } from "../../sandbox/cgroup.ts";
 import { type ShimLaunch, shimArgs } from "../../shim/launch.ts";
 import { asFd, type Fd, isOpen, socketpair } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
-import { inNewNetns, inNewPidNamespace } from "../../sys/namespace.ts";
+import { inNewNetns } from "../../sys/namespace.ts";
 import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../../sys/process.ts";
 import { identifyProcess } from "../../sys/process-identity.ts";
 import type { ProcessIdentity } from "../../sys/process-stat.ts";
@@ -17,8 +17,6 @@ export interface ShimStart {
   /** Standard input, output and error of the shim; undefined: our own. The caller keeps its copies. */
   readonly stdio: readonly [Fd, Fd, Fd] | undefined;
   readonly netns: BundleNetns;
-  /** It is the first process of a pid namespace of its own. */
-  readonly ownPids: boolean;
   /** Host cgroup directories it is moved into at once. */
   readonly cgroupDirs: readonly string[];
   /** What it carries to the process beside the standard streams, as `launch` says. The caller keeps its copies. */
@@ -84,8 +82,8 @@ function tellToAttach(fd: Fd, mountNamespace: string): void {
 
 const NEWLINE = 10;
 
-function spawnInNetns({ launch, stdio, netns, ownPids, preserved }: ShimStart, report: Fd): ChildProcess {
-  const spawnHere = (): ChildProcess =>
+function spawnInNetns({ launch, stdio, netns, preserved }: ShimStart, report: Fd): ChildProcess {
+  const spawn = (): ChildProcess =>
     spawnProcess({
       argv: selfExec(shimArgs(launch)),
       stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report, ...preserved],
@@ -93,7 +91,6 @@ function spawnInNetns({ launch, stdio, netns, ownPids, preserved }: ShimStart, r
       detached: launch.terminal !== "shared",
       ...(netns.kind === "path" ? { netns: netns.path } : {}),
     });
-  const spawn = ownPids ? () => inNewPidNamespace(spawnHere) : spawnHere;
   return netns.kind === "new" ? inNewNetns(spawn) : spawn();
 }
 
