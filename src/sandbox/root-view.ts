@@ -3,7 +3,7 @@
  * lives. Engines enter a container by its pid, as podman does to copy files, and find the container's files and not the host's.
  */
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { describeError } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
@@ -47,13 +47,12 @@ export interface RootView {
  * /proc is the host's, read-only, since the shim is a process of the host's; podman starts its own program anew through it.
  */
 export function openRootView({ config, exposures }: GuestSpec, rootfs: string): RootView {
-  const exposed = new Map(exposures.map((one) => [`${GUEST_SHARED_DIR}/${one.relativePath}`, one]));
   return inPrivateMounts(() => {
     const namespace = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
     try {
       makeSlave("/", true);
       using copies = new DisposableStack();
-      const shown = (config.mounts ?? []).map((one) => showMount(one, exposed, copies));
+      const shown = (config.mounts ?? []).map((one) => showMount(one, exposures, copies));
       using root = cloneTree(rootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
       attachTree(root, PLACE);
       pivotRoot(PLACE);
@@ -67,17 +66,24 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
 
 function showMount(
   { destination, type, source = "", options = [] }: Mount,
-  exposed: ReadonlyMap<string, Exposure>,
+  exposures: readonly Exposure[],
   copies: DisposableStack,
 ): Shown {
-  const exposure = exposed.get(source);
-  if (exposure === undefined || exposure.overlay !== undefined) {
+  const exposure = exposures.find(({ relativePath }) => isWithin(source, `${GUEST_SHARED_DIR}/${relativePath}`));
+  // Without a file on the host it leads to what only the guest has.
+  if (exposure === undefined || exposure.overlay !== undefined || !existsSync(exposure.hostPath)) {
     return { destination, copy: undefined, isProc: type === "proc" };
   }
-  const isDirectory = statSync(exposure.hostPath).isDirectory();
+  const { relativePath, recursive } = exposure;
+  const hostPath = join(exposure.hostPath, source.slice(`${GUEST_SHARED_DIR}/${relativePath}`.length));
+  const isDirectory = statSync(hostPath).isDirectory();
   const readOnly = options.includes("ro");
-  const tree = copies.use(cloneTree(exposure.hostPath, { recursive: isDirectory, slave: true, readOnly }));
+  const tree = copies.use(cloneTree(hostPath, { recursive: isDirectory && recursive, slave: true, readOnly }));
   return { destination, copy: { tree, isDirectory }, isProc: false };
+}
+
+function isWithin(path: string, directory: string): boolean {
+  return path === directory || path.startsWith(`${directory}/`);
 }
 
 /** Within the new root, so that no symbolic link of the container's leads out of it. Returns what is missing. */
