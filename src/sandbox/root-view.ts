@@ -103,8 +103,8 @@ function putInPlace(shown: readonly Shown[]): string[] {
       return [`mount ${destination} is not shown on the host: ${describeError(thrown)}`];
     }
   });
-  // Last, since mount points of others may be in them.
-  for (const cover of covers) setReadOnly(cover, false);
+  // Last, since mount points of others may be in them. The dot, as the destination may be a link.
+  for (const cover of covers) setReadOnly(`${cover}/.`, false);
   return warnings;
 }
 

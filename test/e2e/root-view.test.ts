@@ -33,12 +33,14 @@ beforeAll(async () => {
         { destination: "/run", type: "tmpfs", source: "tmpfs", options: [] },
         { destination: "/run/volume", type: "bind", source: volume, options: ["rbind"] },
         { destination: "/linked/fixed", type: "bind", source: fixed, options: ["rbind", "ro"] },
+        { destination: "/tmp-link", type: "tmpfs", source: "tmpfs", options: [] },
         { destination: "/etc/one", type: "bind", source: join(fixed, "file"), options: ["bind"] },
       ],
     },
   });
   mkdirSync(join(bundle, "rootfs/real"));
   symlinkSync("real", join(bundle, "rootfs/linked"));
+  symlinkSync("tmp", join(bundle, "rootfs/tmp-link"));
   // Resolved on the host it would lead to the host's root.
   symlinkSync("../../../../../../..", join(bundle, "rootfs/out"));
   const outputPath = join(bundle, "output");
@@ -80,7 +82,7 @@ test("volumes are where the container has them, and read-only where it has them 
 });
 
 test("what only the guest has is empty and read-only, so that nothing gets lost there", () => {
-  for (const dir of ["run", "dev", "dev/shm", "sys"]) {
+  for (const dir of ["run", "tmp", "dev", "dev/shm", "sys"]) {
     expect(() => writeFileSync(inside(dir, "new"), "")).toThrow("EROFS");
   }
   expect(readdirSync(inside("run"))).toEqual(["volume"]);
