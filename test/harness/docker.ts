@@ -52,6 +52,8 @@ export async function startDocker(dir: string, runtimePath: string): Promise<Doc
   flags.push("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", `/${cgroupParent}`);
   // It mounts its directory on itself and, where "/" is not the root of a file system, forgets that when it ends.
   undo.defer(() => void unmount(join(dir, "data")));
+  // The host's network namespace, which it keeps from the first container that asks for it.
+  undo.defer(() => void unmount(join(dir, "exec/netns/default")));
   const child = Bun.spawn(netns.inside(["dockerd", ...flags]), {
     env: { PATH, TMPDIR: dir },
     cwd: "/",

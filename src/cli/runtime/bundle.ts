@@ -5,6 +5,8 @@ import { HearthError, isNotFound, toHearthError } from "../../errors.ts";
 import { OCI_CONFIG_BYTES_MAX } from "../../limits.ts";
 import { checkCreatable, type Mount, type Process, parseSpec, type Spec } from "../../oci/spec.ts";
 import { checkRules } from "../../oci/spec-rules.ts";
+import { refuse } from "../../sandbox/refuse.ts";
+import { isOwnNetns } from "../../sys/namespace.ts";
 
 export interface Bundle {
   /** Absolute. */
@@ -93,6 +95,10 @@ function netnsOf(spec: Spec, source: string): BundleNetns {
     statSync(path);
   } catch (thrown) {
     throw toHearthError(thrown, `use network namespace ${path}`);
+  }
+  // Docker names the host's by a path. Connecting it to a VM would take the host its network.
+  if (isOwnNetns(path)) {
+    refuse("linux.namespaces network path", `${path} is the host's network, which does not reach into a VM`);
   }
   return { kind: "path", path };
 }

@@ -28,6 +28,12 @@ export const REFUSALS: Topic = {
       linux({ namespaces: ["pid", "mount"].map((type) => ({ type })) }),
       HOST,
     ),
+    refused(
+      "the network of the host by its path",
+      /linux\.namespaces network path: .* is the host's network/,
+      linux({ namespaces: namespacesWith({ type: "network", path: "/proc/self/ns/net" }) }),
+      HOST,
+    ),
     ...["ipc", "uts", "pid", "mount", "user", "cgroup"].map((type) =>
       refused(
         `a ${type} namespace of the host`,
