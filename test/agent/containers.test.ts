@@ -100,9 +100,11 @@ describe("failing to start a program", () => {
   ])(
     "a startContainer hook that fails is told on %s, with its output and nobody else's",
     async (_name, terminal, said) => {
-      const hooks = { createContainer: ["/bin/true"], startContainer: ["/good", "/bad", "/good"] };
-      writeFileSync(join(agent.dir, "rootfs/good"), "#!/bin/sh\ntrue\n", { mode: 0o755 });
-      writeFileSync(join(agent.dir, "rootfs/bad"), "#!/bin/sh\necho said; echo why >&2; exit 3\n", { mode: 0o755 });
+      const hooks = { startContainer: ["/good", "/bad", "/good"] };
+      writeFileSync(join(agent.dir, "rootfs/good"), "#!/bin/sh\ncat >/dev/null\n", { mode: 0o755 });
+      writeFileSync(join(agent.dir, "rootfs/bad"), "#!/bin/sh\ncat >/dev/null; echo said; echo why >&2; exit 3\n", {
+        mode: 0o755,
+      });
       await using c = await run(["echo", "ran"], {
         process: { terminal },
         hooks: Object.fromEntries(
@@ -114,6 +116,15 @@ describe("failing to start a program", () => {
       expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
     },
   );
+
+  test("a startContainer hook that takes too long is told too", async () => {
+    writeFileSync(join(agent.dir, "rootfs/slow"), "#!/bin/sh\ncat >/dev/null; sleep 1000\n", { mode: 0o755 });
+    const startContainer = [{ path: "/slow", timeout: 1 }];
+    await using c = await run(["echo", "ran"], { hooks: { startContainer } });
+    const output = await readAll(agent.client, c.id, c.id, "stderr");
+    expect(output.toString()).toBe("error running hook #0: hook ran past specified timeout of 1.0s\n");
+    expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
+  });
 
   test.each([
     ["nope", "not-found", 'exec: "nope": executable file not found in $PATH'],

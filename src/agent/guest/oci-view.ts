@@ -7,6 +7,7 @@ import { hidesPasswd } from "./home.ts";
 import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
+import type { StartHook } from "./start-hooks.ts";
 import { type TimeNamespace, timeNamespaceOf } from "./time-namespace.ts";
 
 export interface OciConfig {
@@ -19,8 +20,7 @@ export interface OciConfig {
   readonly cgroupPath: string;
   readonly hasPoststart: boolean;
   readonly hasPoststop: boolean;
-  /** Paths of the startContainer hooks. */
-  readonly startHooks: readonly string[];
+  readonly startHooks: readonly StartHook[];
   /** The container has a pid namespace of its own, so its init takes every other process with it. */
   readonly ownPidNamespace: boolean;
   /** Which crun is not told of. */
@@ -76,7 +76,7 @@ export function ociConfig(
   const completeIn = hidesPasswd(listAt(parsed, "mounts")) ? undefined : changes.completeIn;
   const ofRoot =
     completeIn === undefined || typeof root !== "string" ? attributes.process : completeIn(root, attributes.process);
-  const startHooks = listAt(hooks, "startContainer").map((hook) => String(isRecord(hook) ? hook["path"] : hook));
+  const startHooks = listAt(hooks, "startContainer").filter(isRecord).map(startHookOf);
   const complete = {
     ...parsed,
     ...(startHooks.length === 0
@@ -101,6 +101,10 @@ export function ociConfig(
     networkSysctls: sysctls.network,
     withHugepages: mentionsHugepages(parsed) ? parsed : undefined,
   };
+}
+
+function startHookOf({ path, timeout }: JsonRecord): StartHook {
+  return { path: String(path), timeout: typeof timeout === "number" ? timeout : undefined };
 }
 
 function mentionsHugepages(config: JsonRecord): boolean {

@@ -7,6 +7,13 @@ import { isNotFound, toHearthError } from "../../errors.ts";
 import { HOOK_OUTPUT_BYTES_MAX } from "../../limits.ts";
 import type { GuestBundlePaths } from "../../paths.ts";
 
+export interface StartHook {
+  /** In the container. */
+  readonly path: string;
+  /** Seconds. */
+  readonly timeout: number | undefined;
+}
+
 type HookFiles = Pick<GuestBundlePaths, "hooksStdout" | "hooksStderr">;
 
 /** Annotations by which crun appends what hooks write to files, in place of dropping it. Source: crun(1). */
@@ -27,13 +34,18 @@ export function emptyHookFiles({ hooksStdout, hooksStderr }: HookFiles): void {
 
 /**
  * In runc's words what crun says, which is at the beginning of `said` and all that there will be; undefined for anything
- * else. `hooks` are the paths of the startContainer hooks.
+ * else, such as that crun could not give a hook its state. crun does not tell a signal from an exit status above 128, nor a program that is not there from one that ends with 1.
  */
-export function startHookFailure(said: string, files: HookFiles, hooks: readonly string[]): string | undefined {
+export function startHookFailure(said: string, files: HookFiles, hooks: readonly StartHook[]): string | undefined {
   // With a time and colours on a terminal. Source: crun 1.8, do_hooks.
-  const [, path = "", status] = /^\S* ?error executing hook `([^`]*)` \(exit code: (\d+)\)/.exec(said) ?? [];
-  const index = hooks.indexOf(path);
-  if (index < 0) return undefined;
+  const [, path = "", status] = /^\S* ?error executing hook `([^`]*)` \(exit code: (-1|\d+)\)/.exec(said) ?? [];
+  const index = hooks.findIndex((hook) => hook.path === path);
+  const hook = hooks[index];
+  if (hook === undefined) return undefined;
+  if (status === "-1") {
+    if (hook.timeout === undefined) return undefined;
+    return `error running hook #${index}: hook ran past specified timeout of ${hook.timeout.toFixed(1)}s\n`;
+  }
   const output = `stdout: ${read(files.hooksStdout)}, stderr: ${read(files.hooksStderr)}`;
   return `error running hook #${index}: error running hook: exit status ${status}, ${output}\n`;
 }

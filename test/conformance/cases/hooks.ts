@@ -136,7 +136,10 @@ export const HOOKS: Topic = {
       name: "a startContainer hook that fails is told on the container's standard error",
       spec: SPEC,
       args: ["/bin/echo", "ran"],
-      files: { "rootfs/good": "#!/bin/sh\ntrue\n", "rootfs/hook": "#!/bin/sh\necho said; echo why >&2; exit 3\n" },
+      files: {
+        "rootfs/good": "#!/bin/sh\ncat >/dev/null\n",
+        "rootfs/hook": "#!/bin/sh\ncat >/dev/null; echo said; echo why >&2; exit 3\n",
+      },
       config: { hooks: { startContainer: [{ path: "/good" }, { path: "/hook" }] } },
       steps: [
         {
