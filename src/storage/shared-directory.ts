@@ -11,6 +11,7 @@ import {
   cloneTree,
   makePrivate,
   makeShared,
+  makeSlave,
   mount,
   setReadOnly,
   unmount,
@@ -208,7 +209,8 @@ function copyPath(hostPath: string, options: ExposeOptions): { isDirectory: bool
 function overlayTree(place: string, overlay: string): OwnedFd {
   try {
     return inPrivateMounts(() => {
-      makePrivate("/", true);
+      // What is unmounted on the host goes here too: a thread that is started meanwhile stays in this copy.
+      makeSlave("/", true);
       mount({ source: "overlay", target: place, type: "overlay", data: overlay });
       return cloneTree(place, { slave: true });
     });
