@@ -18,6 +18,7 @@ const addresses = JSON.stringify([
       { family: "inet6", local: "fd00::5", prefixlen: 64, scope: "global" },
       { family: "inet6", local: "fe80::858:aff:fe04:5", prefixlen: 64, scope: "link" },
       { family: "inet6", local: "fe80::1", prefixlen: 64, scope: "link" },
+      {},
       { family: "inet6", local: "fd00::7", prefixlen: 64, scope: "global", dadfailed: true },
     ],
   },
@@ -40,7 +41,7 @@ const nexthops = [
 const routes6 = JSON.stringify([
   { dst: "fd05::/64", nhid: 7, metric: 1024, pref: "high", expires: 500, nexthops },
   { dst: "fd05::/64", nexthops: [...nexthops, { gateway: "fd01::1", dev: "gone0" }] },
-  { type: "7", dst: "fd07::/64", dev: "lo", metric: 1024, error: -101 },
+  { type: "7", dst: "fd07::/64", dev: "lo", metric: 1024, error: -101, expires: -2 },
   { dst: "fe80::/64", dev: "eth0", protocol: "2", metric: 256 },
   { dst: "fe80::5", dev: "eth0", metric: 1024 },
   { dst: "::1", dev: "lo", protocol: "2", metric: 256 },
@@ -89,7 +90,7 @@ test("reads interfaces, every route with those to gateways last, and permanent n
       ...{ ...route, destination: "10.8.0.0/16", gateway: "10.7.0.1", onLink: true, mtu: 1300 },
       metrics: [{ kind: 11, value: 7 }],
     },
-    { ...route6, destination: "fd07::/64", device: "", type: 7 },
+    { ...route6, destination: "fd07::/64", device: "", type: 7, expiresS: 1 },
     { ...route6, destination: "fe80::5/128" },
     {
       ...{ ...route6, destination: "fd05::/64", device: "", preference: 1, expiresS: 500 },
@@ -127,6 +128,16 @@ test.each([
       },
     },
     "address fd:: of eth0: anycast",
+  ],
+  [
+    {
+      addresses: {
+        ifname: "eth0",
+        link_type: "ether",
+        addr_info: [{ family: "inet", local: "10.0.0.1", prefixlen: 8, scope: "odd" }],
+      },
+    },
+    'address of eth0: {"family":"inet","local":"10.0.0.1","prefixlen":8,"scope":"odd"}',
   ],
 ])("%j is refused by name and not left out", (entry, what) => {
   const text = { addresses, routes4: "", routes6: "", neighbours: "" };

@@ -1,6 +1,6 @@
 /** What a network namespace holds, read from iproute2's JSON: interfaces, routes and permanent neighbours. Pure. */
 import * as v from "valibot";
-import { parseIpJson, refuseOtherKeys } from "./ip-json.ts";
+import { notSupported, parseIpJson, refuseOtherKeys } from "./ip-json.ts";
 import { devicesOf, type NetworkRoute, parseRoutes } from "./route-view.ts";
 
 export interface InterfaceAddress {
@@ -171,10 +171,15 @@ function addressesOf({ ifname, address: mac, addr_info }: v.InferOutput<typeof L
   return [...of("v4"), ...of("v6").reverse()];
 }
 
-/** One that somebody else has is none. The link-local IPv6 address that follows from `mac` is the guest's own to make. */
-function parseAddress(entry: unknown, device: string, mac: string): InterfaceAddress[] {
+/**
+ * One that somebody else has is none, and one that was not asked for is an empty entry. The link-local IPv6 address that
+ * follows from `mac` is the guest's own to make.
+ */
+function parseAddress(entry: object, device: string, mac: string): InterfaceAddress[] {
+  if (Object.keys(entry).length === 0) return [];
   const parsed = v.safeParse(AddressSchema, entry);
-  if (!parsed.success || parsed.output.local === undefined || parsed.output.dadfailed) return [];
+  if (!parsed.success) throw notSupported(`address of ${device}`, JSON.stringify(entry));
+  if (parsed.output.local === undefined || parsed.output.dadfailed) return [];
   const { family, local, scope, ...rest } = parsed.output;
   if (family !== "inet" && family !== "inet6") return [];
   if (family === "inet6" && scope === RT_SCOPE_LINK && local === linkLocalAddress(mac)) return [];

@@ -63,7 +63,7 @@ const RouteSchema = v.looseObject({
   metric: v.optional(u32, 0),
   tos: v.optional(numeric, "0"),
   pref: v.optional(v.picklist(["low", "medium", "high"]), "medium"),
-  expires: v.optional(u32, 0),
+  expires: v.optional(v.pipe(v.number(), v.integer(), v.maxValue(0xffffffff))),
   flags: flagsSchema,
   metrics: v.optional(v.array(v.record(v.string(), v.unknown())), []),
   nexthops: v.optional(v.array(NextHopSchema), []),
@@ -142,7 +142,8 @@ function parseRoute(entry: RouteEntry, family: "v4" | "v6"): NetworkRoute {
     tos: entry.tos,
     protocol: entry.protocol,
     preference: PREFERENCES[entry.pref],
-    expiresS: entry.expires,
+    // One whose time is over, and which the kernel has not removed yet, is below zero.
+    expiresS: entry.expires === undefined ? 0 : Math.max(entry.expires, 1),
     mtu: metrics.find(({ kind }) => kind === RTAX_MTU)?.value ?? 0,
     metrics: metrics.filter(({ kind }) => kind !== RTAX_MTU),
     nextHops: entry.nexthops.map((hop) => {
