@@ -57,6 +57,12 @@ function compiled(profile: unknown): Uint8Array {
   return program;
 }
 
+test("a profile for several machines is the same here as one for this machine alone", () => {
+  const architectures = [...ARCHITECTURES, "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
+  expect(compiled({ ...PROFILE, architectures })).toEqual(compiled(PROFILE));
+  expect(seccompProgram({ ...PROFILE, architectures: [...ARCHITECTURES, "SCMP_ARCH_NONE"] })).toBeUndefined();
+});
+
 describe("a profile that refuses by default", () => {
   test.each([
     ["x86_64", X86_64, 0, 437, 437],

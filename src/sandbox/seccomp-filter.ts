@@ -153,14 +153,15 @@ function addRule(
   return true;
 }
 
-/** Numbers by name; undefined without any (runc then adds no ENOSYS either) or with one that is not of this family. */
+/** Numbers by name; undefined without any of this family (runc then adds no ENOSYS either), or with one that nobody knows. */
 function architecturesOf(names: readonly string[]): ReadonlyMap<string, number> | undefined {
   const architectures = new Map<string, number>();
   for (const architecture of names) {
     const name = architecture.replace(/^SCMP_ARCH_/, "").toLowerCase();
-    const number = FAMILY.has(name) ? architectureByName(name) : undefined;
+    const number = architectureByName(name);
     if (number === undefined) return undefined;
-    architectures.set(name, number);
+    // Of a profile for several machines: no call is ever made by the others' here.
+    if (FAMILY.has(name)) architectures.set(name, number);
   }
   return architectures.size === 0 ? undefined : architectures;
 }

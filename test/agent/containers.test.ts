@@ -323,6 +323,15 @@ describe("signals", () => {
     expect((await api.waitProcess(c.ids)).status).toBe(42);
   });
 
+  test.each([1, 2, 3, 15])("signal %d ends one that waits for its start", async (signal) => {
+    const id = `c${++serial}`;
+    const { agent: api } = agent.client;
+    await api.createContainer({ containerId: id, execId: id, ociJson: agent.config(["sleep", "1000"]) });
+    await api.signalProcess({ containerId: id, execId: id, signal });
+    expect((await api.waitProcess({ containerId: id, execId: id })).status).toBe(137);
+    await api.removeContainer({ containerId: id, timeout: 5 });
+  });
+
   test("an empty exec id means every process", async () => {
     await using c = await run(["sh", "-c", "trap : TERM; echo ready; while true; do sleep 0.01; done"]);
     const { agent: api } = agent.client;

@@ -109,7 +109,7 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
       }
       const container = sandbox.container(containerId);
       if (execId === "") container.signalAll(signal);
-      else container.process(execId).signal(signal);
+      else container.signal(execId, signal);
       return {};
     },
     async waitProcess({ containerId, execId }, { signal }) {

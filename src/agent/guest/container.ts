@@ -7,7 +7,7 @@ import { stringifyOciJson } from "../../oci/json.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
 import type { FdUse } from "../../sys/carried-fd.ts";
 import { ConsoleListener } from "../../sys/scm.ts";
-import { SIGKILL } from "../../sys/signals.ts";
+import { SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } from "./cgroup.ts";
@@ -180,6 +180,19 @@ export class Container {
     }
   }
 
+  /** A signal to one process, as runc's kill has it for the init process; exec processes get what is sent. */
+  signal(execId: string, signal: number): void {
+    const process = this.process(execId);
+    const isInit = process === this.init;
+    // PID 1 of a namespace that has no handler ignores them: so would crun, which waits for the start.
+    const ends = isInit && this.#status === "created" && ENDING_SIGNALS.has(signal);
+    process.signal(ends ? SIGKILL : signal);
+    // Without a pid namespace of its own nothing else ends the processes beside it.
+    if (isInit && signal === SIGKILL && !this.config.ownPidNamespace && this.cgroupDir !== undefined) {
+      killCgroup(this.cgroupDir);
+    }
+  }
+
   /** A signal to every process of the container. */
   signalAll(signal: number): void {
     if (signal === SIGKILL && this.cgroupDir !== undefined) {
@@ -310,6 +323,8 @@ export class Container {
     return init.ended ? undefined : { kind: "joined", path: `/proc/${init.pid}/ns/time` };
   }
 }
+
+const ENDING_SIGNALS: ReadonlySet<number> = new Set([SIGHUP, SIGINT, SIGQUIT, SIGTERM]);
 
 /** A process that cannot have what it asks for must not run on without. */
 function applyOrKill(process: ContainerProcess, attributes: ProcessAttributes): void {

@@ -193,6 +193,11 @@ export const LIFECYCLE: Topic = {
       steps: [CREATE, KILL, { until: "stopped" }, DELETE],
     },
     {
+      name: "a created container ends by TERM",
+      spec: "runtime.md#kill",
+      steps: [CREATE, { run: ["kill", "$ID", "TERM"] }, { until: "stopped" }, DELETE],
+    },
+    {
       name: "without a signal TERM is sent",
       spec: "runtime.md#kill",
       args: trapping("TERM"),
