@@ -4,7 +4,7 @@
  */
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { describeError } from "../errors.ts";
+import { describeError, isNotFound } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
 import {
@@ -52,7 +52,9 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
     try {
       makeSlave("/", true);
       using copies = new DisposableStack();
-      const shown = (config.mounts ?? []).map((one) => showMount(one, exposures, copies));
+      // Parts of the root as earlier mounts have made it are the guest's alone.
+      const others = exposures.filter(({ relativePath }) => join(GUEST_SHARED_DIR, relativePath) !== config.root?.path);
+      const shown = (config.mounts ?? []).map((one) => showMount(one, others, copies));
       using root = cloneTree(rootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
       attachTree(root, PLACE);
       pivotRoot(PLACE);
@@ -104,8 +106,17 @@ function putInPlace(shown: readonly Shown[]): string[] {
     }
   });
   // Last, since mount points of others may be in them. The dot, as the destination may be a link.
-  for (const cover of covers) setReadOnly(`${cover}/.`, false);
+  for (const cover of covers) closeCover(`${cover}/.`);
   return warnings;
+}
+
+/** One that a later mount hides cannot be reached, and nothing can be put there. */
+function closeCover(path: string): void {
+  try {
+    setReadOnly(path, false);
+  } catch (thrown) {
+    if (!isNotFound(thrown)) throw thrown;
+  }
 }
 
 function makeMountPoint(path: string, isDirectory: boolean): void {
