@@ -55,7 +55,7 @@ test(
     hearth.explained(async () => {
       const id = "c1";
       await hearth.start(id, files.path("bundle"));
-      const said = await host.sh(`until grep -s enforce /tmp/${id}.out; do sleep 0.2; done; cat /tmp/${id}.out`);
+      const said = await host.sh(`until grep -s enforce /tmp/${id}.out; do sleep 1; done; cat /tmp/${id}.out`);
       expect(said).toContain("touch: /dev/shm/denied: Permission denied");
       expect(said).not.toContain("allowed");
       expect(said).toContain(`${PROFILE} (enforce)`);

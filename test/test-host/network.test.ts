@@ -87,7 +87,7 @@ test(
       const echo = host.sh(`exec ip netns exec ${PEER} busybox nc -ll -p 5001 -e /bin/cat`, { timeoutMs: TIMEOUT_MS });
       echo.catch(() => undefined);
       await hearth.start(ID, files.path("bundle"));
-      await host.sh(`until grep -q listening /tmp/${ID}.out; do sleep 0.2; done`, { timeoutMs: TIMEOUT_MS });
+      await host.sh(`until grep -q listening /tmp/${ID}.out; do sleep 1; done`, { timeoutMs: TIMEOUT_MS });
       const expected = await Promise.all(
         all(async (n, { type, mode, mtu }) => {
           const mac = await host.sh(`ip netns exec ${NEAR} cat /sys/class/net/eth${n}/address`);
@@ -118,7 +118,7 @@ test(
       await host.sh(`
         ip -n ${PARENTS} link add link wire0 name twin netns ${NEAR} type ipvlan mode l2
         ip -n ${NEAR} link set twin up
-        until grep -q 'interface eth0 has its MAC address' ${hearth.runDir}/vm/*/sandbox.log; do sleep 0.2; done
+        until grep -q 'interface eth0 has its MAC address' ${hearth.runDir}/vm/*/sandbox.log; do sleep 1; done
         ip -n ${NEAR} link del twin`);
       expect(await host.sh(`echo on | ip netns exec ${PEER} busybox nc -w 60 10.99.0.2 6000`)).toBe("on");
     }),

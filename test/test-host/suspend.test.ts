@@ -14,6 +14,8 @@ import { TestHost } from "../harness/test-host/test-host.ts";
 
 const TIMEOUT_MS = 900_000;
 const SLEEP_S = 30;
+/** What looks takes the time of what is waited for. */
+const LOOK_PAUSE_MS = 3_000;
 
 let files: Scratch;
 let host: TestHost;
@@ -59,7 +61,7 @@ async function metrics(): Promise<string> {
 /** Until a VM is idle; its id. */
 async function idle(): Promise<string> {
   const look = async () => (await hearth.records()).find(({ state }) => state === "idle")?.vmId;
-  return await eventually("an idle VM", look, TIMEOUT_MS);
+  return await eventually("an idle VM", look, TIMEOUT_MS, LOOK_PAUSE_MS);
 }
 
 suspensionTest(
@@ -71,7 +73,7 @@ suspensionTest(
     await host.suspend(SLEEP_S);
     expect(await host.sh("busybox dmesg")).toContain("ACPI: PM: Waking up from system sleep state S3");
     const isNoticed = async () => ((await status()).suspensions === 1 ? true : undefined);
-    await eventually("the pool to notice", isNoticed, TIMEOUT_MS);
+    await eventually("the pool to notice", isNoticed, TIMEOUT_MS, LOOK_PAUSE_MS);
     expect(await idle()).toBe(before);
     expect(await status()).toMatchObject({ losses: 0, bootFailures: 0, handedOut: [{ state: "adopted" }] });
     expect(await metrics()).toContain("\nhearth_pool_host_suspensions_total 1\n");

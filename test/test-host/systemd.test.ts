@@ -56,14 +56,14 @@ function systemdTest(name: string, body: () => Promise<void>): void {
 
 const property = (name: string): Promise<string> => host.sh(`systemctl show --property=${name} --value ${SERVICE}`);
 
-/** Waits for what systemd says of the service, in the shell's words. */
-async function until(condition: string): Promise<void> {
+/** Waits for what systemd says of the service, in the shell's words. What looks takes the time of what is waited for. */
+async function until(condition: string, pauseS = 0.5): Promise<void> {
   const show = `show() { systemctl show --property=$1 --value ${SERVICE}; }`;
-  await host.sh(`${show}; until ${condition}; do sleep 0.5; done`, { timeoutMs: TIMEOUT_MS });
+  await host.sh(`${show}; until ${condition}; do sleep ${pauseS}; done`, { timeoutMs: TIMEOUT_MS });
 }
 
 /** Told by the server, through systemd. */
-const full = (): Promise<void> => until('[ "$(show StatusText)" = "1 of 1 vms ready" ]');
+const full = (): Promise<void> => until('[ "$(show StatusText)" = "1 of 1 vms ready" ]', 3);
 
 async function status(): Promise<PoolStatus> {
   return JSON.parse((await hearth.hearth("vmcache", "status", "--json")).stdout);

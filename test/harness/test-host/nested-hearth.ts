@@ -126,7 +126,7 @@ export class NestedHearth {
   /** The record of the first VM that has its QEMU; fails when `maker`, who is to make it, ends before. */
   async firstVm(maker: Promise<ProgramResult>): Promise<VmRecord> {
     // The record names QEMU's process, or virtiofsd's, as soon as there is one.
-    const seen = this.#host.sh(`until grep -qs '"startTime"' ${this.runDir}/vm/*/vm.json; do sleep 0.2; done`, {
+    const seen = this.#host.sh(`until grep -qs '"startTime"' ${this.runDir}/vm/*/vm.json; do sleep 1; done`, {
       timeoutMs: COMMAND_TIMEOUT_MS,
     });
     const ended = maker.then(({ stderr }) => {
