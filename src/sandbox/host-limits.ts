@@ -24,8 +24,8 @@ export function limitsV1({ cpu, blockIO }: Resources): LimitWrite[] {
     ...one("cpu.shares", cpu?.shares, "cpu.shares"),
     ...one("cpu.cfs_period_us", cpu?.period, "cpu.period"),
     ...one("cpu.cfs_quota_us", cpu?.quota, "cpu.quota"),
-    ...resettable("cpu.cfs_burst_us", cpu?.burst, "cpu.burst"),
-    ...resettable("cpu.idle", cpu?.idle, "cpu.idle"),
+    ...one("cpu.cfs_burst_us", cpu?.burst, "cpu.burst"),
+    ...one("cpu.idle", cpu?.idle, "cpu.idle"),
     ...one("cpuset.cpus", cpu?.cpus, "cpu.cpus"),
     ...one("cpuset.mems", cpu?.mems, "cpu.mems"),
     ...one("blkio.weight", blockIO?.weight, "blockIO.weight"),
@@ -52,8 +52,8 @@ export function limitsV2({ cpu, blockIO }: Resources): LimitWrite[] {
     ...(quota === undefined && period === undefined
       ? []
       : [{ file: "cpu.max", value: cpuMax(quota, period), property: "cpu.quota" }]),
-    ...resettable("cpu.max.burst", cpu?.burst, "cpu.burst"),
-    ...resettable("cpu.idle", cpu?.idle, "cpu.idle"),
+    ...one("cpu.max.burst", cpu?.burst, "cpu.burst"),
+    ...one("cpu.idle", cpu?.idle, "cpu.idle"),
     ...one("cpuset.cpus", cpu?.cpus, "cpu.cpus"),
     ...one("cpuset.mems", cpu?.mems, "cpu.mems"),
     ...one("io.bfq.weight", blockIO?.weight, "blockIO.weight"),
@@ -77,18 +77,14 @@ const THROTTLES = [
   { property: "throttleWriteIOPSDevice", v1: "blkio.throttle.write_iops_device", v2: "wiops" },
 ] as const;
 
-/** Nothing for a value that is absent, empty or 0, which all mean "not set". */
+/** Nothing for a value that is absent, empty or 0, which all mean "not set"; but of what 0 takes back, 0 is written. */
 function one(file: string, value: string | number | bigint | undefined, property: string, prefix = ""): LimitWrite[] {
-  if (value === undefined || value === "" || value === 0 || value === 0n) return [];
+  const isZero = value === 0 || value === 0n;
+  if (value === undefined || value === "" || (isZero && !RESETTABLE.has(property))) return [];
   return [{ file, value: `${prefix}${value}`, property }];
 }
 
-/** A value that 0 takes back. */
-function resettable(file: string, value: number | bigint | undefined, property: string): LimitWrite[] {
-  return value === undefined ? [] : [{ file, value: String(value), property }];
-}
-
-/** Of these a kernel that has no such file has nothing to take back. */
+/** 0 takes them back; a kernel that has no such file has nothing to take back. */
 const RESETTABLE: ReadonlySet<string> = new Set(["cpu.burst", "cpu.idle"]);
 
 /** 2 to 262144 shares are 1 to 10000. Source: crun(1), "CPU controller". */

@@ -32,30 +32,21 @@ class SlowGuest {
   }
 }
 
-test("a call that is quick sets the clock at once", async () => {
-  const guest = new SlowGuest([3, 4]);
+test.each<[string, [number, number][], number, number]>([
+  ["quick: at once", [[3, 4]], 1, -3],
+  [
+    "slept through: once more, and not as a slow one",
+    [
+      [60_000, 1],
+      [2, 3],
+    ],
+    2,
+    -2,
+  ],
+  ["all slow: by the middle of one", [[40, 35]], 2, -2.5],
+  ["none good enough: the last is as good as it gets", [[300, 200]], CLOCK_ATTEMPTS_MAX, -50],
+])("calls that are %s", async (_, trips, calls, errorMs) => {
+  const guest = new SlowGuest(...trips);
   await guest.setClock();
-  expect(guest.calls).toBe(1);
-  expect(guest.errorMs).toBe(-3);
-});
-
-test("a call that the host slept through is repeated, and not taken for a slow one", async () => {
-  const guest = new SlowGuest([60_000, 1], [2, 3]);
-  await guest.setClock();
-  expect(guest.calls).toBe(2);
-  expect(guest.errorMs).toBe(-2);
-});
-
-test("calls that are all slow set it by the middle of one", async () => {
-  const guest = new SlowGuest([40, 35]);
-  await guest.setClock();
-  expect(guest.calls).toBe(2);
-  expect(guest.errorMs).toBe(-2.5);
-});
-
-test("where no call tells well enough, the last is as good as it gets", async () => {
-  const guest = new SlowGuest([300, 200]);
-  await guest.setClock();
-  expect(guest.calls).toBe(CLOCK_ATTEMPTS_MAX);
-  expect(guest.errorMs).toBe(-50);
+  expect(guest).toMatchObject({ calls, errorMs });
 });

@@ -1,9 +1,16 @@
 /** The agent with real crun on the host: life of containers and exec processes, their streams, ends and errors. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { type HostAgent, type Inside, readAll, startHostAgent } from "./host-agent.ts";
+import {
+  type ConfigChanges,
+  type HostAgent,
+  type Inside,
+  newContainerId,
+  type RunningContainer,
+  readAll,
+  runContainer,
+  startHostAgent,
+} from "./host-agent.ts";
 
 let agent: HostAgent;
 beforeAll(async () => {
@@ -13,22 +20,8 @@ afterAll(async () => {
   await agent[Symbol.asyncDispose]();
 });
 
-let serial = 0;
-
-/** Creates and starts a container and removes it at the end of the scope. */
-async function run(args: readonly string[], changes?: Parameters<HostAgent["config"]>[1]) {
-  const id = `c${++serial}`;
-  const { agent: api } = agent.client;
-  await api.createContainer({ containerId: id, execId: id, ociJson: agent.config(args, changes) });
-  await api.startContainer({ containerId: id });
-  return {
-    id,
-    ids: { containerId: id, execId: id },
-    async [Symbol.asyncDispose]() {
-      await api.removeContainer({ containerId: id, timeout: 5 });
-    },
-  };
-}
+const run = (args: readonly string[], changes?: ConfigChanges): Promise<RunningContainer> =>
+  runContainer(agent, args, changes);
 
 async function rejection(promise: Promise<unknown>): Promise<unknown> {
   return promise.then(
@@ -95,43 +88,11 @@ async function exec(containerId: string, execId: string, args: readonly string[]
 
 describe("failing to start a program", () => {
   test.each([
-    ["standard error", false, "stdout: said\n, stderr: why\n\n"],
-    ["the terminal", true, "stdout: said\r\n, stderr: why\r\n\r\n"],
-  ])(
-    "a startContainer hook that fails is told on %s, with its output and nobody else's",
-    async (_name, terminal, said) => {
-      const hooks = { startContainer: ["/good", "/bad", "/good"] };
-      writeFileSync(join(agent.dir, "rootfs/good"), "#!/bin/sh\ncat >/dev/null\n", { mode: 0o755 });
-      writeFileSync(join(agent.dir, "rootfs/bad"), "#!/bin/sh\ncat >/dev/null; echo said; echo why >&2; exit 3\n", {
-        mode: 0o755,
-      });
-      await using c = await run(["echo", "ran"], {
-        process: { terminal },
-        hooks: Object.fromEntries(
-          Object.entries(hooks).map(([point, paths]) => [point, paths.map((path) => ({ path }))]),
-        ),
-      });
-      const output = await readAll(agent.client, c.id, c.id, terminal ? "stdout" : "stderr");
-      expect(output.toString()).toBe(`error running hook #1: error running hook: exit status 3, ${said}`);
-      expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
-    },
-  );
-
-  test("a startContainer hook that takes too long is told too", async () => {
-    writeFileSync(join(agent.dir, "rootfs/slow"), "#!/bin/sh\ncat >/dev/null; sleep 1000\n", { mode: 0o755 });
-    const startContainer = [{ path: "/slow", timeout: 1 }];
-    await using c = await run(["echo", "ran"], { hooks: { startContainer } });
-    const output = await readAll(agent.client, c.id, c.id, "stderr");
-    expect(output.toString()).toBe("error running hook #0: hook ran past specified timeout of 1.0s\n");
-    expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
-  });
-
-  test.each([
     ["nope", "not-found", 'exec: "nope": executable file not found in $PATH'],
     ["/bin/nope", "not-found", 'exec: "/bin/nope": no such file or directory'],
     ["/tmp", "permission-denied", 'exec: "/tmp": permission denied'],
   ] as const)("create %s", async (program, code, message) => {
-    const id = `bad${++serial}`;
+    const id = `bad-${newContainerId()}`;
     const ociJson = agent.config([program]);
     const thrown = await rejection(agent.client.agent.createContainer({ containerId: id, execId: id, ociJson }));
     expect(thrown).toMatchObject({ code, message: expect.stringContaining(message) });
@@ -164,7 +125,7 @@ describe("failing to start a program", () => {
 describe("exec", () => {
   test("in a container that was created and not started, which starts all the same", async () => {
     const { agent: api } = agent.client;
-    const id = `c${++serial}`;
+    const id = newContainerId();
     await api.createContainer({ containerId: id, execId: id, ociJson: agent.config(["sh", "-c", "exit 7"]) });
     try {
       const ids = await exec(id, "e", ["sh", "-c", "exit 42"]);
@@ -324,7 +285,7 @@ describe("signals", () => {
   });
 
   test.each([1, 2, 3, 15])("signal %d ends one that waits for its start", async (signal) => {
-    const id = `c${++serial}`;
+    const id = newContainerId();
     const { agent: api } = agent.client;
     await api.createContainer({ containerId: id, execId: id, ociJson: agent.config(["sleep", "1000"]) });
     await api.signalProcess({ containerId: id, execId: id, signal });
@@ -417,7 +378,7 @@ describe("life of a container", () => {
   });
 
   test("one that was never started is removed", async () => {
-    const id = `c${++serial}`;
+    const id = newContainerId();
     await agent.client.agent.createContainer({ containerId: id, ociJson: agent.config(["true"]) });
     const waiting = agent.client.agent.waitProcess({ containerId: id, execId: id });
     await agent.client.agent.removeContainer({ containerId: id });
@@ -487,7 +448,7 @@ describe("life of a container", () => {
 
 describe("protobuf instead of JSON", () => {
   test("a container and a process by `OCI` and `process`", async () => {
-    const id = `c${++serial}`;
+    const id = newContainerId();
     const { agent: api } = agent.client;
     const config = JSON.parse(new TextDecoder().decode(agent.config(["sh", "-c", "echo $A; read x"])));
     await api.createContainer({

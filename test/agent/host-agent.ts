@@ -149,3 +149,34 @@ export async function readAll(
     }
   }
 }
+
+export interface RunningContainer extends AsyncDisposable {
+  readonly id: string;
+  /** Of its init process. */
+  readonly ids: { readonly containerId: string; readonly execId: string };
+}
+
+let serial = 0;
+
+export function newContainerId(): string {
+  return `c${++serial}`;
+}
+
+/** Creates and starts a container and removes it at the end of the scope. */
+export async function runContainer(
+  agent: HostAgent,
+  args: readonly string[],
+  changes?: ConfigChanges,
+): Promise<RunningContainer> {
+  const id = newContainerId();
+  const { agent: api } = agent.client;
+  await api.createContainer({ containerId: id, execId: id, ociJson: agent.config(args, changes) });
+  await api.startContainer({ containerId: id });
+  return {
+    id,
+    ids: { containerId: id, execId: id },
+    async [Symbol.asyncDispose]() {
+      await api.removeContainer({ containerId: id, timeout: 5 });
+    },
+  };
+}
