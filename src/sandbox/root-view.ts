@@ -21,6 +21,7 @@ import {
 } from "../sys/mount.ts";
 import { inPrivateMounts } from "../sys/namespace.ts";
 import { type Exposure, GUEST_SHARED_DIR, type GuestSpec } from "./guest-spec.ts";
+import { insideOf } from "./rootfs-mounts.ts";
 
 /** Where the new root is mounted for a moment, out of anybody's sight: any directory but the root. */
 const PLACE = "/proc";
@@ -71,21 +72,17 @@ function showMount(
   exposures: readonly Exposure[],
   copies: DisposableStack,
 ): Shown {
-  const exposure = exposures.find(({ relativePath }) => isWithin(source, `${GUEST_SHARED_DIR}/${relativePath}`));
+  const inside = (exposure: Exposure) => insideOf(join(GUEST_SHARED_DIR, exposure.relativePath), source);
+  const exposure = exposures.find((one) => inside(one) !== undefined);
   // Without a file on the host it leads to what only the guest has.
   if (exposure === undefined || exposure.overlay !== undefined || !existsSync(exposure.hostPath)) {
     return { destination, copy: undefined, isProc: type === "proc" };
   }
-  const { relativePath, recursive } = exposure;
-  const hostPath = join(exposure.hostPath, source.slice(`${GUEST_SHARED_DIR}/${relativePath}`.length));
+  const hostPath = join(exposure.hostPath, inside(exposure) ?? "");
   const isDirectory = statSync(hostPath).isDirectory();
   const readOnly = options.includes("ro");
-  const tree = copies.use(cloneTree(hostPath, { recursive: isDirectory && recursive, slave: true, readOnly }));
+  const tree = copies.use(cloneTree(hostPath, { recursive: isDirectory && exposure.recursive, slave: true, readOnly }));
   return { destination, copy: { tree, isDirectory }, isProc: false };
-}
-
-function isWithin(path: string, directory: string): boolean {
-  return path === directory || path.startsWith(`${directory}/`);
 }
 
 /** Within the new root, so that no symbolic link of the container's leads out of it. Returns what is missing. */

@@ -37,7 +37,7 @@ function isCovered(path: string, mounts: readonly Mount[]): boolean {
 }
 
 /** The path from `directory`, "" for itself; undefined for one that is not in it. */
-function insideOf(directory: string, path: string): string | undefined {
+export function insideOf(directory: string, path: string): string | undefined {
   if (!path.startsWith("/")) return undefined;
   const inside = relative(directory, path);
   return inside === ".." || inside.startsWith("../") ? undefined : inside;
