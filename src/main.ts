@@ -17,8 +17,14 @@ async function main(name: string, args: readonly string[]): Promise<number> {
     case "sandbox":
       return await (await import("./cli/sandbox.ts")).sandboxCommand(rest);
     default:
+      if (await isForRuntime(args)) return await runtime(args, "hearth runtime");
       return await (await import("./cli/main.ts")).hostMain(args);
   }
+}
+
+/** Engines may know it as a copy or link of any name: podman runs whatever file is named to it. */
+async function isForRuntime(args: readonly string[]): Promise<boolean> {
+  return (await import("./cli/runtime/main.ts")).namesRuntimeCommand(args);
 }
 
 async function runtime(args: readonly string[], program: string): Promise<number> {

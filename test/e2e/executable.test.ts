@@ -40,6 +40,17 @@ describe("--version", () => {
     const { stdout } = await mustRunProgram([dir.path("other"), "--version"]);
     expect(stdout).toStartWith(`hearth version ${packageJson.version}\n`);
   });
+
+  test.each(["hearth", "other"])(
+    "as %s it knows the runtime's commands: an engine was given its path",
+    async (name) => {
+      using dir = scratch();
+      symlinkSync(EXECUTABLE, dir.path(name));
+      const { stderr, status } = await runProgram([dir.path(name), "--root", dir.path("root"), "state", "c1"]);
+      expect(stderr).toContain("container c1 does not exist");
+      expect(status).toBe(1);
+    },
+  );
 });
 
 test("copied alone, with an empty environment, it unpacks its guest and runs a container; damage is mended", async () => {

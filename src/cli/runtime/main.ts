@@ -40,6 +40,16 @@ export const RUNTIME_COMMANDS: Readonly<Record<string, CommandEntry>> = {
  */
 const CONTAINER_STDERR_COMMANDS: ReadonlySet<string> = new Set(["create", "run", "exec"]);
 
+/** Whether it is a command line of the runtime: flags that it knows, then one of its commands. */
+export function namesRuntimeCommand(args: readonly string[]): boolean {
+  try {
+    return Object.hasOwn(RUNTIME_COMMANDS, parseFlags(GLOBAL_FLAGS, args).rest[0] ?? "");
+  } catch (thrown) {
+    if (thrown instanceof UsageError) return false;
+    throw thrown;
+  }
+}
+
 /** Runs one command line and resolves with the exit status; reports its own errors. */
 export async function runtimeMain(
   args: readonly string[],
