@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { HearthError, toHearthError } from "../errors.ts";
 import { NETWORK_COMMAND_TIMEOUT_MS } from "../limits.ts";
 import type { OwnedFd } from "../sys/fd.ts";
+import { interfaceIndex } from "../sys/interface-index.ts";
 import { inNetns } from "../sys/namespace.ts";
 import { runProcess } from "../sys/run-process.ts";
 import { openTap } from "../sys/tap.ts";
@@ -26,19 +27,28 @@ export function isTapName(name: string): boolean {
   return name.startsWith(TAP_PREFIX) && /^\d+$/.test(name.slice(TAP_PREFIX.length));
 }
 
-/** Names of interfaces but loopback: cheap, starts no process. Fails with not-found for a path that is no namespace. */
-export function interfaceNames(netns: string): string[] {
-  let text: string;
+/**
+ * Interfaces but loopback, each with its index: one that replaces another may have its name. Cheap, starts no process. Fails
+ * with not-found for a path that is no namespace.
+ */
+export function interfaceIndices(netns: string): ReadonlyMap<string, number> {
   try {
-    text = inNetns(netns, () => readFileSync("/proc/thread-self/net/dev", "utf8"));
+    return inNetns(netns, () => {
+      const names = readFileSync("/proc/thread-self/net/dev", "utf8")
+        .split("\n")
+        .slice(2)
+        .map((line) => line.split(":")[0]?.trim() ?? "")
+        .filter((name) => name !== "" && name !== "lo");
+      return new Map(
+        names.flatMap((name) => {
+          const index = interfaceIndex(name);
+          return index === undefined ? [] : [[name, index] as const];
+        }),
+      );
+    });
   } catch (cause) {
     throw toHearthError(cause, `read network namespace ${netns}`);
   }
-  return text
-    .split("\n")
-    .slice(2)
-    .map((line) => line.split(":")[0]?.trim() ?? "")
-    .filter((name) => name !== "" && name !== "lo");
 }
 
 /** Everything the guest has to take over. Fails with unimplemented for what it cannot have. */
@@ -53,14 +63,14 @@ export async function readNetwork(netns: string, signal: AbortSignal): Promise<N
   return parseNetworkView({ addresses, routes4, routes6, neighbours });
 }
 
-/** Makes the tap and the filters; nothing of it is left when this fails. `index` makes the tap's name unique in the namespace. */
+/** Makes the tap and the filters; nothing of it is left when this fails. `tapNumber` makes the tap's name unique in the namespace. */
 export async function connectInterface(
   netns: string,
   source: NetworkInterface,
-  index: number,
+  tapNumber: number,
   signal: AbortSignal,
 ): Promise<NetworkEndpoint> {
-  const tapName = `${TAP_PREFIX}${index}`;
+  const tapName = `${TAP_PREFIX}${tapNumber}`;
   await using undo = new AsyncDisposableStack();
   const tap = undo.use(inNetns(netns, () => openTap(tapName)));
   await run(netns, ["ip", "link", "set", "dev", tapName, "mtu", String(source.mtu), "up"], signal);

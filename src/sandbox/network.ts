@@ -8,7 +8,13 @@ import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import { AGENT_CALL_TIMEOUT_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
-import { connectInterface, interfaceNames, isTapName, type NetworkEndpoint, readNetwork } from "../network/endpoint.ts";
+import {
+  connectInterface,
+  interfaceIndices,
+  isTapName,
+  type NetworkEndpoint,
+  readNetwork,
+} from "../network/endpoint.ts";
 import { InterfaceWatch } from "../network/interface-watch.ts";
 import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
 import { devicesOf, type NetworkRoute } from "../network/route-view.ts";
@@ -17,6 +23,8 @@ import { relayNames } from "./name-relay.ts";
 
 interface Connected {
   readonly endpoint: NetworkEndpoint;
+  /** Of the interface: another that has its name since is not connected. */
+  readonly index: number;
   /** Of QEMU's device. */
   readonly nicId: string;
 }
@@ -27,7 +35,7 @@ export class SandboxNetwork implements AsyncDisposable {
   readonly #log: Log;
   /** By the name of the interface. */
   readonly #endpoints = new Map<string, Connected>();
-  #nextIndex = 0;
+  #nextNicNumber = 0;
   readonly #closing = new AbortController();
   /** Open as long as there are endpoints: it keeps the path of their namespace valid. */
   #watch: InterfaceWatch | undefined;
@@ -50,7 +58,7 @@ export class SandboxNetwork implements AsyncDisposable {
    */
   async connect(netns: string, loopbackNameServers: readonly string[], signal: AbortSignal): Promise<number> {
     if (this.#watch !== undefined) return 0;
-    this.#empty = interfaceNames(netns).length === 0 ? { netns, loopbackNameServers } : undefined;
+    this.#empty = interfaceIndices(netns).size === 0 ? { netns, loopbackNameServers } : undefined;
     if (this.#empty !== undefined) return 0;
     // From before the first look, so that nothing is missed in between.
     const watch = new InterfaceWatch(netns);
@@ -98,36 +106,40 @@ export class SandboxNetwork implements AsyncDisposable {
     complete: (entry: NetworkInterface) => boolean,
     signal: AbortSignal,
   ): Promise<number> {
-    const present = interfaceNames(netns);
-    const gone = [...this.#endpoints.keys()].filter((name) => !present.includes(name));
-    for (const name of gone) await this.#remove(name, signal);
-    const foreign = present.find(isTapName);
-    if (foreign !== undefined && this.#nextIndex === 0) {
+    const present = interfaceIndices(netns);
+    const gone = [...this.#endpoints].filter(([name, { index }]) => present.get(name) !== index);
+    for (const [name] of gone) await this.#remove(name, signal);
+    const foreign = [...present.keys()].find(isTapName);
+    if (foreign !== undefined && this.#nextNicNumber === 0) {
       throw new HearthError("unimplemented", `connect network: ${foreign} connects this namespace to another VM`);
     }
-    const names = present.filter((name) => !this.#endpoints.has(name) && !isTapName(name));
-    if (names.length === 0 && gone.length === 0) return 0;
+    const fresh = [...present].filter(([name]) => !this.#endpoints.has(name) && !isTapName(name));
+    if (fresh.length === 0 && gone.length === 0) return 0;
     const view = await readNetwork(netns, signal);
-    const other = view.otherInterfaces.find((name) => names.includes(name));
+    const indices = new Map(fresh);
+    const other = view.otherInterfaces.find((name) => indices.has(name));
     if (other !== undefined) {
       throw new HearthError("unimplemented", `connect interface ${other}: it carries no Ethernet frames`);
     }
-    const added = view.interfaces.filter((entry) => names.includes(entry.name) && complete(entry));
+    const added = view.interfaces.flatMap((entry) => {
+      const index = indices.get(entry.name);
+      return index !== undefined && complete(entry) ? [{ entry, index }] : [];
+    });
     if (added.length === 0 && gone.length === 0) return 0;
-    for (const entry of added) await this.#add(netns, entry, signal);
+    for (const { entry, index } of added) await this.#add(netns, entry, index, signal);
     await this.#configureRoutes(view, signal);
     return added.length;
   }
 
-  async #add(netns: string, source: NetworkInterface, signal: AbortSignal): Promise<void> {
+  async #add(netns: string, source: NetworkInterface, index: number, signal: AbortSignal): Promise<void> {
     const obstacle = obstacleTo(source) ?? this.#twinOf(source);
     if (obstacle !== undefined) {
       throw new HearthError("unimplemented", `connect interface ${source.name}: ${obstacle}`);
     }
-    const index = this.#nextIndex++;
-    const nicId = `nic${index}`;
-    const endpoint = await connectInterface(netns, source, index, signal);
-    this.#endpoints.set(source.name, { endpoint, nicId });
+    const nicNumber = this.#nextNicNumber++;
+    const nicId = `nic${nicNumber}`;
+    const endpoint = await connectInterface(netns, source, nicNumber, signal);
+    this.#endpoints.set(source.name, { endpoint, index, nicId });
     const mac = source.mac === "" ? randomMac() : source.mac;
     await this.#hypervisor.addDevice(
       { kind: "nic", id: nicId, tapFds: [endpoint.tap.fd], mac, mtu: source.mtu },

@@ -1,6 +1,6 @@
 /** A network namespace with an interface, as CNI leaves it: the container has it, and packets go both ways. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
@@ -74,6 +74,49 @@ test(
       expect(await runOrThrow(["tc", "-n", id, "qdisc", "show", "dev", "eth0"])).not.toContain("ingress");
     } finally {
       await terminate(server);
+    }
+  },
+  TIMEOUT_MS,
+);
+
+test(
+  "an interface that another of the same name replaces at once, as `podman network reload` does it",
+  async () => {
+    const makeInterface = (number: number) => [
+      `link add eth0 type veth peer name again0 netns ${peer}`,
+      `address add 10.95.${number}.2/24 dev eth0`,
+      "link set eth0 address 02:00:00:00:00:95 up",
+    ];
+    const inNamespace = (path: string, lines: readonly string[]) =>
+      runOrThrow(["ip", "-batch", "-"], { netns: path, input: `${lines.join("\n")}\n` });
+    const up = ["link set again0 up"];
+    const again = `${id}-again`;
+    const netns = `/run/netns/${again}`;
+    await runOrThrow(["ip", "netns", "add", again]);
+    try {
+      await inNamespace(netns, makeInterface(1));
+      await inNamespace(`/run/netns/${peer}`, up);
+      await withHearth({}, async (hearth) => {
+        const script = `echo ready
+          until ip -4 -o addr show eth0 2>/dev/null | grep -q 10.95.2.2; do sleep 0.1; done
+          ip -o link show eth0 | grep -o 02:00:00:00:00:95`;
+        const network = { type: "network", path: netns };
+        const namespaces = ["pid", "ipc", "uts", "mount"].map((type) => ({ type }));
+        const bundle = await hearth.bundle({
+          args: ["sh", "-c", script],
+          config: { linux: { namespaces: [...namespaces, network] } },
+        });
+        const outputPath = join(hearth.dir, "output");
+        const running = hearth.runtime(["run", "--bundle", bundle, again], { outputPath });
+        const output = async () => (existsSync(outputPath) ? readFileSync(outputPath, "utf8") : "");
+        await Promise.race([running, until(output, (seen) => seen.includes("ready"))]);
+        await inNamespace(netns, ["link del eth0", ...makeInterface(2)]);
+        await inNamespace(`/run/netns/${peer}`, up);
+        const { status } = await running;
+        expect({ status, output: await output() }).toEqual({ status: 0, output: "ready\n02:00:00:00:00:95\n" });
+      });
+    } finally {
+      await runOrThrow(["ip", "netns", "del", again]);
     }
   },
   TIMEOUT_MS,

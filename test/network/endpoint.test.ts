@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import { readSync } from "node:fs";
-import { connectInterface, interfaceNames, readNetwork } from "../../src/network/endpoint.ts";
+import { connectInterface, interfaceIndices, readNetwork } from "../../src/network/endpoint.ts";
 import { inNetns } from "../../src/sys/namespace.ts";
 import { runOrThrow, runProcess } from "../../src/sys/run-process.ts";
 import { openTap } from "../../src/sys/tap.ts";
@@ -45,7 +45,7 @@ afterAll(async () => {
 });
 
 test("reads what the guest has to take over", async () => {
-  expect(interfaceNames(netns).sort()).toEqual(["eth0", "peer0"]);
+  expect([...interfaceIndices(netns).keys()].sort()).toEqual(["eth0", "peer0"]);
   const view = await readNetwork(netns, signal);
   const eth0 = view.interfaces.find((entry) => entry.name === "eth0");
   expect(eth0?.mtu).toBe(1400);
@@ -60,13 +60,25 @@ test("reads what the guest has to take over", async () => {
   ]);
 });
 
+test("an interface that has another's name since has another index", async () => {
+  const indices: (number | undefined)[] = [];
+  for (const round of [1, 2]) {
+    await inside("ip", "link", "add", "again0", "type", "veth", "peer", "name", "again1");
+    indices.push(interfaceIndices(netns).get("again0"));
+    if (round === 1) await inside("ip", "link", "del", "again0");
+  }
+  await inside("ip", "link", "del", "again0");
+  expect(indices[0]).toBeGreaterThan(0);
+  expect(indices[1]).not.toBe(indices[0]);
+});
+
 test("packets of the interface reach the tap, and disposing leaves neither tap nor filter", async () => {
   const view = await readNetwork(netns, signal);
   const source = view.interfaces.find((entry) => entry.name === "eth0");
   if (source === undefined) throw new Error("no eth0");
   {
     await using endpoint = await connectInterface(netns, source, 0, signal);
-    expect(interfaceNames(netns)).toContain(endpoint.tapName);
+    expect([...interfaceIndices(netns).keys()]).toContain(endpoint.tapName);
     for (const device of ["eth0", endpoint.tapName]) {
       expect(await inside("tc", "filter", "show", "dev", device, "ingress")).toContain("mirred (Egress Redirect");
     }
@@ -75,7 +87,7 @@ test("packets of the interface reach the tap, and disposing leaves neither tap n
     await runProcess(["busybox", "arping", "-c", "1", "-w", "1", "-I", "peer0", "10.99.0.77"], { netns });
     expect(readFrames(endpoint.tap.fd)).toContain(ETHERTYPE_ARP);
   }
-  expect(interfaceNames(netns)).not.toContain("hearth0");
+  expect([...interfaceIndices(netns).keys()]).not.toContain("hearth0");
   expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
 });
 
@@ -105,5 +117,5 @@ test("a failure half-way leaves nothing: the name of the tap is taken", async ()
 });
 
 test("a path that is no namespace is refused", () => {
-  expect(() => interfaceNames("/proc/self/status")).toThrow("network namespace");
+  expect(() => interfaceIndices("/proc/self/status")).toThrow("network namespace");
 });
