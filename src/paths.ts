@@ -164,6 +164,8 @@ export interface AgentPaths {
   readonly bundles: string;
   /** Mount point of the directory shared with the host. */
   readonly shared: string;
+  /** Mount point of the sysfs of containers in user namespaces. */
+  readonly sysfs: string;
 }
 
 export const GUEST_RUN_DIR = "/run/hearth";
@@ -180,6 +182,7 @@ export function agentPaths(runDir: string = GUEST_RUN_DIR): AgentPaths {
     crunState: join(runDir, "crun"),
     bundles: join(runDir, "bundles"),
     shared: join(runDir, "shared"),
+    sysfs: join(runDir, "sysfs"),
   };
 }
 

@@ -25,6 +25,7 @@ import { openStdioPipes, type ProcessStdio, terminalStdio } from "./stdio.ts";
 import { applySysctls } from "./sysctl.ts";
 import type { TimeNamespace } from "./time-namespace.ts";
 import { completeResources } from "./update-resources.ts";
+import { mountSysfs } from "./user-namespace.ts";
 
 type Status = "created" | "running" | "removing";
 
@@ -68,6 +69,7 @@ export class Container {
       mkdirSync(bundle.dir, { recursive: true, mode: 0o700 });
       writeFileSync(bundle.config, config.json, { mode: 0o600 });
       applySysctls(config.networkSysctls);
+      if (config.bindsSysfs) mountSysfs(context.paths.sysfs);
       const { terminal, program, startHooks } = config;
       const init = await container.#spawn(id, { terminal, program, descriptors }, (call, streams) =>
         context.crun.create(call, streams),

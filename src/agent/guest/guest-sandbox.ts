@@ -99,6 +99,7 @@ export class GuestSandbox {
         pidNamespace: wanted.sharedPidNamespace ? this.#sharedPidNamespace() : undefined,
         initPidOf: (other) => this.#livingInitPid(other),
         startHookAnnotations: hookOutputAnnotations(guestBundlePaths(this.#context.paths, id)),
+        sysfs: this.#context.paths.sysfs,
         devices: (await deviceNumbers?.(wanted.devices, signal)) ?? [],
       });
       hugepages = await this.#reserveHugepages(id, config.withHugepages);

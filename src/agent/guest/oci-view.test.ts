@@ -74,6 +74,42 @@ describe("sysctls of the network", () => {
   });
 });
 
+describe("a user namespace, whose network is the VM's", () => {
+  const PORTS = "net.ipv4.ip_unprivileged_port_start";
+  const sysfsMount = { destination: "/sys", type: "sysfs", source: "sysfs", options: ["ro"] };
+  const others = [
+    { destination: "/proc", type: "proc" },
+    { destination: "/m", type: "bind", source: "/s" },
+  ];
+  const view = (types: string[], sysctl = {}, mounts: object[] = [...others, sysfsMount]) => {
+    const config = { mounts, linux: { sysctl, namespaces: types.map((type) => ({ type })) } };
+    const { json, ...rest } = ociConfig({ text: JSON.stringify(config) }, "c1", { sysfs: "/run/s" });
+    return { ...rest, mounts: JSON.parse(json).mounts };
+  };
+
+  test("gets a sysfs of the guest's, with the options that it is given", () => {
+    const bound = { destination: "/sys", type: "bind", source: "/run/s", options: ["bind", "ro"] };
+    expect(view(["user"])).toMatchObject({ bindsSysfs: true, mounts: [...others, bound] });
+    expect(view(["user"], {}, [{ destination: "/sys", type: "sysfs" }]).mounts).toEqual([
+      { ...bound, options: ["bind", "nosuid", "noexec", "nodev"] },
+    ]);
+    expect(view(["user"], {}, others).bindsSysfs).toBe(false);
+  });
+
+  test("gets every port, if nothing is said of them", () => {
+    expect(view(["user"]).networkSysctls).toEqual({ [PORTS]: "0" });
+    expect(view(["user"], { [PORTS]: "80" }).networkSysctls).toEqual({ [PORTS]: "80" });
+  });
+
+  test.each([["pid"], ["user,network"]])("%s changes nothing", (types) => {
+    expect(view(types.split(","))).toMatchObject({
+      bindsSysfs: false,
+      networkSysctls: {},
+      mounts: [...others, sysfsMount],
+    });
+  });
+});
+
 describe("what the agent reads", () => {
   const view = (config: object) => ociConfig({ text: JSON.stringify(config) }, "c1");
 

@@ -9,6 +9,7 @@ import type { Json } from "./oci-from-grpc.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import type { StartHook } from "./start-hooks.ts";
 import { type TimeNamespace, timeNamespaceOf } from "./time-namespace.ts";
+import { bindSysfs, PORTS_SYSCTL } from "./user-namespace.ts";
 
 export interface OciConfig {
   /** For crun. */
@@ -27,6 +28,8 @@ export interface OciConfig {
   readonly timeNamespace: TimeNamespace | undefined;
   /** Of `linux.sysctl`, what belongs to the network: the VM's namespace is none that crun makes, so it refuses them. */
   readonly networkSysctls: Readonly<Record<string, unknown>>;
+  /** `sysfs` of the changes must be mounted. */
+  readonly bindsSysfs: boolean;
   /** The whole of it when it mentions huge pages. */
   readonly withHugepages: JsonRecord | undefined;
   /** Sets on the init process what crun does not. */
@@ -45,6 +48,8 @@ export interface OciChanges {
   readonly initPidOf?: (containerId: string) => number;
   /** Annotations for a configuration with startContainer hooks. */
   readonly startHookAnnotations?: Readonly<Record<string, string>>;
+  /** Where the guest has a sysfs for containers in user namespaces; see user-namespace.ts. */
+  readonly sysfs?: string;
   /** Replacements of device numbers, by path in the container. */
   readonly devices?: readonly DeviceNumbers[];
 }
@@ -69,16 +74,20 @@ export function ociConfig(
   const { timeOffsets: _timeOffsets, ...linux } = recordAt(parsed, "linux");
   const allNamespaces = listAt(linux, "namespaces").filter(isRecord).map(joined(changes.initPidOf));
   const namespaces = allNamespaces.filter(({ type }) => type !== "time");
+  const inUserNamespace = hasType(namespaces, "user") && !hasType(namespaces, "network");
   const sysctls = splitSysctls(linux, namespaces);
+  const mounts = listAt(parsed, "mounts");
+  const sysfs = inUserNamespace && changes.sysfs !== undefined ? bindSysfs(mounts, changes.sysfs) : undefined;
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const attributes = processAttributes(process);
   const { path: root } = recordAt(parsed, "root");
-  const completeIn = hidesPasswd(listAt(parsed, "mounts")) ? undefined : changes.completeIn;
+  const completeIn = hidesPasswd(mounts) ? undefined : changes.completeIn;
   const ofRoot =
     completeIn === undefined || typeof root !== "string" ? attributes.process : completeIn(root, attributes.process);
   const startHooks = listAt(hooks, "startContainer").filter(isRecord).map(startHookOf);
   const complete = {
     ...parsed,
+    ...(sysfs === undefined ? {} : { mounts: sysfs.mounts }),
     ...(startHooks.length === 0
       ? {}
       : { annotations: { ...recordAt(parsed, "annotations"), ...changes.startHookAnnotations } }),
@@ -98,7 +107,8 @@ export function ociConfig(
     ownPidNamespace:
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
     timeNamespace: timeNamespaceOf(recordAt(parsed, "linux"), allNamespaces),
-    networkSysctls: sysctls.network,
+    networkSysctls: { ...(inUserNamespace ? PORTS_SYSCTL : {}), ...sysctls.network },
+    bindsSysfs: sysfs?.binds === true,
     withHugepages: mentionsHugepages(parsed) ? parsed : undefined,
   };
 }
@@ -127,12 +137,16 @@ function joined(initPidOf: OciChanges["initPidOf"]): (namespace: JsonRecord) => 
   };
 }
 
+function hasType(namespaces: readonly JsonRecord[], type: string): boolean {
+  return namespaces.some((ns) => ns["type"] === type);
+}
+
 function splitSysctls(
   linux: JsonRecord,
   namespaces: readonly JsonRecord[],
 ): { readonly network: JsonRecord; readonly other: JsonRecord } {
   const all = recordAt(linux, "sysctl");
-  if (namespaces.some((ns) => ns["type"] === "network")) return { network: {}, other: all };
+  if (hasType(namespaces, "network")) return { network: {}, other: all };
   const entries = Object.entries(all);
   const isNetwork = ([name]: [string, unknown]): boolean => /^net[./]/.test(name);
   return {

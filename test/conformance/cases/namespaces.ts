@@ -17,9 +17,9 @@ const own = (file: string, type: string): Case => ({
   args: ["/bin/sh", "-c", `readlink /proc/self/ns/${file} | sed 's/[0-9]*//g'`],
   steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: `${file}:[]` }],
 });
-/** Ids 0 to 9 of the container are 100000 and up of outside. */
+/** Ids of the container are 100000 and up of outside. */
 const MAPPINGS = [{ containerID: 0, hostID: 100_000, size: 70_000 }];
-const userNamespace = (extra: object = {}): { config: Record<string, unknown> } => ({
+const userNamespace = (extra: object = {}): { config: { linux: object } & Record<string, unknown> } => ({
   config: {
     linux: {
       namespaces: [...STANDARD, "user"].map((type) => ({ type })),
@@ -32,6 +32,14 @@ const userNamespace = (extra: object = {}): { config: Record<string, unknown> } 
   },
 });
 const USER = "config-linux.md#user-namespace-mappings";
+const EVERY_ID = [{ containerID: 0, hostID: 0, size: 0xffff_ffff }];
+/** The interfaces, what is mounted for cgroups, and whether the mount is read-only. */
+const SYSFS =
+  "ls /sys/class/net; ls -A /sys/fs/cgroup | wc -l; awk '$5 == \"/sys\" {print substr($6, 1, 2)}' /proc/self/mountinfo";
+const sysfsWith = (option: string) => [
+  ...STANDARD_MOUNTS.filter(({ destination }) => !destination.startsWith("/sys")),
+  { destination: "/sys", type: "sysfs", source: "sysfs", options: ["nosuid", "noexec", "nodev", option] },
+];
 const TIME = "config-linux.md#offset-for-time-namespace";
 
 const OLD_RUNC = "time namespaces came with runc 1.2";
@@ -196,6 +204,32 @@ export const NAMESPACES: Topic = {
       }),
       steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "0 0" }],
     },
+    prints(
+      "a user namespace: a sysfs that can be written",
+      USER,
+      SYSFS,
+      "lo\n0\nrw",
+      userNamespace({ mounts: sysfsWith("rw") }),
+    ),
+    prints(
+      "a user namespace of every id: a sysfs",
+      USER,
+      `${SYSFS}; cut -c-10 /proc/self/uid_map`,
+      /^lo\n0\nro\n +0$/,
+      {
+        config: {
+          mounts: sysfsWith("ro"),
+          linux: { ...userNamespace().config["linux"], uidMappings: EVERY_ID, gidMappings: EVERY_ID },
+        },
+      },
+    ),
+    prints(
+      "a user namespace: its root has ports below 1024",
+      USER,
+      "httpd -p 81 && echo bound",
+      "bound",
+      userNamespace(),
+    ),
     refuses("mappings without a user namespace", USER, undefined, {
       config: { linux: { uidMappings: MAPPINGS, gidMappings: MAPPINGS } },
       runcFails: "runc 1.1.5 ignores them",
