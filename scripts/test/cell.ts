@@ -57,7 +57,7 @@ export function openCell({ name, argv, cwd, env }: CellOptions): Cell {
   });
   return {
     process: child,
-    [Symbol.asyncDispose]: () => removeHostCgroup(dirs.flatMap(withThoseBelow)),
+    [Symbol.asyncDispose]: () => removeHostCgroup(dirs),
   };
 }
 
@@ -105,10 +105,4 @@ function cgroupMounts(): MountEntry[] {
 function symbolicLinks(dir: string): [string, string][] {
   const links = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isSymbolicLink());
   return links.map(({ name }) => [join(dir, name), readlinkSync(join(dir, name))]);
-}
-
-/** A cgroup and those below it, innermost first. */
-function withThoseBelow(dir: string): string[] {
-  const children = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  return [...children.flatMap(({ name }) => withThoseBelow(join(dir, name))), dir];
 }

@@ -45,6 +45,11 @@ export function containerOfShim(root: string, pid: number): ContainerRecord | un
   return listContainers(root).find(({ shim }) => shim.pid === pid && isAlive(shim));
 }
 
+/** The VM of containers that joined an earlier one of that id still runs in its cgroup. */
+export function lendsCgroup(root: string, id: string): boolean {
+  return listContainers(root).some(({ joined }) => joined?.id === id);
+}
+
 function readRecord(paths: ContainerPaths): ContainerRecord | undefined {
   let text: string;
   try {

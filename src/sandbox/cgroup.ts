@@ -71,6 +71,33 @@ export function cgroupVersion(dirs: readonly string[]): 1 | 2 {
 }
 
 /**
+ * Fails with failed-precondition when processes are in the directories or below: limits would be theirs too, and the
+ * directories could not be removed with the container. As runc since 1.2; earlier ones warn.
+ */
+export function checkHostCgroupEmpty(dirs: readonly string[]): void {
+  for (const dir of dirs) {
+    const count = withThoseBelow(dir).flatMap(
+      (one) => readTrimmed(join(one, "cgroup.procs")).match(/^\d+$/gm) ?? [],
+    ).length;
+    if (count === 0) continue;
+    throw new HearthError("failed-precondition", `container's cgroup is not empty: ${count} process(es) found`, {
+      facts: { dir },
+    });
+  }
+}
+
+/** The directory and those below it, outer ones first; none where it is missing. */
+function withThoseBelow(dir: string): string[] {
+  try {
+    const below = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    return [dir, ...below.flatMap(({ name }) => withThoseBelow(join(dir, name)))];
+  } catch (thrown) {
+    if (isErrnoException(thrown) && thrown.code === "ENOENT") return [];
+    throw toHearthError(thrown, `read cgroup ${dir}`);
+  }
+}
+
+/**
  * Makes the directories; existing ones are joined, and stay when another cannot be made. One that is frozen is a
  * failed-precondition: the VM would stand still in it, and every wait for it would run out.
  */
@@ -139,7 +166,7 @@ export function addToHostCgroup(dirs: readonly string[], pid: number): void {
 }
 
 /**
- * Removes the directories that are ours, innermost first; one that is gone is no error. The kernel empties a cgroup
+ * Removes the directories that are ours, with what was made below them; one that is gone is no error. The kernel empties a cgroup
  * a moment after its last process died, hence the bounded retry. Fails with failed-precondition while in use.
  */
 export async function removeHostCgroup(dirs: readonly string[]): Promise<void> {
@@ -155,7 +182,7 @@ export async function removeHostCgroup(dirs: readonly string[]): Promise<void> {
 function removeDirectories(dirs: readonly string[]): string[] {
   return dirs.filter((dir) => {
     try {
-      rmdirSync(dir);
+      for (const one of withThoseBelow(dir).toReversed()) rmdirSync(one);
       return false;
     } catch (cause) {
       return !(isErrnoException(cause) && cause.code === "ENOENT");

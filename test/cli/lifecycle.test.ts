@@ -149,6 +149,34 @@ describe("life of a container", () => {
     rmdirSync(dir);
   });
 
+  test("a cgroup that is another container's is refused, and so is one above it; they and it stay as they were", async () => {
+    fixture.writeBundle(["sleep", "1000"], { cgroup: "taken/inner" });
+    await fixture.ok(["run", "--detach", "c1"]);
+    for (const cgroup of ["taken/inner", "taken"]) {
+      fixture.writeBundle(["true"], { cgroup });
+      expect(await fixture.run(["create", "c2"])).toMatchObject({
+        exitCode: 1,
+        stderr: expect.stringMatching(/container's cgroup is not empty: [1-9][0-9]* process\(es\) found/),
+      });
+    }
+    expect((await fixture.state("c1")).status).toBe("running");
+    await fixture.ok(["delete", "--force", "c1"]);
+    await fixture.ok(["create", "c2"]);
+    await fixture.ok(["delete", "c2"]);
+    expect(fixture.leftovers().filter((line) => !line.includes("cgroup"))).toEqual([]);
+  });
+
+  test("cgroups that somebody made below the container's go with it", async () => {
+    fixture.writeBundle(["sleep", "1000"], { cgroup: "outer" });
+    await fixture.ok(["create", "c1"]);
+    const { linux } = JSON.parse(readFileSync(join(fixture.bundle, "config.json"), "utf8"));
+    const hierarchy = existsSync("/sys/fs/cgroup/freezer") ? "freezer" : "";
+    const dir = join("/sys/fs/cgroup", hierarchy, linux.cgroupsPath);
+    mkdirSync(join(dir, "a/b"), { recursive: true });
+    await fixture.ok(["delete", "c1"]);
+    expect(existsSync(dir)).toBe(false);
+  });
+
   test("start, state, kill and delete leave nobody holding their output pipes", async () => {
     fixture.writeBundle(["sleep", "1000"]);
     await fixture.ok(["create", "c1"]);

@@ -91,6 +91,23 @@ test(
 );
 
 test(
+  "the first comes again while its VM is the second's: in a VM of its own, and goes again",
+  async () => {
+    await run(FIRST, ["sleep", "1000000"]);
+    await run(SECOND, ["sleep", "1000000"], await pidOf(FIRST), ["network"]);
+    await runtime("delete", "--force", FIRST);
+    await run(FIRST, ["sleep", "1000000"]);
+    expect(vms().toSorted()).toEqual([[FIRST], [SECOND]]);
+    await runtime("delete", "--force", FIRST);
+    expect(await exec(SECOND, "hostname")).toBe(`${SECOND}\n`);
+    await runtime("delete", "--force", SECOND);
+    expect(vms()).toEqual([]);
+    expect([...cgroupsOf(FIRST), ...cgroupsOf(SECOND)]).toEqual([]);
+  },
+  TIMEOUT_MS,
+);
+
+test(
   "the second goes, and the first's limits can be changed as before",
   async () => {
     await run(FIRST, ["sleep", "1000000"]);

@@ -12,13 +12,14 @@ import {
   containerOfShim,
   hasContainer,
   type LockedContainer,
+  lendsCgroup,
   readContainer,
   reserveContainer,
 } from "../../oci/container-store.ts";
 import { type PodRole, vmRole, wantedSize } from "../../oci/pod.ts";
 import { type Mount, stringifySpec } from "../../oci/spec.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
-import { createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
+import { checkHostCgroupEmpty, createHostCgroup, hostCgroup, removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { type GuestSpec, toGuestSpec } from "../../sandbox/guest-spec.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "../../sandbox/host-file.ts";
 import { applyHostLimits } from "../../sandbox/host-limits.ts";
@@ -101,6 +102,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   });
   const cgroup = hostCgroup(bundle.spec.linux?.cgroupsPath, id);
   const cgroupDirs = cgroup.map(({ dir }) => dir);
+  if (!lendsCgroup(root, id)) checkHostCgroupEmpty(cgroupDirs);
   container.noteCgroups(cgroupDirs);
   createHostCgroup(cgroup);
   undo.defer(() => removeHostCgroup(cgroupDirs));

@@ -3,7 +3,7 @@ import { DeadlineError, describeError, HearthError } from "../../errors.ts";
 import { KILLED_EXIT_TIMEOUT_MS, SANDBOX_EXIT_TIMEOUT_MS, SHIM_EXIT_TIMEOUT_MS } from "../../limits.ts";
 import type { Log } from "../../log.ts";
 import type { ContainerRecord } from "../../oci/container-record.ts";
-import { hasContainer } from "../../oci/container-store.ts";
+import { hasContainer, lendsCgroup } from "../../oci/container-store.ts";
 import { connectSandbox, isSandboxGone, type SandboxConnection } from "../../rpc/sandbox-connection.ts";
 import { removeHostCgroup } from "../../sandbox/cgroup.ts";
 import { processExit, signalProcess } from "../../sys/process-identity.ts";
@@ -25,7 +25,7 @@ export async function releaseContainer(record: ContainerRecord, options: Release
   const vmEnded = await removeFromVm(record, options);
   if (vmEnded) await endVm(record.vm, options.log);
   await endProcess("shim", record.shim, SHIM_EXIT_TIMEOUT_MS, SIGKILL);
-  await removeCgroup(record, vmEnded, options.log);
+  await removeCgroup(record, vmEnded, options);
   if (vmEnded && record.joined !== undefined) await removeLentCgroup(record.joined, options);
 }
 
@@ -102,12 +102,15 @@ async function removeLentCgroup(
   await removeHostCgroup(lender.cgroupDirs);
 }
 
-/** The first container of a pod lends its cgroup to the VM; while others use the VM it cannot be removed. */
-async function removeCgroup(record: ContainerRecord, vmEnded: boolean, log: Log): Promise<void> {
+/**
+ * The first container of a pod lends its cgroup to the VM; while others use the VM it cannot be removed, and neither
+ * with a later container of its id.
+ */
+async function removeCgroup(record: ContainerRecord, vmEnded: boolean, { root, log }: ReleaseOptions): Promise<void> {
   try {
     await removeHostCgroup(record.cgroupDirs);
   } catch (thrown) {
-    if (vmEnded) throw thrown;
-    log.warn("cgroup of deleted container stays, its VM still runs in it", { id: record.id });
+    if (vmEnded && !lendsCgroup(root, record.id)) throw thrown;
+    log.warn("cgroup of deleted container stays, a VM still runs in it", { id: record.id });
   }
 }
