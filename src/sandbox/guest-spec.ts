@@ -138,7 +138,7 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
     ...(hooks === undefined ? {} : { hooks }),
   };
   if (hooks === undefined) delete config.hooks;
-  refuseUnknown(spec, warnings);
+  refuseVm(spec["vm"]);
   return { config, exposures, volumes, disks, profiles: labelled?.profiles ?? [], warnings };
 }
 
@@ -473,7 +473,9 @@ function allowsEveryDevice(resources: Resources | undefined): boolean {
   return isForAll && rule["allow"] === true;
 }
 
-/** Top-level sections of other platforms are theirs (the spec says to ignore them); one for VMs must not be dropped silently. */
-function refuseUnknown(spec: Spec, warnings: string[]): void {
-  if (spec["vm"] !== undefined) warnings.push("vm is not applied: the VM is made from the host's configuration");
+/** Top-level sections of other platforms are theirs (the spec says to ignore them); what one for VMs asks for is the operator's to set. */
+function refuseVm(vm: unknown): void {
+  if (typeof vm !== "object" || vm === null) return;
+  const [property] = Object.keys(vm);
+  if (property !== undefined) refuse(`vm.${property}`, "the VM is made from the host's configuration");
 }
