@@ -30,7 +30,8 @@ export async function programUsage(
 async function render(name: string, description: string, command: CommandDef<ArgsDef>): Promise<string> {
   // Colours are for people at a terminal; this text is also read by programs and kept in files.
   const [, ...lines] = Bun.stripANSI(await renderUsage({ ...command, meta: { name } })).split("\n");
-  return `NAME:\n   ${name} - ${description}\n${lines.join("\n")}\n`;
+  const rest = lines.join("\n").replace(/^USAGE /m, "USAGE:\n   ");
+  return `NAME:\n   ${name} - ${description}\n${rest}\n`;
 }
 
 function flagArgs(flags: FlagTable): ArgsDef {

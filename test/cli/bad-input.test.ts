@@ -254,7 +254,7 @@ describe("what is printed", () => {
       ["check", "-h"],
     ]) {
       const { exitCode, stdout } = await hearth(args);
-      expect([args, exitCode, stdout]).toEqual([args, 0, expect.stringContaining("\nUSAGE")]);
+      expect([args, exitCode, stdout]).toEqual([args, 0, expect.stringContaining("\nUSAGE:\n")]);
       const name = ["hearth", ...args.filter((arg) => !arg.startsWith("-"))].join(" ");
       expect(stdout).toStartWith(`NAME:\n   ${name} - `);
       expect(stdout).not.toContain("\u001b");
