@@ -102,7 +102,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
   });
   const cgroup = hostCgroup(bundle.spec.linux?.cgroupsPath, id);
   const cgroupDirs = cgroup.map(({ dir }) => dir);
-  if (!lendsCgroup(root, id)) checkHostCgroupEmpty(cgroupDirs);
+  checkHostCgroupEmpty(cgroupDirs, () => lendsCgroup(root, id));
   container.noteCgroups(cgroupDirs);
   createHostCgroup(cgroup);
   undo.defer(() => removeHostCgroup(cgroupDirs));
