@@ -7,26 +7,13 @@ import { dirname, join } from "node:path";
 import { describeError, isNotFound } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
-import {
-  attachTree,
-  cloneTree,
-  MS_NODEV,
-  MS_NOEXEC,
-  MS_NOSUID,
-  MS_RDONLY,
-  makeSlave,
-  mount,
-  pivotRoot,
-  setReadOnly,
-} from "../sys/mount.ts";
+import { attachTree, cloneTree, makeSlave, mount, pivotRoot, setReadOnly } from "../sys/mount.ts";
 import { inPrivateMounts } from "../sys/namespace.ts";
 import { type Exposure, GUEST_SHARED_DIR, type GuestSpec } from "./guest-spec.ts";
 import { insideOf } from "./rootfs-mounts.ts";
 
 /** Where the new root is mounted for a moment, out of anybody's sight: any directory but the root. */
 const PLACE = "/proc";
-
-const PROC = { source: "proc", type: "proc", flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC };
 
 /** A mount of the container: a copy of what is on the host, or nothing where only the guest has it. */
 interface Shown {
@@ -38,6 +25,8 @@ interface Shown {
 export interface RootView {
   /** The mount namespace; the caller closes it. */
   readonly namespace: OwnedFd;
+  /** Where it wants a /proc, which only a process of the pid namespace that is to be seen there can mount. */
+  readonly procPaths: readonly string[];
   /** Mounts that it has not. */
   readonly warnings: readonly string[];
 }
@@ -45,7 +34,8 @@ export interface RootView {
 /**
  * Made of the paths as the calling thread sees them, once the guest has made the mount points. What only the guest has
  * (file systems in memory, /dev) is covered by an empty, read-only directory: nothing that is put there could get to it.
- * /proc is the host's, read-only, since the shim is a process of the host's; podman starts its own program anew through it.
+ * /proc is left to the shim, whose pid namespace has no process of the host's: by the root of one, a link of the container's
+ * would lead out of it. (An empty one would not do: podman starts its own program anew through it.)
  */
 export function openRootView({ config, exposures }: GuestSpec, rootfs: string): RootView {
   return inPrivateMounts(() => {
@@ -59,7 +49,7 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
       using root = cloneTree(rootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
       attachTree(root, PLACE);
       pivotRoot(PLACE);
-      return { namespace, warnings: putInPlace(shown) };
+      return { namespace, ...putInPlace(shown) };
     } catch (thrown) {
       namespace.close();
       throw thrown;
@@ -85,17 +75,18 @@ function showMount(
   return { destination, copy: { tree, isDirectory }, isProc: false };
 }
 
-/** Within the new root, so that no symbolic link of the container's leads out of it. Returns what is missing. */
-function putInPlace(shown: readonly Shown[]): string[] {
+/** Within the new root, so that no symbolic link of the container's leads out of it. */
+function putInPlace(shown: readonly Shown[]): Omit<RootView, "namespace"> {
   const covers: string[] = [];
+  const procPaths: string[] = [];
   const warnings = shown.flatMap(({ destination, copy, isProc }) => {
     try {
       makeMountPoint(destination, copy?.isDirectory !== false);
       if (copy !== undefined) attachTree(copy.tree, destination, { followLink: true });
-      else if (isProc) mount({ ...PROC, target: destination });
       else {
         mount({ source: "hearth", target: destination, type: "tmpfs", data: "size=64k,mode=755" });
         covers.push(destination);
+        if (isProc) procPaths.push(destination);
       }
       return [];
     } catch (thrown) {
@@ -104,7 +95,7 @@ function putInPlace(shown: readonly Shown[]): string[] {
   });
   // Last, since mount points of others may be in them. The dot, as the destination may be a link.
   for (const cover of covers) closeCover(`${cover}/.`);
-  return warnings;
+  return { procPaths, warnings };
 }
 
 /** One that a later mount hides cannot be reached, and nothing can be put there. */

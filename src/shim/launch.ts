@@ -2,9 +2,33 @@
 import { HearthError } from "../errors.ts";
 import { type FdUse, parseFdUse } from "../sys/carried-fd.ts";
 
+/** Where a shim lives once its process exists. */
+export interface ShimPlace {
+  /** Path of the mount namespace. */
+  readonly mountNamespace: string;
+  /** Paths in it where the shim mounts a /proc of its pid namespace. */
+  readonly procPaths: readonly string[];
+}
+
+/** One line of text. Undefined: it stays where it was started. */
+export function formatShimPlace(place: ShimPlace | undefined): string {
+  return JSON.stringify(place ?? {});
+}
+
+/** The inverse of formatShimPlace. */
+export function parseShimPlace(line: string): ShimPlace | undefined {
+  const place: unknown = JSON.parse(line);
+  if (typeof place !== "object" || place === null || !("mountNamespace" in place)) return undefined;
+  const procPaths: unknown = "procPaths" in place ? place.procPaths : undefined;
+  if (typeof place.mountNamespace === "string" && Array.isArray(procPaths)) {
+    return { mountNamespace: place.mountNamespace, procPaths: procPaths.map(String) };
+  }
+  throw new HearthError("invalid-argument", "attach shim: unreadable place");
+}
+
 /**
- * A socket: a line from the runtime says that the process exists now, and in which mount namespace the shim lives from then on
- * (its path; empty: as before); the shim answers `{"ready":true}` or `{"error":…}`
+ * A socket: a line from the runtime says that the process exists now, and where the shim lives from then on
+ * (formatShimPlace); the shim answers `{"ready":true}` or `{"error":…}`
  * in one line when it owns it. The runtime closes it when the shim may end, at the latest by ending itself.
  */
 export const SHIM_REPORT_FD = 3;

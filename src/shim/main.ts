@@ -5,9 +5,10 @@ import { SANDBOX_CONNECT_TIMEOUT_MS } from "../limits.ts";
 import { silentLog } from "../log.ts";
 import { connectSandbox } from "../rpc/sandbox-connection.ts";
 import { asFd, dup, type Fd, isOpen, OwnedFd } from "../sys/fd.ts";
+import { mountProc } from "../sys/mount.ts";
 import { enterMountNamespace } from "../sys/namespace.ts";
 import { isTerminal, makeRaw, ownTerminal, setControllingTerminal } from "../sys/pty.ts";
-import { parseShimArgs, SHIM_PRESERVED_FD, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
+import { parseShimArgs, parseShimPlace, SHIM_PRESERVED_FD, SHIM_REPORT_FD, type ShimLaunch } from "./launch.ts";
 import { EXIT_STATUS_LOST, startShim } from "./shim.ts";
 import { takeStandardFd } from "./standard-fds.ts";
 
@@ -41,8 +42,9 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   const [stdin, stdout, stderr] = [takeStandardFd(0), takeStandardFd(1), takeStandardFd(2)];
   if (hasTerminal) stderr?.close();
   await using connection = await connectSandbox(launch.socket, { timeoutMs: SANDBOX_CONNECT_TIMEOUT_MS });
-  const mountNamespace = waitForProcess();
-  if (mountNamespace === undefined) return EXIT_STATUS_LOST;
+  const line = waitForProcess();
+  if (line === undefined) return EXIT_STATUS_LOST;
+  const place = parseShimPlace(line);
   const shim = startShim({
     target: { sandbox: connection.sandbox, containerId, execId },
     stdio: { stdin, stdout, stderr: hasTerminal ? undefined : stderr },
@@ -53,7 +55,10 @@ async function carryProcess(launch: ShimLaunch): Promise<number> {
   });
   await shim.ready;
   // Everything that is found by its path has been opened. Who enters the container by our pid gets there too.
-  if (mountNamespace !== "") enterMountNamespace(mountNamespace);
+  if (place !== undefined) {
+    enterMountNamespace(place.mountNamespace);
+    for (const path of place.procPaths) mountProc(path);
+  }
   report({ ready: true });
   const exitStatus = await shim.exited;
   waitForRelease();
@@ -72,7 +77,7 @@ function waitForRelease(): void {
 }
 
 /**
- * Blocks until the runtime says that the process exists, and returns the rest of its line; undefined when it has given up.
+ * Blocks until the runtime says that the process exists, and returns its line; undefined when it has given up.
  * Nothing else happens in this program until then, so a blocking read is the simplest way to wait.
  */
 function waitForProcess(): string | undefined {

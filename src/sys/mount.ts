@@ -79,6 +79,11 @@ export function mount(options: MountOptions): void {
   );
 }
 
+/** The processes of the calling process's pid namespace, and nothing to write to; follows a symbolic link in `target`. */
+export function mountProc(target: string): void {
+  mount({ source: "proc", target, type: "proc", flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC });
+}
+
 export interface BindOptions {
   /** With the mounts below the source. Default false. */
   readonly recursive?: boolean;

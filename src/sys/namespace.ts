@@ -71,6 +71,21 @@ export function inNetns<T>(path: string, step: () => T): T {
   }
 }
 
+/**
+ * As inNetns, in a pid namespace of which the first child that is started there is process 1. The kernel refuses this thread
+ * threads of its own meanwhile, without which the runtime that needs one aborts: the step does nothing but to start the child.
+ */
+export function inNewPidNamespace<T>(step: () => T): T {
+  const { setns, unshare } = libc();
+  using own = openFd("/proc/thread-self/ns/pid", O_RDONLY);
+  check(unshare(CLONE_NEWPID), "make pid namespace");
+  try {
+    return step();
+  } finally {
+    if (setns(own.fd, CLONE_NEWPID) < 0) process.abort();
+  }
+}
+
 /** Source: linux/sched.h. Root and working directory, which the threads of a process share until one of them asks not to. */
 const CLONE_FS = 0x00000200;
 

@@ -7,7 +7,7 @@ import { sleep } from "../util/wait.ts";
 import { cleanEnv, type Environment } from "./environment.ts";
 import type { Fd } from "./fd.ts";
 import { check, cString, lastErrno, lazyLibc } from "./libc.ts";
-import { inNetns } from "./namespace.ts";
+import { inNetns, inNewPidNamespace } from "./namespace.ts";
 import { parseSignal, SIGKILL, SIGTERM, signalName } from "./signals.ts";
 
 const libc = lazyLibc({ kill: { args: ["i32", "i32"], returns: "i32" } });
@@ -50,6 +50,8 @@ export interface SpawnOptions {
   readonly gid?: number;
   /** Path of a network namespace file that the child is born in. */
   readonly netns?: string;
+  /** The child is process 1 of a pid namespace of its own; for us it has a pid as any other. */
+  readonly ownPids?: boolean;
 }
 
 /** A child of ours. Not disposable on purpose: some outlive us; `terminate` ends one. */
@@ -87,20 +89,25 @@ export function isOwnChild(pid: number): boolean {
   return ownChildren.has(pid);
 }
 
+type Stream = NonNullable<SpawnOptions["stdio"]>[number];
+
 function startChild(options: SpawnOptions): ChildProcess {
-  const stdio = options.stdio ?? [];
+  const [stdin = "ignore", stdout = "ignore", stderr = "ignore", ...more] = options.stdio ?? [];
+  const stdio: [Stream, Stream, Stream, ...Stream[]] = [stdin, stdout, stderr, ...more];
   let status: ExitStatus | undefined;
-  const child = Bun.spawn({
+  const command = {
     cmd: [...options.argv],
     ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
     env: { ...(options.env ?? cleanEnv()) },
     cwd: options.cwd ?? "/",
-    stdio: [stdio[0] ?? "ignore", stdio[1] ?? "ignore", stdio[2] ?? "ignore", ...stdio.slice(3)],
+    stdio,
     ...(options.detached === true ? { detached: true } : {}),
     ...(options.cgroup === undefined ? {} : { cgroup: options.cgroup }),
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),
-  });
+  };
+  const start = () => Bun.spawn(command);
+  const child = options.ownPids === true ? inNewPidNamespace(start) : start();
   ownChildren.add(child.pid);
   const exited = child.exited.then((code): ExitStatus => {
     ownChildren.delete(child.pid);

@@ -12,6 +12,9 @@ import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 const TIMEOUT_MS = 120_000;
 const ID = "entered";
 
+/** Of the container, to the roots of processes as the kernel knows them. */
+const LINKS = { "root-of-1": "1", "root-of-self": "self", "root-of-us": String(process.pid) };
+
 let opened: OpenHearth;
 let hearth: Hearth;
 let bundle: string;
@@ -43,6 +46,8 @@ beforeAll(async () => {
   symlinkSync("tmp", join(bundle, "rootfs/tmp-link"));
   // Resolved on the host it would lead to the host's root.
   symlinkSync("../../../../../../..", join(bundle, "rootfs/out"));
+  for (const [name, process] of Object.entries(LINKS))
+    symlinkSync(`/proc/${process}/root`, join(bundle, "rootfs", name));
   const outputPath = join(bundle, "output");
   const { status } = await hearth.runtime(["run", "--detach", "--bundle", bundle, ID], { outputPath });
   if (status !== 0) throw new Error(`${readFileSync(outputPath, "utf8")}${opened.describe()}`);
@@ -93,4 +98,22 @@ test("no link of the container's leads to the host's files, and nothing can be w
   expect(entered.stdout.toString().trim().split("\n")).toEqual(readdirSync(join(bundle, "rootfs")).sort());
   expect(existsSync(inside("proc/sys/kernel"))).toBeTrue();
   expect(() => writeFileSync(inside("proc/sys/kernel/domainname"), "x")).toThrow("EROFS");
+});
+
+test("its /proc has no process of the host, so that a link to one's root leads nowhere else", () => {
+  expect(readdirSync(inside("proc")).filter((name) => /^\d+$/.test(name))).toEqual(["1"]);
+  const enter = (...argv: string[]) => {
+    const { stdout, stderr } = Bun.spawnSync([
+      "nsenter",
+      `--target=${pid}`,
+      "--mount",
+      "--pid",
+      "/bin/busybox",
+      ...argv,
+    ]);
+    return `${stdout}${stderr}`;
+  };
+  const ownRoot = enter("stat", "-c", "%d:%i", "/");
+  expect(enter("stat", "-c", "%d:%i", "/root-of-1/", "/root-of-self/")).toBe(ownRoot.repeat(2));
+  expect(enter("stat", "/root-of-us/")).toContain("No such file or directory");
 });

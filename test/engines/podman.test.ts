@@ -177,6 +177,23 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect((await engine.podman(["cp", there, `${name}:/scratch/`])).stderr).toContain("read-only file system");
     });
 
+    test("cp through a link to the root of a process never reaches the host", async () => {
+      const [there, back] = [join(host.hearth.dir, "sent"), join(host.hearth.dir, "fetched")];
+      writeFileSync(there, "from the host\n");
+      const script = "echo its own >/etc/of-container; for of in 1 self; do ln -s /proc/$of/root /root-of-$of; done";
+      await must("exec", name, "sh", "-c", script);
+      const sent = `etc/sent-${crypto.randomUUID()}`;
+      await must("cp", `${name}:/root-of-1/etc/of-container`, back);
+      expect(readFileSync(back, "utf8")).toBe("its own\n");
+      await must("cp", there, `${name}:/root-of-1/${sent}`);
+      expect(await must("exec", name, "cat", `/${sent}`)).toBe("from the host\n");
+      // podman is none of the container's processes.
+      const ofSelf = await engine.podman(["cp", `${name}:/root-of-self/etc/of-container`, back]);
+      expect(ofSelf.stderr).toContain("could not be found");
+      expect((await engine.podman(["cp", there, `${name}:/root-of-self/${sent}`])).status).not.toBe(0);
+      expect(existsSync(`/${sent}`)).toBeFalse();
+    });
+
     test("its network is joined by another container", async () => {
       const script = "wget -q -O - http://127.0.0.1/index.html; ip -o -4 addr show eth0";
       const output = await must("run", "--rm", "--network", `container:${name}`, PODMAN_IMAGE, "sh", "-c", script);

@@ -122,6 +122,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
       launch: { socket: vm.socket, containerId: id, execId: id, terminal, preserved: options.preserved.uses },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: bundle.netns,
+      ownPids: true,
       cgroupDirs,
       preserved: preserved.map(({ fd }) => fd.fd),
       signal,
@@ -178,10 +179,10 @@ async function attachInside(
   guest: GuestSpec,
   { rootfs }: Bundle,
 ): Promise<void> {
-  const { namespace, warnings } = openRootView(guest, rootfs);
+  const { namespace, procPaths, warnings } = openRootView(guest, rootfs);
   using _namespace = namespace;
   for (const warning of warnings) log.debug(warning);
-  await shim.attach(`/proc/${process.pid}/fd/${namespace.fd}`);
+  await shim.attach({ mountNamespace: `/proc/${process.pid}/fd/${namespace.fd}`, procPaths });
 }
 
 /** As runc: who detaches must give somebody the terminal, and a terminal that nobody asked for cannot be given. */

@@ -216,6 +216,7 @@ async function execDetached(context: RuntimeContext, exec: Exec): Promise<number
       },
       stdio: pty === undefined ? undefined : [pty.terminal.fd, pty.terminal.fd, pty.terminal.fd],
       netns: { kind: "path", path: `/proc/${record.shim.pid}/ns/net` },
+      ownPids: false,
       cgroupDirs: record.cgroupDirs,
       preserved: takePreservedFds(exec.preserved).map(({ fd }) => fd.fd),
       signal,

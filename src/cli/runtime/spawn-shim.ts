@@ -3,7 +3,7 @@ import { writeSync } from "node:fs";
 import { DeadlineError, HearthError, isErrnoException, toHearthError } from "../../errors.ts";
 import { SHIM_READY_TIMEOUT_MS, SHIM_REPORT_BYTES_MAX } from "../../limits.ts";
 import { addToHostCgroup } from "../../sandbox/cgroup.ts";
-import { type ShimLaunch, shimArgs } from "../../shim/launch.ts";
+import { formatShimPlace, type ShimLaunch, type ShimPlace, shimArgs } from "../../shim/launch.ts";
 import { asFd, type Fd, isOpen, socketpair } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
 import { inNewNetns } from "../../sys/namespace.ts";
@@ -17,6 +17,8 @@ export interface ShimStart {
   /** Standard input, output and error of the shim; undefined: our own. The caller keeps its copies. */
   readonly stdio: readonly [Fd, Fd, Fd] | undefined;
   readonly netns: BundleNetns;
+  /** It gets a pid namespace of its own. */
+  readonly ownPids: boolean;
   /** Host cgroup directories it is moved into at once. */
   readonly cgroupDirs: readonly string[];
   /** What it carries to the process beside the standard streams, as `launch` says. The caller keeps its copies. */
@@ -28,8 +30,8 @@ export interface ShimStart {
 export interface PendingShim extends AsyncDisposable {
   readonly identity: ProcessIdentity;
   readonly child: ChildProcess;
-  /** The process exists now: resolves when the shim owns it, and is in the mount namespace of that path, if there is one. */
-  attach(mountNamespace?: string): Promise<void>;
+  /** The process exists now: resolves when the shim owns it and is in that place, if there is one. */
+  attach(place?: ShimPlace): Promise<void>;
   /**
    * Lets the shim end before we do. Without this it ends only after we have: its exit status is for whoever adopts it,
    * and as long as we live it would be ours to reap.
@@ -59,8 +61,8 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
   try {
     addToHostCgroup(start.cgroupDirs, child.pid);
     const identity = identifyProcess(child.pid);
-    const attach = async (mountNamespace = ""): Promise<void> => {
-      tellToAttach(stream.fd, mountNamespace);
+    const attach = async (place?: ShimPlace): Promise<void> => {
+      tellToAttach(stream.fd, place);
       await waitUntilReady(stream, child, start.signal);
       attached = true;
     };
@@ -72,9 +74,9 @@ export async function spawnShim(start: ShimStart): Promise<PendingShim> {
 }
 
 /** One short line, which a socket that nobody wrote to yet takes at once. A shim that has died says why in its report. */
-function tellToAttach(fd: Fd, mountNamespace: string): void {
+function tellToAttach(fd: Fd, place: ShimPlace | undefined): void {
   try {
-    writeSync(fd, `${mountNamespace}\n`);
+    writeSync(fd, `${formatShimPlace(place)}\n`);
   } catch (thrown) {
     if (!isErrnoException(thrown) || thrown.code !== "EPIPE") throw toHearthError(thrown, "tell shim to attach");
   }
@@ -82,13 +84,14 @@ function tellToAttach(fd: Fd, mountNamespace: string): void {
 
 const NEWLINE = 10;
 
-function spawnInNetns({ launch, stdio, netns, preserved }: ShimStart, report: Fd): ChildProcess {
+function spawnInNetns({ launch, stdio, netns, ownPids, preserved }: ShimStart, report: Fd): ChildProcess {
   const spawn = (): ChildProcess =>
     spawnProcess({
       argv: selfExec(shimArgs(launch)),
       stdio: [...(stdio ?? [ownFd(0), ownFd(1), ownFd(2)]), report, ...preserved],
       // With our own terminal it stays in our process group, which the terminal tells of window size changes.
       detached: launch.terminal !== "shared",
+      ownPids,
       ...(netns.kind === "path" ? { netns: netns.path } : {}),
     });
   return netns.kind === "new" ? inNewNetns(spawn) : spawn();
