@@ -65,7 +65,8 @@ export interface SharedDirectory extends AsyncDisposable {
   readonly failed: Promise<HearthError>;
   /**
    * Makes a path of the host appear at `relativePath`, a new name in the shared directory, for the guest at once.
-   * "not-found" without the path, "already-exists" for a taken name, "invalid-argument" for one that leads elsewhere.
+   * "not-found" without the path, "already-exists" for a taken name, "invalid-argument" for one that leads elsewhere,
+   * "failed-precondition" when it would not reach the guest.
    */
   expose(hostPath: string, relativePath: string, options?: ExposeOptions): Promise<ExposedPath>;
 }
@@ -82,7 +83,7 @@ export async function openSharedDirectory(options: SharedDirectoryOptions): Prom
       path: paths.served,
       readOnly: false,
     } as const;
-    return new OpenSharedDirectory(paths.shared, device, undefined, undo.move());
+    return new OpenSharedDirectory(paths, device, undefined, undo.move());
   }
   const daemon = undo.use(
     await startVirtiofsd({
@@ -96,7 +97,7 @@ export async function openSharedDirectory(options: SharedDirectoryOptions): Prom
   (options.log ?? silentLog).debug("virtiofsd started", { pid: daemon.identity.pid });
   const socketPath = paths.virtiofsdSocket;
   const device = { kind: "shared-directory-virtio-fs", tag: SHARED_DIRECTORY_TAG, socketPath } as const;
-  return new OpenSharedDirectory(paths.shared, device, daemon, undo.move());
+  return new OpenSharedDirectory(paths, device, daemon, undo.move());
 }
 
 /**
@@ -134,13 +135,18 @@ class OpenSharedDirectory implements SharedDirectory {
   readonly guestMountOptions: readonly string[];
   readonly processes: readonly ProcessIdentity[];
   readonly failed: Promise<HearthError>;
-  readonly #path: string;
+  readonly #paths: SharedDirectoryPaths;
   readonly #undo: AsyncDisposableStack;
   readonly #exposed = new Set<string>();
   #disposed = false;
 
-  constructor(path: string, device: SharedDirectoryDevice, daemon: Virtiofsd | undefined, undo: AsyncDisposableStack) {
-    this.#path = path;
+  constructor(
+    paths: SharedDirectoryPaths,
+    device: SharedDirectoryDevice,
+    daemon: Virtiofsd | undefined,
+    undo: AsyncDisposableStack,
+  ) {
+    this.#paths = paths;
     this.#undo = undo;
     this.device = device;
     this.guestMountOptions = daemon === undefined ? GUEST_9P_OPTIONS : [];
@@ -160,9 +166,10 @@ class OpenSharedDirectory implements SharedDirectory {
     const { isDirectory, tree } =
       options.mountNamespace === undefined ? copy() : inMountNamespace(options.mountNamespace, copy);
     using _tree = tree;
-    const target = join(this.#path, relativePath);
+    const { shared, served } = this.#paths;
+    const target = join(shared, relativePath);
     await using undo = new AsyncDisposableStack();
-    makeMountPoint(this.#path, target, isDirectory, undo);
+    makeMountPoint(shared, target, isDirectory, undo);
     attachTree(tree, target);
     this.#exposed.add(relativePath);
     undo.defer(() => {
@@ -170,6 +177,7 @@ class OpenSharedDirectory implements SharedDirectory {
       unmount(target, { detach: true });
       this.#exposed.delete(relativePath);
     });
+    if (!isSameFile(target, join(served, relativePath))) throw new CutOffError(hostPath, served);
     const undone = undo.move();
     return { relativePath, [Symbol.asyncDispose]: () => undone.disposeAsync() };
   }
@@ -178,6 +186,24 @@ class OpenSharedDirectory implements SharedDirectory {
     this.#disposed = true;
     await this.#undo.disposeAsync();
   }
+}
+
+/** The guest would have the empty mount point. What serves it is cut off with `served`, and for good. */
+class CutOffError extends HearthError {
+  constructor(hostPath: string, served: string) {
+    super(
+      "failed-precondition",
+      `expose ${hostPath}: it does not appear in ${served}, whose mounts are no longer shared`,
+      {
+        hint: "a program has changed the propagation of all mounts (mount --make-rprivate /): give it a mount namespace of its own",
+      },
+    );
+  }
+}
+
+function isSameFile(one: string, other: string): boolean {
+  const [left, right] = [one, other].map((path) => statSync(path, { bigint: true }));
+  return left?.dev === right?.dev && left?.ino === right?.ino;
 }
 
 /** Nothing of it may lie in what the guest can write to: there it could be a link to anywhere on the host. */

@@ -97,6 +97,19 @@ describe("openSharedDirectory", () => {
     await exposed[Symbol.asyncDispose]();
   });
 
+  test("what is exposed after somebody has cut its mounts off does not reach the guest: it fails, and says so", async () => {
+    const { shared, served } = paths();
+    await using directory = await open();
+    await using _before = await directory.expose(source(), "c1/rootfs");
+    // As mount --make-rprivate / does.
+    for (const path of [shared, served]) makePrivate(path, true);
+    expect(await rejection(directory.expose(place.path("source"), "c2/rootfs"))).toMatchObject({
+      code: "failed-precondition",
+      message: `expose ${place.path("source")}: it does not appear in ${served}, whose mounts are no longer shared`,
+    });
+    expect(readdirSync(shared)).toEqual(["c1"]);
+  });
+
   test("undone in any order", async () => {
     const { shared } = paths();
     await using directory = await open();
