@@ -98,14 +98,13 @@ const RTN_BLACKHOLE = 6;
 const RTN_THROW = 9;
 
 /**
- * Whole: the guest's table becomes what this says, the routes that addresses imply included. Those without a gateway come
- * first, because a gateway has to be reachable when its route is added. Fails with unimplemented for what cannot be carried.
+ * Whole: the guest's table becomes what this says, the routes that addresses imply included. Fails with unimplemented for
+ * what cannot be carried.
  */
 export function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
   return parseIpJson(v.array(RouteSchema), text, `${family} routes`)
     .filter((entry) => !isGuestsOwn(entry))
-    .map((entry) => parseRoute(entry, family))
-    .sort((left, right) => Number(hasGateway(left)) - Number(hasGateway(right)));
+    .map((entry) => parseRoute(entry, family));
 }
 
 /** Names of the interfaces that it leads to. */
@@ -116,10 +115,6 @@ export function devicesOf(route: NetworkRoute): string[] {
 /** What the kernel makes for its own addresses: in the local table, on loopback and to link-local networks. */
 function isGuestsOwn({ protocol, table, dev, dst }: RouteEntry): boolean {
   return protocol === RTPROT_KERNEL && (table !== RT_TABLE_MAIN || dev === "lo" || dst.startsWith("fe80::"));
-}
-
-function hasGateway({ gateway, nextHops }: NetworkRoute): boolean {
-  return gateway !== "" || nextHops.some((hop) => hop.gateway !== "");
 }
 
 function parseRoute(entry: RouteEntry, family: "v4" | "v6"): NetworkRoute {
