@@ -175,6 +175,8 @@ class OpenSharedDirectory implements SharedDirectory {
     undo.defer(() => {
       // Detached: the daemon may have files of it open, and goes on with them until the guest closes them.
       unmount(target, { detach: true });
+      // Gone with it, unless somebody has cut it off.
+      unmount(join(served, relativePath), { detach: true });
       this.#exposed.delete(relativePath);
     });
     if (!isSameFile(target, join(served, relativePath))) throw new CutOffError(hostPath, served);

@@ -17,14 +17,13 @@ type Place = "beside" | "private" | "slave" | "shared";
 
 interface Case {
   readonly runDir: "private" | "shared";
-  /** Undefined: without a pool. */
-  readonly pool?: Place;
+  readonly pool: Place | "none";
   readonly runtime: Place;
 }
 
 const CASES: readonly Case[] = [
-  { runDir: "private", runtime: "private" },
-  { runDir: "shared", runtime: "slave" },
+  { runDir: "private", pool: "none", runtime: "private" },
+  { runDir: "shared", pool: "none", runtime: "slave" },
   { runDir: "private", pool: "beside", runtime: "private" },
   { runDir: "shared", pool: "beside", runtime: "slave" },
   { runDir: "private", pool: "private", runtime: "beside" },
@@ -60,14 +59,14 @@ async function runContainer(hearth: Hearth, place: Place, id: string): Promise<s
 test.each(CASES)(
   "run directory on a $runDir mount, pool $pool, runtime $runtime",
   async ({ runDir, pool: poolPlace, runtime }) => {
-    const config = { factory: { vm_cache_number: poolPlace === undefined ? 0 : 2, vm_cache_timeout_ms: 60_000 } };
+    const config = { factory: { vm_cache_number: poolPlace === "none" ? 0 : 2, vm_cache_timeout_ms: 60_000 } };
     await withHearth({ config }, async (hearth) => {
       bindMount(hearth.dir, hearth.dir);
       try {
         makePrivate(hearth.dir);
         if (runDir === "shared") makeShared(hearth.dir);
         await using pool =
-          poolPlace === undefined
+          poolPlace === "none"
             ? undefined
             : startPool({ ...hearth, executable: startedIn(hearth, poolPlace) }, undefined);
         await pool?.idle(2);
