@@ -70,6 +70,8 @@ export const CONTAINERS_PER_SANDBOX_MAX = 256;
 export const SHARE_READ_AHEAD_KIB = 512;
 /** Bytes of entropy credited after a pause: the size of the kernel's ChaCha20 key twice over. */
 export const RESEED_BYTES = 64;
+/** Milliseconds that the time stamp counter is watched to tell an emulated guest its rate: to some millionths. */
+export const TSC_MEASURING_MS = 10;
 /** Milliseconds that a guest's clock may be before or behind the host's when its first container starts. */
 export const CLOCK_ERROR_MS_MAX = 40;
 /** Times a guest's clock is set until a call was quick enough: on a host that is that slow nothing better can be had. */

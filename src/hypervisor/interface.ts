@@ -38,6 +38,8 @@ export interface BootOptions {
   /** Default: virtio-pmem where the image's size allows it. A VM whose whole memory is to be saved needs virtio-blk. */
   readonly imageDevice?: "virtio-pmem" | "virtio-blk";
   readonly kernelParams: readonly string[];
+  /** Counts of the host's time stamp counter in a millisecond, which an emulated guest has too. Default: it finds out. */
+  readonly tscKhz?: number | undefined;
   readonly vcpus: number;
   /** Upper bound for hot-plug; at least `vcpus`. */
   readonly maxVcpus: number;

@@ -4,6 +4,7 @@ import { type AgentAddress, type AgentClient, connectAgent } from "../agent/clie
 import { HearthError } from "../errors.ts";
 import type { BootOptions, Hypervisor } from "../hypervisor/interface.ts";
 import { type LaunchContext, launchQemu } from "../hypervisor/qemu/launch.ts";
+import { TSC_MEASURING_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { VmPaths } from "../paths.ts";
 import { openSharedDirectory, SHARED_DIRECTORY_TAG, type SharedDirectory } from "../storage/shared-directory.ts";
@@ -11,6 +12,7 @@ import { writeJsonAtomic } from "../sys/atomic-file.ts";
 import { tryLock } from "../sys/lock.ts";
 import { removeTreeWithoutMounts } from "../sys/mount.ts";
 import { ownIdentity, type ProcessIdentity } from "../sys/process-identity.ts";
+import { measureTscKhz } from "../sys/tsc.ts";
 import type { ReservedCid } from "../sys/vsock.ts";
 import { Vm } from "../vm/vm.ts";
 import type { VmConfig } from "../vm/vm-config.ts";
@@ -65,7 +67,9 @@ export async function launchVm(
   context: LaunchContext,
 ): Promise<Hypervisor> {
   try {
-    return await launchQemu({ ...bootOptions(request), ...options }, context);
+    const measures = request.config.accel === "tcg" && options.restore === undefined;
+    const tscKhz = measures ? await measureTscKhz(TSC_MEASURING_MS) : undefined;
+    return await launchQemu({ ...bootOptions(request), ...options, tscKhz }, context);
   } finally {
     // With this copy open, the end of QEMU would not be the end of the connection to its guest.
     request.reservedCid?.[Symbol.dispose]();

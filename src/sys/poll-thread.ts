@@ -5,8 +5,8 @@
  * waited for at all. A Worker in epoll_wait would do, at 9 MiB of memory per process; this thread costs two pages.
  * It runs 65 bytes of machine code because it must not touch the JavaScript heap, and it calls the kernel only.
  */
-import { type Pointer, toArrayBuffer } from "bun:ffi";
-import { HearthError, SystemError } from "../errors.ts";
+import { toArrayBuffer } from "bun:ffi";
+import { mapCode, mapPage, PAGE_BYTES } from "./code-page.ts";
 import { asFd, type Fd, type OwnedFd } from "./fd.ts";
 import { check, checkReturned, lastErrno, lazyLibc, struct } from "./libc.ts";
 
@@ -19,12 +19,6 @@ const STATE_EPOLL_FD = 0;
 const STATE_SOCKET_FD = 4;
 const STATE_EVENTS = 64;
 
-const PAGE_BYTES = 4096;
-const PROT_READ = 1;
-const PROT_WRITE = 2;
-const PROT_EXEC = 4;
-const MAP_PRIVATE = 2;
-const MAP_ANONYMOUS = 0x20;
 const SIG_BLOCK = 0;
 const SIG_SETMASK = 2;
 const SIGSET_BYTES = 128;
@@ -65,8 +59,6 @@ const CODE = new Uint8Array([
 const libc = lazyLibc({
   epoll_create1: { args: ["i32"], returns: "i32" },
   epoll_ctl: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
-  mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "ptr" },
-  mprotect: { args: ["ptr", "u64", "i32"], returns: "i32" },
   pthread_attr_init: { args: ["ptr"], returns: "i32" },
   pthread_attr_setstacksize: { args: ["ptr", "u64"], returns: "i32" },
   pthread_attr_setdetachstate: { args: ["ptr", "i32"], returns: "i32" },
@@ -98,9 +90,7 @@ export function epollControl(epoll: Fd, operation: number, fd: Fd, events: numbe
  * structs. It owns both for the rest of the process and ends when either is closed. `socket` must be blocking.
  */
 export function startPollThread(epoll: Fd, socket: OwnedFd): void {
-  const code = mapPage();
-  new Uint8Array(toArrayBuffer(code, 0, PAGE_BYTES)).set(CODE);
-  check(libc().mprotect(code, BigInt(PAGE_BYTES), PROT_READ | PROT_EXEC), "protect code of poll thread");
+  const code = mapCode(CODE);
   const state = mapPage();
   const view = new DataView(toArrayBuffer(state, 0, PAGE_BYTES));
   view.setInt32(STATE_EPOLL_FD, epoll, true);
@@ -114,15 +104,6 @@ export function startPollThread(epoll: Fd, socket: OwnedFd): void {
     checkReturned(libc().pthread_create(thread, attributes, code, state), "start poll thread");
   });
   libc().pthread_attr_destroy(attributes);
-}
-
-function mapPage(): Pointer {
-  const flags = MAP_PRIVATE | MAP_ANONYMOUS;
-  const at = libc().mmap(null, BigInt(PAGE_BYTES), PROT_READ | PROT_WRITE, flags, -1, 0n);
-  if (typeof at !== "number") throw new HearthError("internal", "map page of poll thread");
-  // MAP_FAILED is (void *)-1, which no longer is an exact number.
-  if (at > Number.MAX_SAFE_INTEGER || at < 0) throw new SystemError(lastErrno(), "map page of poll thread");
-  return at;
 }
 
 /** A thread inherits the signal mask: signals must go to the runtime's own threads, whose handlers expect them. */

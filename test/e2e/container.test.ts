@@ -3,9 +3,11 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { SHARE_READ_AHEAD_KIB } from "../../src/limits.ts";
+import { measureTscKhz } from "../../src/sys/tsc.ts";
 import { type Hearth, type OpenHearth, openHearth, withHearth } from "../harness/hearth.ts";
 
 const VM_TEST_TIMEOUT_MS = 120_000;
+const RATE_ERROR_MAX = 100e-6;
 
 describe.each(["virtio-fs", "virtio-9p"] as const)("over %s", (sharedFs) => {
   let opened: OpenHearth;
@@ -26,6 +28,17 @@ describe.each(["virtio-fs", "virtio-9p"] as const)("over %s", (sharedFs) => {
     expect({ status, stderr: withoutKvmWarning(stderr) }).toEqual({ status: 0, stderr: "" });
     return stdout.trimEnd().split("\n");
   }
+
+  test(
+    "the guest knows the rate of the host's time stamp counter, which is its clock",
+    async () => {
+      const hostMhz = (await measureTscKhz(100)) / 1000;
+      const [guestMhz] = await inContainer("rate", "awk '/cpu MHz/ {print $4; exit}' /proc/cpuinfo");
+      // Told of it. What it finds out itself is off by ten times as much, or by as much again as it is.
+      expect(Math.abs(Number(guestMhz) / hostMhz - 1)).toBeLessThan(RATE_ERROR_MAX);
+    },
+    VM_TEST_TIMEOUT_MS,
+  );
 
   test(
     "process, file systems, limits",

@@ -4,7 +4,6 @@ import { resolve } from "node:path";
 import { profileText } from "../harness/apparmor.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -23,11 +22,8 @@ beforeAll(async () => {
   const script = "touch /dev/shm/allowed; touch /dev/shm/denied; cat /proc/self/attr/current; sleep 100000";
   const config = { process: { apparmorProfile: PROFILE } };
   await makeBundle(files.path("bundle"), { args: ["sh", "-c", script], config });
-  await withTemplate(async (outside) => {
-    host = await TestHost.start();
-    hearth = await NestedHearth.make(host, "apparmor", { factory: CARRIED_TEMPLATE });
-    await carryTemplate(outside, host, hearth);
-  });
+  host = await TestHost.start();
+  hearth = await NestedHearth.make(host, "apparmor", {});
   await host.write("/tmp/profile", profileText(PROFILE, "/dev/shm/denied"));
 }, TIMEOUT_MS);
 afterAll(async () => {

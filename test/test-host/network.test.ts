@@ -6,7 +6,6 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { obstacleTo, parseNetworkView } from "../../src/network/network-view.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -68,11 +67,8 @@ beforeAll(async () => {
     args: ["sh", "-c", SCRIPT],
     config: { linux: { namespaces: [...namespaces, network] } },
   });
-  await withTemplate(async (outside) => {
-    host = await TestHost.start();
-    hearth = await NestedHearth.make(host, "network", { factory: CARRIED_TEMPLATE });
-    await carryTemplate(outside, host, hearth);
-  });
+  host = await TestHost.start();
+  hearth = await NestedHearth.make(host, "network", {});
   await host.sh(`set -e\nmodprobe tun\n${NETWORK}`);
 }, TIMEOUT_MS);
 afterAll(async () => {

@@ -8,7 +8,6 @@ import { eventually } from "../harness/eventually.ts";
 import { CLOCK_PROGRAM } from "../harness/guest-clock.ts";
 import type { ProgramResult } from "../harness/program.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -28,12 +27,8 @@ beforeAll(async () => {
   files = scratch();
   sleeper = await makeBundle(files.path("sleeper"), { args: ["sleep", "1000000"] });
   clock = await makeBundle(files.path("clock"), { args: CLOCK_PROGRAM });
-  await withTemplate(async (outside) => {
-    host = await TestHost.start({ carry: [files.dir, outside] });
-    const factory = { ...CARRIED_TEMPLATE, vm_cache_number: 1 };
-    hearth = await NestedHearth.make(host, "suspended", { factory });
-    await carryTemplate(outside, host, hearth);
-  });
+  host = await TestHost.start({ carry: [files.dir] });
+  hearth = await NestedHearth.make(host, "suspended", { factory: { vm_cache_number: 1 } });
   serving = hearth.hearth("vmcache", "serve");
   serving.catch(() => undefined);
   await idle();

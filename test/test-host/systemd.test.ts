@@ -6,7 +6,6 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { PoolStatus } from "../../src/vmcache/control.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
-import { CARRIED_TEMPLATE, carryTemplate, withTemplate } from "../harness/test-host/carry-template.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
@@ -26,13 +25,9 @@ let sleeper = "";
 beforeAll(async () => {
   files = scratch();
   sleeper = await makeBundle(files.path("sleeper"), { args: ["sleep", "1000000"] });
-  // Every VM is a clone: a boot would take minutes.
-  await withTemplate(async (outside) => {
-    // The second vCPU is for what is asked of systemd all the time while the server works.
-    host = await TestHost.start({ init: "systemd", vcpus: 2 });
-    hearth = await NestedHearth.install(host, { factory: { ...CARRIED_TEMPLATE, vm_cache_number: 1 } });
-    await carryTemplate(outside, host, hearth);
-  });
+  // The second vCPU is for what is asked of systemd all the time while the server works.
+  host = await TestHost.start({ init: "systemd", vcpus: 2 });
+  hearth = await NestedHearth.install(host, { factory: { vm_cache_number: 1 } });
   const times = `[Service]\nWatchdogSec=${WATCHDOG_S}\nRestartSec=${RESTART_S}\n`;
   await host.write(`/etc/systemd/system/${SERVICE}.d/times.conf`, times);
 }, TIMEOUT_MS);

@@ -37,8 +37,8 @@ const NINE_P = { kind: "shared-directory-9p", tag: "hearthShared", path: "/a,b",
 
 const CASES: Readonly<Record<string, BootOptions>> = {
   "tcg-virtio-fs": BASE,
-  "kvm-virtio-fs": { ...BASE, accel: "kvm", vcpus: 2 },
-  "tcg-multi": { ...BASE, vcpus: 2 },
+  "kvm-virtio-fs": { ...BASE, accel: "kvm", vcpus: 2, tscKhz: 2_596_078 },
+  "tcg-multi": { ...BASE, vcpus: 2, tscKhz: 2_596_078 },
   "9p-private-memory": { ...BASE, sharedMemory: false, devices: [NINE_P] },
   "pc-fixed-size": { ...BASE, machine: "pc", maxVcpus: 1, maxMemoryMib: 512, imageDevice: "virtio-blk", devices: [] },
   "no-seccomp-extra-params": { ...BASE, seccomp: false, kernelParams: ["debug", "loglevel=7"], vmId: "a,b" },

@@ -163,8 +163,8 @@ function memoryBackend(id: string, shared: boolean, size: string): string {
 function kernelArguments(options: BootOptions, root: RootDevice): string[] {
   if (options.restore !== undefined) return [];
   const initrd = options.initrd === "" ? [] : ["-initrd", options.initrd];
-  const { accel, vsock } = options;
-  const own = kernelParams({ accel, root, devices: deviceKinds(options), vsock: vsock !== undefined });
+  const { accel, vsock, tscKhz } = options;
+  const own = kernelParams({ accel, root, devices: deviceKinds(options), vsock: vsock !== undefined, tscKhz });
   return ["-kernel", options.kernel, ...initrd, "-append", kernelCommandLine(own, options.kernelParams)];
 }
 

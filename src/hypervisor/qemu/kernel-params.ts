@@ -12,6 +12,8 @@ export interface KernelParamOptions {
   readonly devices: readonly Device["kind"][];
   /** The agent is reached over vsock. Default false. */
   readonly vsock?: boolean;
+  /** Of an emulated guest's time stamp counter, which is the host's. Counts in a millisecond. */
+  readonly tscKhz?: number | undefined;
 }
 
 // Source: Linux Documentation/admin-guide/kernel-parameters.txt.
@@ -49,11 +51,16 @@ export function kernelParams(options: KernelParamOptions): readonly string[] {
   const modules = [...DEVICE_MODULES, ...vsockModules, ...options.devices.flatMap(modulesOf)];
   return [
     ...ALWAYS,
-    ...(options.accel === "tcg" ? EMULATED : []),
+    ...(options.accel === "tcg" ? emulated(options.tscKhz) : []),
     ...(options.vsock === true ? [VSOCK_KERNEL_PARAM] : []),
     ...(options.root === "pmem" ? ["root=/dev/pmem0", "rootflags=dax=always"] : ["root=/dev/vda"]),
     `hearth.modules=${[...new Set(modules)].join(",")}`,
   ];
+}
+
+/** Measured in the guest, one time in some is wrong by as much as a factor of two and a half, and so is the clock from then on. */
+function emulated(tscKhz: number | undefined): readonly string[] {
+  return tscKhz === undefined ? EMULATED : [...EMULATED, `tsc_early_khz=${tscKhz}`];
 }
 
 function modulesOf(kind: Device["kind"]): readonly string[] {

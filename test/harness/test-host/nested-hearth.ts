@@ -1,6 +1,6 @@
 /**
- * The built executable inside a test host: emulation within emulation, so every deadline that can be configured is at its
- * most and the guest is as small as it gets. A VM boots in minutes; do several things at once.
+ * The built executable inside a test host. Its VMs have KVM, but an emulated one: every deadline that can be configured is
+ * at its most and the guest is as small as it gets.
  */
 import { join, resolve } from "node:path";
 import { DEFAULT_CONFIG_PATH, DEFAULT_RUN_DIR } from "../../../src/paths.ts";
@@ -23,7 +23,6 @@ export const SLOW_HOST: ConfigOverrides = {
     kernel: join(GUEST, "vmlinux"),
     initrd: join(GUEST, "initrd.cpio"),
     image: join(GUEST, "rootfs.erofs"),
-    accel: "tcg",
     // Needs no virtiofsd, and clones are copy-on-write.
     shared_fs: "virtio-9p",
     kernel_params: "mitigations=off",
