@@ -12,7 +12,7 @@ const SUSTAINED_POOL = 4;
 const CLAIM_TIMEOUT_MS = 120_000;
 /** Claims at once against a full pool, and how often. */
 const AT_ONCE = 4;
-const ROUNDS = 25;
+const ROUNDS = 100;
 const FULL_POOL = 8;
 
 type Cache = GrpcClientOf<typeof CacheService>;

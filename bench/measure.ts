@@ -9,11 +9,10 @@ export interface Samples {
   readonly count: number;
 }
 
-/** Of at least one value. p99 of fewer than a hundred is the largest. */
+/** Of at least one value, by nearest rank: p99 of fewer than a hundred is the largest. */
 export function summarize(values: readonly number[]): Samples {
   const sorted = values.toSorted((a, b) => a - b);
-  const at = (share: number): number =>
-    sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+  const at = (share: number): number => sorted[Math.ceil(sorted.length * share) - 1] ?? Number.NaN;
   return { median: at(0.5), p99: at(0.99), count: sorted.length };
 }
 

@@ -236,10 +236,10 @@ export class VmCache implements Booter {
         vm.lease({ token: newToken(), leaseMs: this.#settings.leaseMs, agent }, timeoutMs),
       );
       slot.failures = 0;
-      this.#log.info("vm handed out", { vm: vm.facts.vmId, slot: slot.index });
+      const waitMs = performance.now() - startedAt;
+      this.#log.info("vm handed out", { vm: vm.facts.vmId, slot: slot.index, waitMs: Math.round(waitMs) });
       vm.release();
       this.#empty(slot);
-      const waitMs = performance.now() - startedAt;
       const ageMs = Date.now() - vm.facts.readyAtMs;
       this.#event(slot, { kind: "handed-out", vmId: vm.facts.vmId, waitMs, ageMs });
       // Starting a process takes milliseconds of this thread: the answer goes first.

@@ -7,7 +7,7 @@ import { type Scratch, scratch } from "../harness/scratch.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
-/** A VM within a VM. */
+/** A VM in a VM. */
 const TIMEOUT_MS = 1_200_000;
 const FIXTURE = resolve(import.meta.dir, "../fixtures/host-profile.ts");
 const PROFILE = "hearth-test";

@@ -1,6 +1,6 @@
 /**
  * Containers in VMs whose agent is reached over vsock, in a test host: from the direct factory, from a template, and from a
- * pool over each. What must boot boots at once: a boot takes minutes there, and what it waits for others use.
+ * pool over each. What must boot boots before it is asked for: it takes a while there, and what it waits for others use.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { AGENT_VSOCK_PORT } from "../../src/paths.ts";
@@ -23,7 +23,7 @@ let pool: NestedHearth;
 let template: NestedHearth;
 let clonePool: NestedHearth;
 let sleeper = "";
-/** Begun one after the other: boots at once would each take nearly as long as a boot may take. */
+/** Begun one after the other. */
 let created: Promise<string>;
 let claimed: Promise<Claimed>;
 let saved: Promise<ProgramResult>;
