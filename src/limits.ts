@@ -112,6 +112,11 @@ export const NETWORK_COMMAND_TIMEOUT_MS = 10_000;
 export const FD_READ_BYTES_DEFAULT = 64 * 1024;
 /** Reads or writes of one descriptor without waiting before the event loop gets its turn: 1 MiB at the default size. */
 export const FD_CALLS_PER_TURN_MAX = 16;
+/**
+ * Calls that threads make at once on pipes that containers have the other ends of; those beyond wait. As many requests of 40
+ * bytes, which the kernel counts as 768, fit into a socket twice over. Source: /proc/sys/net/core/wmem_default.
+ */
+export const CALL_THREADS_MAX = 128;
 /** Bytes a stream holds that nobody has read yet before it stops reading from the socket; one chunk more may follow. */
 export const STREAM_READ_BUFFER_BYTES_MAX = 256 * 1024;
 /** Milliseconds a living server has to accept a probe before its socket counts as taken; the kernel accepts at once. */

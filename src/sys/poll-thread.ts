@@ -2,13 +2,11 @@
  * One native thread that waits in epoll_wait(2) and writes what became ready to a socket, which Bun's event loop reads.
  *
  * Bun can wait for sockets only: pipes block a thread of its pool, a pty master fails with ESPIPE, a pidfd cannot be
- * waited for at all. A Worker in epoll_wait would do, at 9 MiB of memory per process; this thread costs two pages.
- * It runs 65 bytes of machine code because it must not touch the JavaScript heap, and it calls the kernel only.
+ * waited for at all.
  */
-import { toArrayBuffer } from "bun:ffi";
-import { mapCode, mapPage, PAGE_BYTES } from "./code-page.ts";
 import { asFd, type Fd, type OwnedFd } from "./fd.ts";
-import { check, checkReturned, lastErrno, lazyLibc, struct } from "./libc.ts";
+import { check, lastErrno, lazyLibc, struct } from "./libc.ts";
+import { NativeProgram } from "./native-thread.ts";
 
 /** Source: struct epoll_event is packed on x86_64: u32 events, u64 data. */
 export const EPOLL_EVENT_BYTES = 12;
@@ -18,14 +16,6 @@ const EVENTS_PER_WAIT_MAX = 64;
 const STATE_EPOLL_FD = 0;
 const STATE_SOCKET_FD = 4;
 const STATE_EVENTS = 64;
-
-const SIG_BLOCK = 0;
-const SIG_SETMASK = 2;
-const SIGSET_BYTES = 128;
-const PTHREAD_ATTR_BYTES = 56;
-const PTHREAD_CREATE_DETACHED = 1;
-/** Address space only; the thread touches one page of it. Thread-local storage of the executable has to fit too. */
-const STACK_BYTES = 256 * 1024;
 
 /** void *wait(struct state *state): System V calling convention, position independent. */
 const CODE = new Uint8Array([
@@ -59,12 +49,6 @@ const CODE = new Uint8Array([
 const libc = lazyLibc({
   epoll_create1: { args: ["i32"], returns: "i32" },
   epoll_ctl: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
-  pthread_attr_init: { args: ["ptr"], returns: "i32" },
-  pthread_attr_setstacksize: { args: ["ptr", "u64"], returns: "i32" },
-  pthread_attr_setdetachstate: { args: ["ptr", "i32"], returns: "i32" },
-  pthread_attr_destroy: { args: ["ptr"], returns: "i32" },
-  pthread_create: { args: ["ptr", "ptr", "ptr", "ptr"], returns: "i32" },
-  pthread_sigmask: { args: ["i32", "ptr", "ptr"], returns: "i32" },
 });
 
 /** A new epoll set, O_CLOEXEC. */
@@ -90,30 +74,8 @@ export function epollControl(epoll: Fd, operation: number, fd: Fd, events: numbe
  * structs. It owns both for the rest of the process and ends when either is closed. `socket` must be blocking.
  */
 export function startPollThread(epoll: Fd, socket: OwnedFd): void {
-  const code = mapCode(CODE);
-  const state = mapPage();
-  const view = new DataView(toArrayBuffer(state, 0, PAGE_BYTES));
-  view.setInt32(STATE_EPOLL_FD, epoll, true);
-  view.setInt32(STATE_SOCKET_FD, socket.release(), true);
-  const attributes = new Uint8Array(PTHREAD_ATTR_BYTES);
-  checkReturned(libc().pthread_attr_init(attributes), "start poll thread");
-  checkReturned(libc().pthread_attr_setstacksize(attributes, BigInt(STACK_BYTES)), "start poll thread");
-  checkReturned(libc().pthread_attr_setdetachstate(attributes, PTHREAD_CREATE_DETACHED), "start poll thread");
-  withSignalsBlocked(() => {
-    const thread = new Uint8Array(8);
-    checkReturned(libc().pthread_create(thread, attributes, code, state), "start poll thread");
-  });
-  libc().pthread_attr_destroy(attributes);
-}
-
-/** A thread inherits the signal mask: signals must go to the runtime's own threads, whose handlers expect them. */
-function withSignalsBlocked(step: () => void): void {
-  const all = new Uint8Array(SIGSET_BYTES).fill(0xff);
-  const before = new Uint8Array(SIGSET_BYTES);
-  checkReturned(libc().pthread_sigmask(SIG_BLOCK, all, before), "block signals");
-  try {
-    step();
-  } finally {
-    checkReturned(libc().pthread_sigmask(SIG_SETMASK, before, null), "restore signals");
-  }
+  const program = new NativeProgram(CODE, "poll thread");
+  program.state.setInt32(STATE_EPOLL_FD, epoll, true);
+  program.state.setInt32(STATE_SOCKET_FD, socket.release(), true);
+  program.start();
 }

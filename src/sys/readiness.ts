@@ -1,7 +1,6 @@
 /** Waiting until a descriptor of any kind that poll(2) knows can be read or written, on the event loop. */
-import type { Socket } from "bun";
 import { HearthError, SystemError } from "../errors.ts";
-import { type Fd, setNonBlocking, socketpair } from "./fd.ts";
+import { type Fd, socketpair } from "./fd.ts";
 import {
   createEpoll,
   EPOLL_CTL_ADD,
@@ -11,6 +10,7 @@ import {
   epollControl,
   startPollThread,
 } from "./poll-thread.ts";
+import { RecordSocket } from "./record-socket.ts";
 
 export type Interest = "read" | "write" | "hang-up";
 
@@ -32,26 +32,18 @@ class PollSet {
   readonly #byToken = new Map<number, PolledFd>();
   readonly #byFd = new Map<Fd, PolledFd>();
   #nextToken = 1;
-  #socket: Socket<undefined> | undefined;
-  #rest: Uint8Array = new Uint8Array(0);
-  #waits = 0;
+  readonly #events: RecordSocket;
 
   constructor() {
     this.#epoll = createEpoll();
     const [ours, threads] = socketpair();
     startPollThread(this.#epoll, threads);
-    setNonBlocking(ours.fd, true);
-    const connecting = Bun.connect({
-      fd: ours.release(),
-      socket: {
-        binaryType: "uint8array",
-        open: (socket) => this.#opened(socket),
-        data: (_socket, chunk: Uint8Array) => this.#received(chunk),
-        close: () => this.#lost(),
-        error: () => this.#lost(),
-      },
-    });
-    connecting.catch(() => this.#lost());
+    this.#events = new RecordSocket(
+      ours,
+      EPOLL_EVENT_BYTES,
+      (view, at) => this.#received(view, at),
+      () => this.#lost(),
+    );
   }
 
   acquire(fd: Fd): PolledFd {
@@ -91,27 +83,13 @@ class PollSet {
 
   /** The event loop stays alive exactly while somebody waits. */
   countWaits(change: number): void {
-    const before = this.#waits;
-    this.#waits += change;
-    if (before === 0 && this.#waits > 0) this.#socket?.ref();
-    if (before > 0 && this.#waits === 0) this.#socket?.unref();
+    this.#events.countWaits(change);
   }
 
-  #opened(socket: Socket<undefined>): void {
-    this.#socket = socket;
-    if (this.#waits === 0) socket.unref();
-  }
-
-  #received(chunk: Uint8Array): void {
-    const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    let at = 0;
-    for (; at + EPOLL_EVENT_BYTES <= bytes.length; at += EPOLL_EVENT_BYTES) {
-      // Not by a BigInt: that is one more part of the engine that an emulated clone has to translate before its first answer.
-      const token = view.getUint32(at + 4, true) + view.getUint32(at + 8, true) * 2 ** 32;
-      this.#byToken.get(token)?.fired(view.getUint32(at, true));
-    }
-    this.#rest = bytes.slice(at);
+  #received(view: DataView, at: number): void {
+    // Not by a BigInt: that is one more part of the engine that an emulated clone has to translate before its first answer.
+    const token = view.getUint32(at + 4, true) + view.getUint32(at + 8, true) * 2 ** 32;
+    this.#byToken.get(token)?.fired(view.getUint32(at, true));
   }
 
   /** Cannot happen while the process lives: the thread holds the other end. Waiting for ever would hide it. */

@@ -3,6 +3,8 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { InputStream, OutputStream } from "../../src/agent/guest/stdio.ts";
 import { type Pipe, pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
+import { PipeReader } from "../../src/sys/pipe-reader.ts";
+import { PipeWriter } from "../../src/sys/pipe-writer.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
 
 const never = new AbortController().signal;
@@ -23,7 +25,7 @@ describe("output", () => {
   let output: OutputStream;
   beforeEach(() => {
     writer = new FdWriter(ends.writeEnd);
-    output = new OutputStream(new FdReader(ends.readEnd));
+    output = new OutputStream(new PipeReader(ends.readEnd));
   });
   afterEach(() => {
     output.close();
@@ -88,7 +90,7 @@ describe("output", () => {
 
 describe("input", () => {
   test("the end comes after what was written, however long that takes", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
+    const input = new InputStream(new PipeWriter(ends.writeEnd), "standard input of process");
     const reader = new FdReader(ends.readEnd);
     const writing = input.write(new Uint8Array(500_000), never);
     const closing = input.closeAfterWrites(never);
@@ -100,7 +102,7 @@ describe("input", () => {
   });
 
   test("a write that waits when the process ends says so", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
+    const input = new InputStream(new PipeWriter(ends.writeEnd), "standard input of process");
     const writing = input.write(new Uint8Array(500_000), never).catch((thrown: unknown) => thrown);
     await Bun.sleep(1);
     input.close();
@@ -111,7 +113,7 @@ describe("input", () => {
   });
 
   test("a write that its caller gave up goes on, and those after it", async () => {
-    const input = new InputStream(new FdWriter(ends.writeEnd), "standard input of process");
+    const input = new InputStream(new PipeWriter(ends.writeEnd), "standard input of process");
     const reader = new FdReader(ends.readEnd);
     const stop = new AbortController();
     const first = input.write(new Uint8Array(200_000).fill(1), stop.signal).catch(() => "given up");

@@ -179,6 +179,21 @@ export const PRESERVED_FD_CASES: readonly (readonly [string, (runtime: Preservin
     },
   ],
   [
+    "a process that waits for one descriptor with another one's pipe locked keeps no other process waiting",
+    async (runtime) => {
+      const [silent, theirs] = socketpair();
+      const back = pipe({ nonBlockingRead: true });
+      const waiting = execScript(runtime, "echo before >&4; cat <&3 >&4", [theirs, back.writeEnd]);
+      const reader = new FdReader(back.readEnd);
+      expect(Buffer.from((await reader.read()) ?? []).toString()).toBe("before\n");
+      const other = execScript(runtime, "echo other; exit 7", []);
+      expect([await other.output, await other.child.exited]).toEqual(["other\n", { kind: "exited", code: 7 }]);
+      await write(silent, bytesOf("after\n"));
+      expect(Buffer.from(await readAll(reader)).toString()).toBe("after\n");
+      expect([await waiting.output, await waiting.child.exited]).toEqual(["", succeeded]);
+    },
+  ],
+  [
     "files are read from where they stand, written and appended to",
     async (runtime) => {
       const [input, output, log] = ["in", "out", "log"].map((name) => join(runtime.dir, `preserved-${name}`));

@@ -4,11 +4,14 @@
  */
 import { HearthError } from "../../errors.ts";
 import { type FdUse, READS, WRITES } from "../../sys/carried-fd.ts";
+import { closeInThread } from "../../sys/call-thread.ts";
 import { dup, type Fd, type OwnedFd, pipe, shutdownSocket, socketpair } from "../../sys/fd.ts";
 import { isHungUp } from "../../sys/fd-mode.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
 import { FdWriter } from "../../sys/fd-writer.ts";
-import { InputStream, OutputStream } from "./stdio.ts";
+import { PipeReader } from "../../sys/pipe-reader.ts";
+import { PipeWriter } from "../../sys/pipe-writer.ts";
+import { InputStream, OutputStream, type StreamReader, type StreamWriter } from "./stdio.ts";
 
 /** The first after the standard streams. */
 const FIRST = 3;
@@ -25,9 +28,9 @@ export interface PreservedRead {
 /** Our ends, which the stream owns: those that the process's use of the descriptor asks for. */
 interface Ends {
   /** For what the process reads. */
-  readonly writer: FdWriter | undefined;
+  readonly writer: StreamWriter | undefined;
   /** For what it writes. */
-  readonly reader: FdReader | undefined;
+  readonly reader: StreamReader | undefined;
 }
 
 /** One descriptor of a process. */
@@ -152,7 +155,8 @@ export function openPreservedStreams(uses: readonly FdUse[], name: string): Open
   const forCrun: Fd[] = [];
   const streams = uses.map((use, index) => {
     const { inner, ends } = openEnds(use);
-    forCrun.push(theirs.use(inner).fd);
+    theirs.defer(() => closeInThread(inner));
+    forCrun.push(inner.fd);
     return ours.use(new PreservedStream(ends, `descriptor ${FIRST + index} of ${name}`));
   });
   const [keptTheirs, keptOurs] = [theirs.move(), ours.move()];
@@ -172,11 +176,11 @@ export function openPreservedStreams(uses: readonly FdUse[], name: string): Open
 function openEnds(use: FdUse): { readonly inner: OwnedFd; readonly ends: Ends } {
   if (use === READS) {
     const { readEnd, writeEnd } = pipe({ nonBlockingWrite: true });
-    return { inner: readEnd, ends: { writer: new FdWriter(writeEnd), reader: undefined } };
+    return { inner: readEnd, ends: { writer: new PipeWriter(writeEnd), reader: undefined } };
   }
   if (use === WRITES) {
     const { readEnd, writeEnd } = pipe({ nonBlockingRead: true });
-    return { inner: writeEnd, ends: { writer: undefined, reader: new FdReader(readEnd) } };
+    return { inner: writeEnd, ends: { writer: undefined, reader: new PipeReader(readEnd) } };
   }
   const [ours, inner] = socketpair();
   return { inner, ends: { writer: new FdWriter(dup(ours.fd)), reader: new FdReader(ours) } };

@@ -1,12 +1,19 @@
 /** Standard input and output of one process in a container, kept by the agent: pipes, or the master of a terminal. */
 import { HearthError, SystemError } from "../../errors.ts";
 import { STDIO_PIPE_BYTES, STREAM_CHUNK_BYTES_MAX } from "../../limits.ts";
+import { closeInThread } from "../../sys/call-thread.ts";
 import { dup, type OwnedFd, pipe, setPipeCapacity } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
 import { FdWriter } from "../../sys/fd-writer.ts";
+import { PipeReader } from "../../sys/pipe-reader.ts";
+import { PipeWriter } from "../../sys/pipe-writer.ts";
 import { setWindowSize, type WindowSize } from "../../sys/pty.ts";
 import { withDeadline } from "../../util/wait.ts";
 import type { CrunStdio } from "./crun.ts";
+
+/** A pipe's end is used by a thread only: a process can lock the pipe (see sys/pipe-end.ts). Terminals and sockets it cannot. */
+export type StreamReader = FdReader | PipeReader;
+export type StreamWriter = FdWriter | PipeWriter;
 
 /**
  * Reads what a process writes. Nothing is read ahead, so a client that does not read stops the process.
@@ -16,7 +23,7 @@ import type { CrunStdio } from "./crun.ts";
  * and dropped, so that it neither blocks nor dies of SIGPIPE.
  */
 export class OutputStream {
-  readonly #reader: FdReader;
+  readonly #reader: StreamReader;
   #last: Promise<unknown> = Promise.resolve();
   /** Given back by a read whose caller had gone. */
   #returned: Uint8Array | undefined;
@@ -27,7 +34,7 @@ export class OutputStream {
   /** What comes now has been translated already. */
   #translated = false;
 
-  constructor(reader: FdReader) {
+  constructor(reader: StreamReader) {
     this.#reader = reader;
   }
 
@@ -66,7 +73,7 @@ export class OutputStream {
     if (returned !== undefined) return returned;
     while (!this.#ended) {
       const most = this.#translate === undefined ? max : STREAM_CHUNK_BYTES_MAX;
-      const chunk = this.#processEnded ? this.#reader.readAvailable(most) : await this.#wait(most, signal);
+      const chunk = await (this.#processEnded ? this.#available(most, signal) : this.#wait(most, signal));
       if (chunk === "woken") continue;
       if (chunk === "again" || chunk === null) {
         this.#end(chunk === "again");
@@ -92,6 +99,15 @@ export class OutputStream {
     if (bytes === undefined) return undefined;
     this.#returned = bytes.length > max ? bytes.subarray(max) : undefined;
     return bytes.subarray(0, max);
+  }
+
+  async #available(max: number, signal: AbortSignal): Promise<Uint8Array | null | "again"> {
+    try {
+      return await this.#reader.readAvailable(max, signal);
+    } catch (thrown) {
+      if (this.#ended) return null;
+      throw thrown;
+    }
   }
 
   /** Waits for bytes; "woken" when the process ended meanwhile. */
@@ -132,7 +148,7 @@ const WOKEN = new HearthError("internal", "the process ended while its output wa
 
 /** Writes what a process reads. */
 export class InputStream {
-  readonly #writer: FdWriter;
+  readonly #writer: StreamWriter;
   /** For messages: "standard input of process E". */
   readonly #name: string;
   #last: Promise<unknown> = Promise.resolve();
@@ -141,7 +157,7 @@ export class InputStream {
   /** The process has ended. */
   #ended = false;
 
-  constructor(writer: FdWriter, name: string) {
+  constructor(writer: StreamWriter, name: string) {
     this.#writer = writer;
     this.#name = name;
   }
@@ -186,9 +202,9 @@ export class ProcessStdio implements Disposable {
   readonly stdout: OutputStream;
   /** A terminal has one output: this one is undefined then. */
   readonly stderr: OutputStream | undefined;
-  readonly #terminal: FdReader | undefined;
+  readonly #terminal: StreamReader | undefined;
 
-  constructor(stdin: FdWriter, stdout: FdReader, stderr: FdReader | undefined, name: string) {
+  constructor(stdin: StreamWriter, stdout: StreamReader, stderr: StreamReader | undefined, name: string) {
     this.stdin = new InputStream(stdin, `standard input of ${name}`);
     this.stdout = new OutputStream(stdout);
     this.stderr = stderr && new OutputStream(stderr);
@@ -240,11 +256,8 @@ export function openStdioPipes(name: string): StdioPipes {
   const stdout = pipe({ nonBlockingRead: true });
   const stderr = pipe({ nonBlockingRead: true });
   setPipeCapacity(stdout.writeEnd.fd, STDIO_PIPE_BYTES);
-  const closeTheirs = (): void => {
-    stdin.readEnd.close();
-    stdout.writeEnd.close();
-    stderr.writeEnd.close();
-  };
+  const theirs = [stdin.readEnd, stdout.writeEnd, stderr.writeEnd];
+  const ours = [stdin.writeEnd, stdout.readEnd, stderr.readEnd];
   let adopted = false;
   return {
     forCrun: {
@@ -255,20 +268,17 @@ export function openStdioPipes(name: string): StdioPipes {
     },
     adopt: () => {
       adopted = true;
-      closeTheirs();
+      theirs.forEach(closeInThread);
       return new ProcessStdio(
-        new FdWriter(stdin.writeEnd),
-        new FdReader(stdout.readEnd),
-        new FdReader(stderr.readEnd),
+        new PipeWriter(stdin.writeEnd),
+        new PipeReader(stdout.readEnd),
+        new PipeReader(stderr.readEnd),
         name,
       );
     },
     [Symbol.dispose]: () => {
-      closeTheirs();
-      if (adopted) return;
-      stdin.writeEnd.close();
-      stdout.readEnd.close();
-      stderr.readEnd.close();
+      theirs.forEach(closeInThread);
+      if (!adopted) ours.forEach(closeInThread);
     },
   };
 }
