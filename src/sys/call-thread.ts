@@ -95,19 +95,29 @@ class CallThreads {
   }
 
   #send(): void {
-    while (this.#running.size < CALL_THREADS_MAX) {
+    while (this.#waiting.length > 0 && this.#hasThread()) {
       const request = this.#waiting.shift();
       if (request === undefined) return;
       const token = this.#nextToken;
       this.#nextToken = (token + 1) % 2 ** 32;
       this.#running.set(token, request);
-      if (this.#running.size > this.#threads) {
-        this.#program.start();
-        this.#threads++;
-      }
       const written = libc().write(this.#socket.fd, packed(request, token), BigInt(REQUEST_BYTES));
       check(Number(written), `ask call thread to ${request.call}`);
     }
+  }
+
+  /** For one call more; without one it waits for another to return. */
+  #hasThread(): boolean {
+    if (this.#running.size < this.#threads) return true;
+    if (this.#threads >= CALL_THREADS_MAX) return false;
+    try {
+      this.#program.start();
+    } catch (thrown) {
+      if (this.#threads === 0) throw thrown;
+      return false;
+    }
+    this.#threads++;
+    return true;
   }
 
   #answered(view: DataView, at: number): void {

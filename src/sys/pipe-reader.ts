@@ -33,10 +33,7 @@ export class PipeReader implements Disposable {
   }
 
   /** As `read`, but "again" instead of waiting for the writer when there is nothing yet. */
-  async readAvailable(
-    max: number = FD_READ_BYTES_DEFAULT,
-    signal?: AbortSignal,
-  ): Promise<Uint8Array | null | "again"> {
+  async readAvailable(max: number = FD_READ_BYTES_DEFAULT, signal?: AbortSignal): Promise<Uint8Array | null | "again"> {
     this.#end.throwIfClosed();
     signal?.throwIfAborted();
     if (this.#coming === undefined) {

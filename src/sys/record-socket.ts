@@ -12,12 +12,7 @@ export class RecordSocket {
   #waits = 0;
 
   /** Owns `socket` for the rest of the process. `received` gets each record, by where it begins; `lost` is called when the threads' end is gone. */
-  constructor(
-    socket: OwnedFd,
-    recordBytes: number,
-    received: (view: DataView, at: number) => void,
-    lost: () => void,
-  ) {
+  constructor(socket: OwnedFd, recordBytes: number, received: (view: DataView, at: number) => void, lost: () => void) {
     this.#recordBytes = recordBytes;
     this.#received = received;
     setNonBlocking(socket.fd, true);

@@ -3,9 +3,9 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { InputStream, OutputStream } from "../../src/agent/guest/stdio.ts";
 import { type Pipe, pipe } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
+import { FdWriter } from "../../src/sys/fd-writer.ts";
 import { PipeReader } from "../../src/sys/pipe-reader.ts";
 import { PipeWriter } from "../../src/sys/pipe-writer.ts";
-import { FdWriter } from "../../src/sys/fd-writer.ts";
 
 const never = new AbortController().signal;
 const text = (bytes: Uint8Array | null): string => (bytes === null ? "end" : Buffer.from(bytes).toString());
@@ -45,7 +45,7 @@ describe("output", () => {
     await writer.write(bytes("0123456789"));
     const stop = new AbortController();
     const reading = output.read(100, stop.signal).catch(() => "given up");
-    // The read has its turn in a microtask, and takes the bytes there; this one comes before its caller continues.
+    // The read has its turn in a microtask, and a thread takes the bytes then; this comes before its caller continues.
     await Promise.resolve();
     stop.abort(new Error("given up"));
     expect(await reading).toBe("given up");

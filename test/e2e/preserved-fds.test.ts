@@ -2,10 +2,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { dup, pipe, socketpair } from "../../src/sys/fd.ts";
+import { dup, type OwnedFd, pipe, socketpair } from "../../src/sys/fd.ts";
 import { FdReader } from "../../src/sys/fd-reader.ts";
 import { FdWriter } from "../../src/sys/fd-writer.ts";
 import { ConsoleListener } from "../../src/sys/scm.ts";
+import { SIGTERM } from "../../src/sys/signals.ts";
 import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { startPool } from "../harness/pool.ts";
 import { PRESERVED_FD_CASES, type PreservingRuntime, readAll, startWithFds } from "../harness/preserved-fds.ts";
@@ -45,6 +46,26 @@ describe("exec", () => {
     "%s",
     async (_name, body) => {
       await body(runtime);
+    },
+    VM_TIMEOUT_MS,
+  );
+
+  test(
+    "a signal ends a process that waits with its output locked; one that is left behind goes with the container",
+    async () => {
+      const [[silent, theirs], [leftSilent, left]] = [socketpair(), socketpair()];
+      using _silent = silent;
+      using _leftSilent = leftSilent;
+      const exec = (script: string, fds: readonly OwnedFd[]) =>
+        startWithFds(runtime, ["exec", "--preserve-fds", `${fds.length}`, ID, ...sh(script)], fds);
+      const waiting = exec("echo before; exec cat <&3", [theirs]);
+      // 40 is sendfile. Source: asm/unistd_64.h.
+      const other = exec("until cat /proc/[0-9]*/syscall | grep -q '^40 '; do usleep 100000; done; echo other", []);
+      expect([await other.output, await other.child.exited]).toEqual(["other\n", succeeded]);
+      waiting.child.kill(SIGTERM);
+      expect([await waiting.output, await waiting.child.exited]).toEqual(["before\n", { kind: "exited", code: 143 }]);
+      const leaving = exec("cat <&3 & exit 0", [left]);
+      expect(await leaving.child.exited).toEqual(succeeded);
     },
     VM_TIMEOUT_MS,
   );

@@ -27,8 +27,13 @@ beforeEach(() => {
 });
 afterEach(() => scope.disposeAsync());
 
-async function startIn(call: number, argv: readonly string[], stdin: OwnedFd, stdout: OwnedFd): Promise<ChildProcess> {
-  const child = spawnProcess({ argv: [...argv], stdio: [stdin.fd, stdout.fd, "ignore"] });
+async function startIn(
+  call: number,
+  argv: readonly [string, ...string[]],
+  stdin: OwnedFd,
+  stdout: OwnedFd,
+): Promise<ChildProcess> {
+  const child = spawnProcess({ argv, stdio: [stdin.fd, stdout.fd, "ignore"] });
   scope.defer(async () => {
     child.kill(SIGKILL);
     await child.exited;

@@ -3,8 +3,8 @@
  * of sockets where the process both reads and writes.
  */
 import { HearthError } from "../../errors.ts";
-import { type FdUse, READS, WRITES } from "../../sys/carried-fd.ts";
 import { closeInThread } from "../../sys/call-thread.ts";
+import { type FdUse, READS, WRITES } from "../../sys/carried-fd.ts";
 import { dup, type Fd, type OwnedFd, pipe, shutdownSocket, socketpair } from "../../sys/fd.ts";
 import { isHungUp } from "../../sys/fd-mode.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
