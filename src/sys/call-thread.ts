@@ -1,8 +1,8 @@
 /**
  * Calls of the kernel in native threads: those that may sleep where neither O_NONBLOCK nor a signal helps.
  *
- * Threads take requests from one socket and write what the calls returned to it. There are as many as there have been
- * calls at once: a call that sleeps keeps its thread, and no other call waits for it.
+ * Threads take requests from one socket and write what the calls returned to it. A call that sleeps keeps its thread, and no
+ * other waits for it: there are as many threads as there have been calls at once, up to CALL_THREADS_MAX.
  */
 import { ptr } from "bun:ffi";
 import { HearthError } from "../errors.ts";
