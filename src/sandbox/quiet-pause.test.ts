@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { PAUSE_ATTEMPTS_MAX, PAUSE_WAKEUPS_PER_S_MAX, PAUSE_WATCH_MS } from "../limits.ts";
-import { settlePause } from "./quiet-pause.ts";
+import { runForAMoment, settlePause } from "./quiet-pause.ts";
 
 const LOUD = 1000;
 const QUIET = (PAUSE_WAKEUPS_PER_S_MAX * PAUSE_WATCH_MS) / 1000;
@@ -44,4 +44,17 @@ test("a VM that somebody took meanwhile is left alone", async () => {
 test("one that has gone too", async () => {
   const one = vm([LOUD]);
   expect(await settlePause({ ...one.options, wakeups: () => undefined })).toBe(0);
+});
+
+test("a moment that a claim waits for is over at once, and the VM paused", async () => {
+  const calls: string[] = [];
+  const claimed = new AbortController();
+  const resume = async () => {
+    calls.push("resume");
+    setTimeout(() => claimed.abort(), 0);
+  };
+  const pause = async () => void calls.push("pause");
+  // Far longer than a test may take.
+  await runForAMoment({ resume, pause }, 1_000_000, claimed.signal);
+  expect(calls).toEqual(["resume", "pause"]);
 });

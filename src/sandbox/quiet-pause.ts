@@ -4,7 +4,9 @@
  * never comes nearer; thousands of times a second when it is near. Paused once more, the guest is at another distance
  * from it. Source: QEMU 7.2 accel/tcg/tcg-accel-ops-rr.c, qemu_clock_enable in rr_cpu_thread_fn.
  */
-import { PAUSE_ATTEMPTS_MAX, PAUSE_WAKEUPS_PER_S_MAX, PAUSE_WATCH_MS } from "../limits.ts";
+import type { Hypervisor } from "../hypervisor/interface.ts";
+import { PAUSE_ATTEMPTS_MAX, PAUSE_WAKEUPS_PER_S_MAX, PAUSE_WATCH_MS, QMP_CALL_TIMEOUT_MS } from "../limits.ts";
+import { sleep } from "../util/wait.ts";
 
 export interface QuietPauseOptions {
   /** Times QEMU's main thread has slept so far; undefined when it has gone. */
@@ -27,4 +29,15 @@ export async function settlePause({ wakeups, isIdle, pauseAnew, sleep }: QuietPa
     await pauseAnew();
   }
   return PAUSE_ATTEMPTS_MAX;
+}
+
+/** Lets a paused guest run for `ms` and pauses it again: at once when `claimed` aborts, whose claim waits for that. */
+export async function runForAMoment(
+  hypervisor: Pick<Hypervisor, "resume" | "pause">,
+  ms: number,
+  claimed: AbortSignal,
+): Promise<void> {
+  await hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
+  await sleep(ms, claimed).catch(() => undefined);
+  await hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
 }

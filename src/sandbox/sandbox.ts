@@ -32,7 +32,7 @@ import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
 import { SandboxNetwork } from "./network.ts";
 import { OomBoard } from "./oom-board.ts";
-import { settlePause } from "./quiet-pause.ts";
+import { runForAMoment, settlePause } from "./quiet-pause.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
@@ -97,6 +97,7 @@ export class Sandbox {
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
   #settling = false;
+  readonly #noLongerIdle = new AbortController();
   /** Made when somebody first asks: the agent keeps the events until then. */
   #ooms: OomBoard | undefined;
   /** From the adoption on: a paused guest has its clock set then anyway. */
@@ -160,7 +161,11 @@ export class Sandbox {
     settlePause({
       wakeups: () => timesAsleep(pid),
       isIdle: () => this.#state.kind === "idle",
-      pauseAnew: () => this.#turn(() => this.#runForAMoment()),
+      pauseAnew: () =>
+        this.#turn(async () => {
+          if (this.#state.kind === "idle")
+            await runForAMoment(this.vm.hypervisor, PAUSE_RUN_MS, this.#noLongerIdle.signal);
+        }),
       sleep,
     })
       .then((times) => this.#dependencies.log.debug("pause settled", { times }))
@@ -183,13 +188,6 @@ export class Sandbox {
     this.settle();
   }
 
-  async #runForAMoment(): Promise<void> {
-    if (this.#state.kind !== "idle") return;
-    await this.vm.hypervisor.resume(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
-    await sleep(PAUSE_RUN_MS);
-    await this.vm.hypervisor.pause(AbortSignal.timeout(QMP_CALL_TIMEOUT_MS));
-  }
-
   /** One after another: whoever resumes an idle VM for a moment has paused it again before the next one looks. */
   #turn<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#turns.then(work);
@@ -210,6 +208,7 @@ export class Sandbox {
     }
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
+    this.#noLongerIdle.abort();
     // Asked first: the record is written while QEMU answers.
     const answer = this.#prove(withAgent);
     this.#setState(this.#leased(token, leaseMs));

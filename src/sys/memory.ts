@@ -9,8 +9,10 @@ const libc = lazyLibc({ syscall: { args: ["i64", "i64", "ptr", "i64", "i64", "i6
 /** Source: asm/unistd_64.h, asm-generic/mman-common.h. */
 const SYS_PROCESS_MADVISE = 440n;
 const MADV_PAGEOUT = 21n;
-/** Source: limits.h, UIO_MAXIOV. */
-const IOVECS_MAX = 1024;
+/** As far as a crowded process is looked at. */
+const PIECES_MAX = 1024;
+/** What is paged out in one call: in some 3 ms. */
+const PIECE_BYTES_MAX = 4n * 1024n * 1024n;
 
 export interface AddressRange {
   readonly start: bigint;
@@ -28,10 +30,23 @@ export function fileMappings(maps: string): AddressRange[] {
   });
 }
 
+/** The ranges in pieces of at most `bytesMax`. Pure. */
+export function inPieces(ranges: readonly AddressRange[], bytesMax: bigint): AddressRange[] {
+  return ranges.flatMap(({ start, length }) => {
+    const pieces: AddressRange[] = [];
+    for (let at = 0n; at < length; at += bytesMax) {
+      const left = length - at;
+      pieces.push({ start: start + at, length: left < bytesMax ? left : bytesMax });
+    }
+    return pieces;
+  });
+}
+
 /**
  * Takes the pages that a process has mapped from files out of its memory; those it needs again come from the page cache.
  * Pages that others map too, and changed private ones, stay. Needs Linux 5.10 and CAP_SYS_NICE: ENOSYS or EPERM without.
- * The event loop has its turn after each mapping, and nothing more is done once `isWanted` says no.
+ * The event loop has its turn after each piece of a mapping, so that a claim does not wait, and nothing more is done once
+ * `isWanted` says no.
  */
 export async function pageOutFiles(identity: ProcessIdentity, isWanted: () => boolean): Promise<void> {
   using pidfd = openPidfd(identity);
@@ -43,7 +58,7 @@ export async function pageOutFiles(identity: ProcessIdentity, isWanted: () => bo
     throw toHearthError(thrown, `read mappings of process ${identity.pid}`);
   }
   // A mapping that cannot be advised (locked, special) ends the call early; so each is a call of its own.
-  for (const { start, length } of fileMappings(maps).slice(0, IOVECS_MAX)) {
+  for (const { start, length } of inPieces(fileMappings(maps), PIECE_BYTES_MAX).slice(0, PIECES_MAX)) {
     if (!isWanted()) return;
     const iovec = BigUint64Array.of(start, length);
     const result = Number(libc().syscall(SYS_PROCESS_MADVISE, BigInt(pidfd.fd), iovec, 1n, MADV_PAGEOUT, 0n));
