@@ -302,13 +302,7 @@ export const VSOCK_ATTEMPTS_MAX = 64;
 export const VSOCK_BACKLOG = 4;
 /** Milliseconds for the guest to take a vsock connection at the first attempt; doubles with each. A clone may still have its template's address. */
 export const VSOCK_CONNECT_TIMEOUT_MS = 100;
-/** Milliseconds for which the emulator of a paused VM is watched, before it is paused anew because it does not sleep. */
-export const PAUSE_WATCH_MS = 500;
-/** Times a second that a paused VM's emulator may wake up: each costs 23 µs of CPU, so 30 VMs stay under 1.5 % of a core. */
-export const PAUSE_WAKEUPS_PER_S_MAX = 20;
-/** Times a VM is paused anew after one pause; three in four attempts find the guest far enough from its next timer. */
-export const PAUSE_ATTEMPTS_MAX = 8;
-/** Milliseconds the guest runs between two pauses: its idle loop, and the timers that are due. */
-export const PAUSE_RUN_MS = 50;
+/** Times that 8 MiB of the emulator's translation buffer are filled so that it begins it anew: more than all of it. */
+export const TRANSLATION_BUFFER_FILLS_MAX = 16;
 /** Times a thread makes its root directory its own again, to change its mount namespace: another thread may be started in between. */
 export const SETNS_ATTEMPTS_MAX = 100;

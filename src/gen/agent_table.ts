@@ -110,5 +110,6 @@ export const AgentServiceTable = {
     WriteLocalhost: "writeLocalhost:grpc.WriteLocalhostRequest:google.protobuf.Empty",
     CloseLocalhost: "closeLocalhost:grpc.LocalhostConnection:google.protobuf.Empty",
     LoadApparmorProfile: "loadApparmorProfile:grpc.LoadApparmorProfileRequest:google.protobuf.Empty",
+    FillTranslationBuffer: "fillTranslationBuffer:google.protobuf.Empty:google.protobuf.Empty",
   },
 };

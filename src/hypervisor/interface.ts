@@ -93,6 +93,11 @@ export interface Hypervisor extends AsyncDisposable {
   save(options: SaveOptions, signal?: AbortSignal): Promise<void>;
   /** Ids for removeDevice. "resource-exhausted", with nothing added, when fewer are free. */
   addVcpus(count: number, signal?: AbortSignal): Promise<readonly string[]>;
+  /**
+   * So many more vCPUs the hypervisor could run now, their maximum apart. An emulator that has filled its buffer of
+   * translated code has no room, until it begins it anew because the guest runs code that it has not run before.
+   */
+  vcpuRoom(signal?: AbortSignal): Promise<number>;
   /** `mib` a multiple of the guest's memory block size (128 MiB on x86). */
   addMemory(mib: number, signal?: AbortSignal): Promise<AddedDevice>;
   addDevice(device: Device, signal?: AbortSignal): Promise<AddedDevice>;

@@ -9,7 +9,6 @@ import { vmPaths } from "../paths.ts";
 import { registerSandbox } from "../rpc/protocols.ts";
 import { serveTtrpc } from "../rpc/ttrpc/server.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
-import { pageOutFiles } from "../sys/memory.ts";
 import { ownIdentity } from "../sys/process-identity.ts";
 import { listenUnix, type UnixListener } from "../sys/unix-socket.ts";
 import { reserveCid } from "../sys/vsock.ts";
@@ -105,10 +104,7 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     memoryMib: vm.hypervisor.memoryMib,
     bootMs,
   });
-  if (launch.mode === "idle") {
-    if (report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
-    else void trim(sandbox, log);
-  }
+  if (launch.mode === "idle" && report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
   log.info("sandbox ended", { reason: await ended });
   await sandbox.farewell();
   return 0;
@@ -156,20 +152,6 @@ function openSandboxLog(launch: SandboxLaunch, path: string, foundations: AsyncD
   const fd = openSync(path, "a", 0o600);
   foundations.defer(() => closeSync(fd));
   return createLog({ level: launch.logLevel, format: "json", fd }, { vm: launch.vmId });
-}
-
-/**
- * An idle VM needs neither the kernel it was loaded from nor most of the image; what it needs is in the page cache. Nobody
- * waits for that: a claim that comes meanwhile puts an end to it.
- */
-async function trim(sandbox: Sandbox, log: Log): Promise<void> {
-  const isIdle = (): boolean => sandbox.state.kind === "idle";
-  try {
-    for (const process of sandbox.vm.processes) await pageOutFiles(process, isIdle);
-    if (isIdle()) Bun.gc(true);
-  } catch (error) {
-    log.debug("memory not trimmed", { error: describeError(error) });
-  }
 }
 
 async function listen(sandbox: Sandbox, path: string, times: StepTime[], log: Log): Promise<UnixListener> {

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
-import { missingSize } from "./resources.ts";
+import { TRANSLATION_BUFFER_FILLS_MAX } from "../limits.ts";
+import { makeRoomForVcpus, missingSize } from "./resources.ts";
 
 const MAX = { maxVcpus: 4, maxMemoryMib: 1000 };
 const HAS = { vcpus: 2, memoryMib: 500 };
@@ -15,4 +16,19 @@ test.each([
   ["more vCPUs than may be had", { vcpus: 9, memoryMib: 0 }, { vcpus: 2, memoryMib: 0, isShort: true }],
 ])("asked for %s", (_name, wanted, expected) => {
   expect(missingSize(HAS, MAX, wanted)).toEqual(expected);
+});
+
+test.each([
+  ["enough room", [2], 0],
+  ["a buffer that begins anew with the second filling", [0, 1, 15], 2],
+  ["one that never does", [0], TRANSLATION_BUFFER_FILLS_MAX],
+])("vCPUs and %s", async (_name, rooms, expected) => {
+  let fills = 0;
+  const fillTranslationBuffer = async () => {
+    fills++;
+    return {};
+  };
+  const hypervisor = { vcpuRoom: async () => rooms[Math.min(fills, rooms.length - 1)] ?? 0 };
+  await makeRoomForVcpus({ hypervisor, agent: { agent: { fillTranslationBuffer } } }, 2, AbortSignal.timeout(1000));
+  expect(fills).toBe(expected);
 });

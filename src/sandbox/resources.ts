@@ -1,5 +1,6 @@
 /** Grows a VM to the size that its containers ask for together; a VM that has more is accepted as it is. */
-import { MEMORY_BLOCK_MIB } from "../limits.ts";
+import type { Hypervisor } from "../hypervisor/interface.ts";
+import { MEMORY_BLOCK_MIB, TRANSLATION_BUFFER_FILLS_MAX } from "../limits.ts";
 import type { Log } from "../log.ts";
 import { isLimit, limitsOf, type SizeLimits, sizeFor, type WantedSize } from "../oci/pod.ts";
 import type { Resources } from "../oci/spec.ts";
@@ -71,7 +72,10 @@ export class VmResources {
       this.#log.warn("memory of vm not bounded on the host: no such cgroup");
     }
     if (vcpus === 0 && memoryMib === 0) return;
-    if (vcpus > 0) await hypervisor.addVcpus(vcpus, signal);
+    if (vcpus > 0) {
+      await makeRoomForVcpus(this.#vm, vcpus, signal);
+      await hypervisor.addVcpus(vcpus, signal);
+    }
     if (memoryMib > 0) await hypervisor.addMemory(memoryMib, signal);
     await agent.agent.onlineCPUMem({ wait: true, nbCpus: vcpus, cpuOnly: memoryMib === 0 }, { signal });
   }
@@ -81,6 +85,22 @@ export class VmResources {
     const limits = [...this.#containers].filter(([id]) => id !== this.#podSandboxId);
     return limits.length > 0 && limits.every(([, { memory }]) => isLimit(memory));
   }
+}
+
+/** The guest must run. Gives up quietly: adding the vCPUs says then what is missing. */
+export async function makeRoomForVcpus(
+  { hypervisor, agent }: { readonly hypervisor: Pick<Hypervisor, "vcpuRoom">; readonly agent: TranslatingAgent },
+  vcpus: number,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let fills = 0; fills < TRANSLATION_BUFFER_FILLS_MAX; fills++) {
+    if ((await hypervisor.vcpuRoom(signal)) >= vcpus) return;
+    await agent.agent.fillTranslationBuffer({}, { signal });
+  }
+}
+
+interface TranslatingAgent {
+  readonly agent: { fillTranslationBuffer(request: object, options: { signal: AbortSignal }): Promise<unknown> };
 }
 
 function largest(a: WantedSize, b: WantedSize): WantedSize {

@@ -11,7 +11,6 @@ import {
   DISK_FLUSH_TIMEOUT_MS,
   FAREWELL_TIMEOUT_MS,
   LEASE_MS_MAX,
-  PAUSE_RUN_MS,
   QMP_CALL_TIMEOUT_MS,
   SANDBOX_END_AGENT_TIMEOUT_MS,
   VM_LEASE_AGENT_TIMEOUT_MS,
@@ -20,8 +19,6 @@ import type { Log } from "../log.ts";
 import { podRole } from "../oci/pod.ts";
 import { parseResources, type Resources, stringifySpec } from "../oci/spec.ts";
 import { childPids, type ProcessIdentity, processStat } from "../sys/process-identity.ts";
-import { timesAsleep } from "../sys/process-stat.ts";
-import { sleep } from "../util/wait.ts";
 import type { Vm } from "../vm/vm.ts";
 import { addToHostCgroup } from "./cgroup.ts";
 import { ClockFollower } from "./clock-follower.ts";
@@ -30,9 +27,9 @@ import { VmDisks } from "./disks.ts";
 import { GuestProfiles } from "./guest-profiles.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
+import { IdleEconomies } from "./idle-economies.ts";
 import { SandboxNetwork } from "./network.ts";
 import { OomBoard } from "./oom-board.ts";
-import { runForAMoment, settlePause } from "./quiet-pause.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
@@ -96,8 +93,7 @@ export class Sandbox {
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
-  #settling = false;
-  readonly #noLongerIdle = new AbortController();
+  readonly #economies: IdleEconomies;
   /** Made when somebody first asks: the agent keeps the events until then. */
   #ooms: OomBoard | undefined;
   /** From the adoption on: a paused guest has its clock set then anyway. */
@@ -110,6 +106,7 @@ export class Sandbox {
     this.#resources = new VmResources(this.vm, dependencies.log);
     this.#disks = new VmDisks(this.vm.hypervisor);
     this.#profiles = new GuestProfiles(this.vm.agent, dependencies.steps);
+    this.#economies = new IdleEconomies(this.vm.processes, () => this.#state.kind === "idle", dependencies.log);
     void this.vm.hypervisor.ended.then((end) => {
       if (this.#state.kind === "ending") return;
       dependencies.log.error("qemu ended", { exitCode: end.exitCode, signal: end.signal, logTail: end.logTail });
@@ -153,26 +150,9 @@ export class Sandbox {
     await (this.#state.kind === "idle" ? this.#whileResumed(ask) : ask());
   }
 
-  /** For a VM that is idle: sees to it that its emulator sleeps, in its own time. Without effect where a CPU runs the guest. */
+  /** For a VM that was paused: gives back what it does without while it is idle. */
   settle(): void {
-    if (this.vm.config.accel !== "tcg" || this.#state.kind !== "idle" || this.#settling) return;
-    this.#settling = true;
-    const { pid } = this.vm.hypervisor.process;
-    settlePause({
-      wakeups: () => timesAsleep(pid),
-      isIdle: () => this.#state.kind === "idle",
-      pauseAnew: () =>
-        this.#turn(async () => {
-          if (this.#state.kind === "idle")
-            await runForAMoment(this.vm.hypervisor, PAUSE_RUN_MS, this.#noLongerIdle.signal);
-        }),
-      sleep,
-    })
-      .then((times) => this.#dependencies.log.debug("pause settled", { times }))
-      .catch((error: unknown) => this.#dependencies.log.debug("pause not settled", { error: String(error) }))
-      .finally(() => {
-        this.#settling = false;
-      });
+    if (this.#state.kind === "idle") void this.#economies.begin();
   }
 
   /** A lease that came meanwhile wants it paused too: the adopter resumes it. */
@@ -208,7 +188,6 @@ export class Sandbox {
     }
     if (this.#state.kind !== "idle")
       throw new HearthError("failed-precondition", `lease VM: it is ${this.#state.kind}`);
-    this.#noLongerIdle.abort();
     // Asked first: the record is written while QEMU answers.
     const answer = this.#prove(withAgent);
     this.#setState(this.#leased(token, leaseMs));

@@ -17,20 +17,41 @@ const libc = lazyLibc({
   mprotect: { args: ["ptr", "u64", "i32"], returns: "i32" },
 });
 
-/** A page of zeros, readable and writable. */
-export function mapPage(): Pointer {
+export interface MappedPages {
+  readonly at: Pointer;
+  readonly bytes: Uint8Array;
+}
+
+/** Pages of zeros, readable and writable. */
+export function mapPages(count: number): MappedPages {
   const flags = MAP_PRIVATE | MAP_ANONYMOUS;
-  const at = libc().mmap(null, BigInt(PAGE_BYTES), PROT_READ | PROT_WRITE, flags, -1, 0n);
+  const length = count * PAGE_BYTES;
+  const at = libc().mmap(null, BigInt(length), PROT_READ | PROT_WRITE, flags, -1, 0n);
   if (typeof at !== "number") throw new HearthError("internal", "map page");
   // MAP_FAILED is (void *)-1, which no longer is an exact number.
   if (at > Number.MAX_SAFE_INTEGER || at < 0) throw new SystemError(lastErrno(), "map page");
-  return at;
+  return { at, bytes: new Uint8Array(toArrayBuffer(at, 0, length)) };
 }
 
 /** A page that begins with `code`, position independent and at most PAGE_BYTES, and can be executed. */
 export function mapCode(code: Uint8Array): Pointer {
-  const page = mapPage();
-  new Uint8Array(toArrayBuffer(page, 0, PAGE_BYTES)).set(code);
-  check(libc().mprotect(page, BigInt(PAGE_BYTES), PROT_READ | PROT_EXEC), "make page executable");
-  return page;
+  const page = mapPages(1);
+  page.bytes.set(code);
+  makeExecutable(page);
+  return page.at;
+}
+
+/** Writes what is in the pages once more, and makes them executable. */
+export function rewriteCode(pages: MappedPages): void {
+  protect(pages, PROT_READ | PROT_WRITE, "make pages writable");
+  pages.bytes.set(pages.bytes.slice());
+  makeExecutable(pages);
+}
+
+function makeExecutable(pages: MappedPages): void {
+  protect(pages, PROT_READ | PROT_EXEC, "make pages executable");
+}
+
+function protect({ at, bytes }: MappedPages, protection: number, what: string): void {
+  check(libc().mprotect(at, BigInt(bytes.length), protection), what);
 }

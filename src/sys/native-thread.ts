@@ -3,8 +3,8 @@
  *
  * Such a thread must not touch the JavaScript heap, and calls the kernel only: it costs two pages, where a Worker costs 9 MiB.
  */
-import { type Pointer, toArrayBuffer } from "bun:ffi";
-import { mapCode, mapPage, PAGE_BYTES } from "./code-page.ts";
+import type { Pointer } from "bun:ffi";
+import { mapCode, mapPages } from "./code-page.ts";
 import { checkReturned, lazyLibc } from "./libc.ts";
 
 const SIG_BLOCK = 0;
@@ -35,8 +35,9 @@ export class NativeProgram {
   constructor(code: Uint8Array, name: string) {
     this.#name = name;
     this.#code = mapCode(code);
-    this.#state = mapPage();
-    this.state = new DataView(toArrayBuffer(this.#state, 0, PAGE_BYTES));
+    const { at, bytes } = mapPages(1);
+    this.#state = at;
+    this.state = new DataView(bytes.buffer);
   }
 
   /** One more thread. Nobody waits for its end. */

@@ -68,17 +68,6 @@ export function processStat(pid: number): ProcessStat | undefined {
   }
 }
 
-/** Times the main thread of a process has gone to sleep; undefined when there is none. Source: proc(5), voluntary_ctxt_switches. */
-export function timesAsleep(pid: number): number | undefined {
-  try {
-    const found = /^voluntary_ctxt_switches:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
-    return found === null ? undefined : Number(found[1]);
-  } catch (thrown) {
-    if (isNotFound(thrown) || (isErrnoException(thrown) && thrown.code === "ESRCH")) return undefined;
-    throw toHearthError(thrown, `inspect process ${pid}`);
-  }
-}
-
 /** Start time of a process, zombies included; undefined when there is none. */
 export function pidStartTime(pid: number): number | undefined {
   return processStat(pid)?.startTime;

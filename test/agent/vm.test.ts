@@ -5,8 +5,9 @@ import { createHash, randomBytes } from "node:crypto";
 import { chmodSync, copyFileSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connectAgent } from "../../src/agent/client/client.ts";
-import { AGENT_RECONNECT_PAUSE_MS } from "../../src/limits.ts";
+import { AGENT_RECONNECT_PAUSE_MS, TRANSLATION_BUFFER_FILLS_MAX } from "../../src/limits.ts";
 import { encodeFrame, FRAME_REQUEST } from "../../src/rpc/ttrpc/frame.ts";
+import { makeRoomForVcpus } from "../../src/sandbox/resources.ts";
 import { openTap } from "../../src/sys/tap.ts";
 import { connectUnix } from "../../src/sys/unix-socket.ts";
 import { rejection } from "../harness/rejection.ts";
@@ -196,11 +197,17 @@ describe("streams", () => {
 });
 
 describe("the guest", () => {
-  test("a vCPU and memory that were plugged come online", async () => {
+  test("a vCPU and memory that were plugged come online, though the emulator had no room for one", async () => {
     await using c = await run(["sleep", "1000"]);
     const memory = async (): Promise<number> =>
       Number(/MemTotal: +(\d+)/.exec(await output(c.id, ["cat", "/proc/meminfo"]))?.[1]);
     const before = await memory();
+    for (let fills = 0; (await vm.hypervisor.vcpuRoom()) > 0; fills++) {
+      expect(fills).toBeLessThan(TRANSLATION_BUFFER_FILLS_MAX);
+      await vm.client.agent.fillTranslationBuffer({});
+    }
+    expect(await rejection(vm.hypervisor.addVcpus(1))).toMatchObject({ code: "resource-exhausted" });
+    await makeRoomForVcpus({ hypervisor: vm.hypervisor, agent: vm.client }, 1, AbortSignal.timeout(30_000));
     await vm.hypervisor.addVcpus(1);
     await vm.client.agent.onlineCPUMem({ wait: true, nbCpus: 1, cpuOnly: true });
     expect(await output(c.id, ["nproc"])).toBe("2\n");

@@ -18,6 +18,7 @@ type GuestHandlers = Pick<
   | "getGuestDetails"
   | "copyFile"
   | "loadApparmorProfile"
+  | "fillTranslationBuffer"
 >;
 
 const NANOSECONDS_PER_SECOND = 1_000_000_000n;
@@ -61,6 +62,11 @@ export function guestHandlers(sandbox: GuestSandbox, context: AgentContext): Gue
     async loadApparmorProfile({ binary }) {
       const { loadApparmorProfile } = await import("./apparmor.ts");
       loadApparmorProfile(binary);
+      return {};
+    },
+    async fillTranslationBuffer() {
+      const { fillTranslationBuffer } = await import("../../sys/translation-buffer.ts");
+      fillTranslationBuffer();
       return {};
     },
   };

@@ -35,6 +35,14 @@ export const MEMORY_SLOTS = 16;
 const TCG_TRANSLATION_BUFFER_MIB = 96;
 
 /**
+ * Of a guest that can have one vCPU only, QEMU before 8.1 translates no memory barrier, though its devices run beside the
+ * vCPU in other threads. Driver and device then miss, once in a million interrupts, that the other wants to be told of
+ * something, and a virtqueue stands still for good. So there is always room for two vCPUs, each with a thread of its own.
+ * Source: QEMU 7.2 tcg/tcg-op.c, tcg_gen_mb; accel/tcg/tcg-accel-ops-mttcg.c, mttcg_start_vcpu_thread.
+ */
+const TCG_MAX_VCPUS_MIN = 2;
+
+/**
  * Ports of the serial device: the first is kept for a console, the other is the agent's. Each has two queues, which guest and
  * QEMU set up whether they are used or not; by default there are 31.
  */
@@ -98,25 +106,17 @@ function machineArguments(options: BootOptions): string[] {
   const lean =
     options.machine === "q35" ? "smbus=off,sata=off,vmport=off,usb=off,hpet=off" : "vmport=off,usb=off,hpet=off";
   const tcg = options.accel === "tcg";
+  const maxVcpus = tcg ? Math.max(options.maxVcpus, TCG_MAX_VCPUS_MIN) : options.maxVcpus;
   return [
     ...["-machine", `${options.machine},${lean},memory-backend=ram`],
-    ...["-accel", tcg ? `tcg,thread=${tcgThreads(options)},tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm"],
+    ...["-accel", tcg ? `tcg,thread=multi,tb-size=${TCG_TRANSLATION_BUFFER_MIB}` : "kvm"],
     // Five-level page tables cost the emulation a level in each walk. With fast strings (erms, fsrm) the guest clears and
     // copies pages byte by byte, each of them emulated by itself: 0.3 s of a boot.
     ...["-cpu", tcg ? "max,la57=off,erms=off,fsrm=off" : "host"],
-    ...["-smp", options.maxVcpus > options.vcpus ? `${options.vcpus},maxcpus=${options.maxVcpus}` : `${options.vcpus}`],
+    ...["-smp", maxVcpus > options.vcpus ? `${options.vcpus},maxcpus=${maxVcpus}` : `${options.vcpus}`],
     // A clone must know that it is one: the guest kernel reseeds its random pool when the id changes.
     ...["-device", "vmgenid,id=generation,guid=auto"],
   ];
-}
-
-/**
- * With a thread for each vCPU the translation buffer is dealt out to them in pieces, and QEMU aborts when a vCPU is
- * plugged while others hold them all ("tcg_region_initial_alloc__locked: assertion failed"). One thread has one piece,
- * and the same speed for one vCPU.
- */
-function tcgThreads(options: BootOptions): "single" | "multi" {
-  return options.vcpus > 1 ? "multi" : "single";
 }
 
 /** `mappedBytes` of address space are for the root image, beside the memory that may be added. */

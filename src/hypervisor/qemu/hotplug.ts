@@ -17,7 +17,7 @@ import {
 import type { QmpClient } from "./qmp/client.ts";
 import type { QmpReturn } from "./qmp/vocabulary.ts";
 import { type MachineType, pciPathOf, type SlotTable } from "./slots.ts";
-import { withFreeTcgRegions } from "./tcg-regions.ts";
+import { roomForVcpus, type TcgThreads, withFreeTcgRegions } from "./tcg-regions.ts";
 
 export interface HotplugContext {
   readonly qmp: QmpClient;
@@ -140,11 +140,16 @@ export async function plugVcpus({ qmp }: HotplugContext, count: number, signal?:
       facts: { wanted: count, free: free.length },
     });
   }
-  const taken = all.filter((slot) => slot["qom-path"] !== undefined);
-  const plug = (): Promise<string[]> => plugInto(qmp, free.slice(0, count), signal);
-  // See tcgThreads in argv.ts: only those that boot with several vCPUs have a thread for each.
-  if (bootVcpus(all) <= 1) return await plug();
-  return await withFreeTcgRegions(qmp, { wanted: count, vcpus: taken.length, maxVcpus: all.length }, plug);
+  return await withFreeTcgRegions(qmp, count, threadsOf(all), () => plugInto(qmp, free.slice(0, count), signal));
+}
+
+/** So many more vCPUs the emulator has room for at present. */
+export async function vcpuRoom({ qmp }: HotplugContext, signal?: AbortSignal): Promise<number> {
+  return await roomForVcpus(qmp, threadsOf(await qmp.run("query-hotpluggable-cpus", {}, { signal })));
+}
+
+function threadsOf(slots: readonly CpuSlot[]): TcgThreads {
+  return { vcpus: slots.filter((slot) => slot["qom-path"] !== undefined).length, maxVcpus: slots.length };
 }
 
 async function plugInto(qmp: QmpClient, slots: readonly CpuSlot[], signal: AbortSignal | undefined): Promise<string[]> {
@@ -155,11 +160,6 @@ async function plugInto(qmp: QmpClient, slots: readonly CpuSlot[], signal: Abort
     ids.push(id);
   }
   return ids;
-}
-
-/** Those that were not plugged. */
-function bootVcpus(slots: readonly CpuSlot[]): number {
-  return slots.filter((slot) => slot["qom-path"]?.startsWith(PERIPHERALS) === false).length;
 }
 
 const CPU_ADDRESS = ["socket-id", "die-id", "core-id", "thread-id"] as const;
@@ -233,10 +233,7 @@ export async function unplug({ qmp, slots }: HotplugContext, id: string, signal?
   await removeBackend(qmp, id, driver, signal);
 }
 
-/**
- * Not where vCPUs are emulated: with one thread for all, QEMU 7.2 waits for the end of the removed one's, which is itself,
- * and aborts; with a thread for each, it never tells that it is gone.
- */
+/** Not where vCPUs are emulated: QEMU 7.2 never tells that one is gone. */
 async function assertVcpuRemovable(qmp: QmpClient, id: string, signal: AbortSignal | undefined): Promise<void> {
   const { enabled } = await qmp.run("query-kvm", {}, { signal });
   if (!enabled) throw new HearthError("unimplemented", `remove vCPU ${id}: not possible in an emulated VM`);

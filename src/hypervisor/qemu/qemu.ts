@@ -15,6 +15,7 @@ import {
   readSlots,
   unplug,
   type VmSize,
+  vcpuRoom,
 } from "./hotplug.ts";
 import { saveVm } from "./migration.ts";
 import { endError, type QemuProcess } from "./qemu-process.ts";
@@ -118,6 +119,10 @@ export class Qemu implements Hypervisor {
 
   async addVcpus(count: number, signal?: AbortSignal): Promise<readonly string[]> {
     return await this.#plug("add vCPUs", () => this.#resize(() => plugVcpus(this.#hotplug, count, signal)));
+  }
+
+  async vcpuRoom(signal?: AbortSignal): Promise<number> {
+    return await vcpuRoom(this.#hotplug, signal);
   }
 
   async addMemory(mib: number, signal?: AbortSignal): Promise<AddedDevice> {

@@ -22,21 +22,32 @@ export function freeTcgRegions(infoJit: string, vcpus: number, maxVcpus: number)
   return Math.max(0, count - taken);
 }
 
+export interface TcgThreads {
+  readonly vcpus: number;
+  readonly maxVcpus: number;
+}
+
+/** So many vCPUs could be plugged now, infinite where nothing is translated. Less than may be once the buffer was full and begun anew. */
+export async function roomForVcpus(qmp: QmpClient, { vcpus, maxVcpus }: TcgThreads): Promise<number> {
+  return freeTcgRegions(await infoJit(qmp), vcpus, maxVcpus) ?? Number.POSITIVE_INFINITY;
+}
+
 /**
  * Runs `plug` while the VM stands still, so that nobody takes the free piece meanwhile; "resource-exhausted" when there
  * is none. QEMU itself would abort: tcg/region.c, "tcg_region_initial_alloc__locked: assertion failed".
  */
 export async function withFreeTcgRegions<T>(
   qmp: QmpClient,
-  count: { readonly wanted: number; readonly vcpus: number; readonly maxVcpus: number },
+  wanted: number,
+  threads: TcgThreads,
   plug: () => Promise<T>,
 ): Promise<T> {
   const { running } = await qmp.run("query-status", {});
   if (running) await qmp.run("stop", {});
   try {
-    const free = freeTcgRegions(await infoJit(qmp), count.vcpus, count.maxVcpus);
-    if (free !== undefined && free < count.wanted) {
-      throw new HearthError("resource-exhausted", `add ${count.wanted} vCPUs: the emulator has room for ${free}`, {
+    const room = await roomForVcpus(qmp, threads);
+    if (room < wanted) {
+      throw new HearthError("resource-exhausted", `add ${wanted} vCPUs: the emulator has room for ${room}`, {
         hint: "give the VM its vCPUs at boot (default_vcpus)",
       });
     }
