@@ -161,6 +161,10 @@ export const STEP_TIMEOUT_MS_MAX = 600_000;
 export const CRUN_LOG_BYTES_MAX = 16 * 1024;
 /** Bytes of what a startContainer hook that failed has written, on either stream, that are told. */
 export const HOOK_OUTPUT_BYTES_MAX = 16 * 1024;
+/** Bytes of a hook's state beside what the configuration holds: an id and two paths. */
+export const HOOK_STATE_BYTES = 16 * 1024;
+/** Milliseconds that a hook waits for crun to have written its state, which takes less than one; a frozen crun takes for ever. */
+export const HOOK_STATE_TIMEOUT_MS = 10_000;
 /** Milliseconds the agent waits for a hot-plugged device to appear; PCI hot-plug takes 0.2 s, emulated ones up to 2. */
 export const DEVICE_APPEARS_TIMEOUT_MS = 10_000;
 /**

@@ -158,7 +158,9 @@ describe("finding", () => {
   test("the lock waits for its holder, and sees that it deleted the container", async () => {
     await make("c1");
     const first = await lockContainer(root, "c1", 1000);
-    await expect(lockContainer(root, "c1", 20)).rejects.toThrow("within 20 ms");
+    await expect(lockContainer(root, "c1", 20)).rejects.toThrow(
+      "wait for another command to be done with container c1: no answer within 20 ms",
+    );
     const second = lockContainer(root, "c1", 5000);
     second.catch(() => undefined);
     first.remove();

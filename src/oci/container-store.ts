@@ -1,7 +1,7 @@
 /** Where containers are recorded: one directory each below the root, guarded by its own lock file. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from "node:fs";
 import { basename, join } from "node:path";
-import { HearthError, isErrnoException, isNotFound, SystemError, toHearthError } from "../errors.ts";
+import { DeadlineError, HearthError, isErrnoException, isNotFound, SystemError, toHearthError } from "../errors.ts";
 import { CONTAINER_RESERVE_ATTEMPTS_MAX } from "../limits.ts";
 import { type ContainerPaths, containerPaths } from "../paths.ts";
 import { writeJsonAtomic } from "../sys/atomic-file.ts";
@@ -185,6 +185,8 @@ export async function lockContainer(root: string, id: string, timeoutMs: number)
     held = await lock(paths.lock, { timeoutMs });
   } catch (thrown) {
     if (thrown instanceof SystemError && thrown.errno === "ENOENT") throw noSuchContainer(id);
+    if (thrown instanceof DeadlineError)
+      throw new DeadlineError(`another command to be done with container ${id}`, timeoutMs);
     throw thrown;
   }
   const record = readRecord(paths);

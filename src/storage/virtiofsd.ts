@@ -78,7 +78,9 @@ export interface VirtiofsdOptions {
 }
 
 /**
- * Starts the daemon in a session of its own. QEMU can connect to the socket as soon as this returns: it listens
+ * Starts the daemon in a session of its own. It makes files as the user that they are to belong to, but of whether that one
+ * may do so it knows neither supplementary groups nor capabilities, and it is the guest's kernel that has decided: so it keeps its capabilities then.
+ * QEMU can connect to the socket as soon as this returns: it listens
  * already, whoever answers. Whether the daemon can do its work QEMU finds out, or `ended` tells.
  */
 export async function startVirtiofsd(options: VirtiofsdOptions): Promise<Virtiofsd> {
@@ -92,6 +94,7 @@ export async function startVirtiofsd(options: VirtiofsdOptions): Promise<Virtiof
     argv: virtiofsdArguments(kind, options.path, options.directory),
     stdio: ["ignore", output.writeEnd, output.writeEnd, socket.fd],
     detached: true,
+    keepCapabilities: true,
   });
   output.closeWriteEnd();
   const outputs = undo.move();

@@ -28,6 +28,11 @@ function openInRoot(root: string, path: string, flags: number): OwnedFd | undefi
   return new OwnedFd(asFd(result));
 }
 
+/** As a path alone: it can be named, not read. Undefined when nothing is there. `path` starts at `root`. */
+export function openPathInRoot(root: string, path: string): OwnedFd | undefined {
+  return openInRoot(root, path, O_PATH);
+}
+
 /** Permission bits of a directory, the sticky one and its kin included; undefined when there is none. `path` starts at `root`. */
 export function directoryModeInRoot(root: string, path: string): number | undefined {
   using directory = openInRoot(root, path, O_PATH | O_DIRECTORY);

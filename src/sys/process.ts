@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { HearthError, SystemError, toHearthError } from "../errors.ts";
 import { KILL_GRACE_MS } from "../limits.ts";
 import { sleep } from "../util/wait.ts";
+import { keepingCapabilities } from "./capabilities.ts";
 import { cleanEnv, type Environment } from "./environment.ts";
 import type { Fd } from "./fd.ts";
 import { check, cString, lastErrno, lazyLibc } from "./libc.ts";
@@ -50,6 +51,8 @@ export interface SpawnOptions {
   readonly gid?: number;
   /** Path of a network namespace file that the child is born in. */
   readonly netns?: string;
+  /** The child keeps its capabilities while it has another user's id; see keepingCapabilities. */
+  readonly keepCapabilities?: boolean;
   /** The child is process 1 of a pid namespace of its own; for us it has a pid as any other. */
   readonly ownPids?: boolean;
 }
@@ -78,7 +81,8 @@ export function spawnProcess(options: SpawnOptions): ChildProcess {
     }
   };
   if (program === "") throw new HearthError("invalid-argument", "start process: empty program name");
-  return options.netns === undefined ? start() : inNetns(options.netns, start);
+  const startThere = () => (options.netns === undefined ? start() : inNetns(options.netns, start));
+  return options.keepCapabilities === true ? keepingCapabilities(startThere) : startThere();
 }
 
 /** Pids that the runtime itself waits for: children not yet reaped. Process-wide, as the kernel's table of them. */

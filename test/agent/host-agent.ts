@@ -40,6 +40,7 @@ export interface ConfigChanges {
   readonly process?: Readonly<Record<string, unknown>>;
   readonly namespaces?: readonly string[];
   readonly hooks?: Readonly<Record<string, readonly object[]>>;
+  readonly annotations?: Readonly<Record<string, string>>;
 }
 
 /** In namespaces of its own, the network's among them: what it is asked to do to routes and clocks of a guest must not reach this host. */
@@ -125,6 +126,7 @@ function ociConfig(rootfs: string, args: readonly string[], changes: ConfigChang
       { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["newinstance", "ptmxmode=0666"] },
     ],
     ...(changes.hooks === undefined ? {} : { hooks: changes.hooks }),
+    ...(changes.annotations === undefined ? {} : { annotations: changes.annotations }),
     linux: { namespaces: (changes.namespaces ?? ["pid", "mount", "ipc", "uts"]).map((type) => ({ type })) },
   };
   return new TextEncoder().encode(JSON.stringify(config));

@@ -1,6 +1,6 @@
-/** The agent with real crun on the host: what is told of startContainer hooks that fail, and where. */
+/** The agent with real crun on the host: hooks in the guest, their state, and what is told of those that fail, and where. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type HostAgent, readAll, runContainer, startHostAgent } from "./host-agent.ts";
 
@@ -37,4 +37,42 @@ test("one that takes too long is told too", async () => {
   const output = await readAll(agent.client, c.id, c.id, "stderr");
   expect(output.toString()).toBe("error running hook #0: hook ran past specified timeout of 1.0s\n");
   expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
+});
+
+/** A pipe does not hold it, so whoever writes it writes on when its reader has gone. */
+const LONG = "x".repeat(200_000);
+
+test("a hook may end without having read its state, and another one then reads all of it", async () => {
+  const root = join(agent.dir, "rootfs");
+  writeFileSync(join(root, "deaf"), "#!/bin/sh\nexec 0<&-\necho deaf >>/order\n", { mode: 0o755 });
+  writeFileSync(join(root, "reader"), "#!/bin/sh\ncat >/state; echo reader $1 $E >>/order\n", { mode: 0o755 });
+  const reader = { path: "/reader", args: ["reader", "given"], env: ["PATH=/bin", "E=environment"], timeout: 60 };
+  await using c = await runContainer(agent, ["cat", "/order"], {
+    hooks: { startContainer: [{ path: "/deaf" }, reader, { path: "/deaf" }] },
+    annotations: { long: LONG },
+  });
+  expect((await readAll(agent.client, c.id, c.id)).toString()).toBe("deaf\nreader given environment\ndeaf\n");
+  expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(0);
+  const state: unknown = JSON.parse(readFileSync(join(root, "state"), "utf8"));
+  expect(state).toMatchObject({ id: c.id, annotations: { long: LONG } });
+});
+
+test("a createContainer hook too", async () => {
+  const path = join(agent.dir, "deaf");
+  writeFileSync(path, "#!/bin/sh\nexit 0\n", { mode: 0o755 });
+  await using c = await runContainer(agent, ["echo", "ran"], {
+    hooks: { createContainer: [{ path }] },
+    annotations: { long: LONG },
+  });
+  expect((await readAll(agent.client, c.id, c.id)).toString()).toBe("ran\n");
+});
+
+test("a program is held in none of its executions of a hook's file", async () => {
+  writeFileSync(join(agent.dir, "rootfs/deaf"), "#!/bin/sh\necho ran >&2\n", { mode: 0o755 });
+  await using c = await runContainer(agent, ["sh", "-c", "sleep 1000 | /deaf"], {
+    hooks: { startContainer: [{ path: "/deaf" }] },
+  });
+  expect((await agent.client.agent.readStderr({ containerId: c.id, execId: c.id, len: 0 })).data).toEqual(
+    new TextEncoder().encode("ran\n"),
+  );
 });

@@ -440,6 +440,38 @@ describe("a create that is interrupted", () => {
   });
 });
 
+test("a create that is under way: it is told of, nothing in it can be signalled or executed, and delete waits for its end", async () => {
+  fixture.writeBundle(["sleep", "1000"]);
+  fixture.script({ fail: { connectNetwork: "hang" } });
+  const create = Bun.spawn(fixture.argv("create", "--bundle", fixture.bundle, "c1"), {
+    env: fixture.env,
+    stdio: ["ignore", "ignore", "ignore"],
+  });
+  while (!existsSync(fixture.path("script.json.called.connectNetwork"))) await Bun.sleep(5);
+  const state = await fixture.state("c1");
+  expect(state).toMatchObject({ status: "creating", pid: expect.any(Number) });
+  expect(state.pid).toBeGreaterThan(0);
+  expect(await fixture.ok(["list", "--quiet"])).toBe("c1\n");
+  for (const [status, args] of [
+    [1, ["kill", "c1", "KILL"]],
+    [1, ["kill", "--all", "c1", "KILL"]],
+    [255, ["exec", "c1", "true"]],
+    [1, ["ps", "c1"]],
+    [1, ["events", "--stats", "c1"]],
+  ] as const) {
+    const said = await fixture.run(args);
+    expect([args, said.exitCode, said.stderr]).toEqual([args, status, expect.stringContaining("not running")]);
+  }
+  const again = await fixture.run(["create", "c1"]);
+  expect([again.exitCode, again.stderr]).toEqual([1, expect.stringContaining("already exists: c1")]);
+  const deleted = fixture.run(["delete", "--force", "c1"]);
+  create.kill("SIGTERM");
+  expect(await create.exited).toBe(143);
+  expect(await deleted).toMatchObject({ exitCode: 0, stderr: "" });
+  fixture.script({});
+  expect(fixture.leftovers()).toEqual([]);
+}, 60_000);
+
 test("of several creates of one id at once, one succeeds and the others change nothing", async () => {
   fixture.writeBundle(["sleep", "1000"]);
   const results = await Promise.all([1, 2, 3, 4].map(() => fixture.run(["create", "c1"])));

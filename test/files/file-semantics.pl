@@ -20,6 +20,7 @@ use constant {
     SYS_removexattr => 197, SYS_inotify_add_watch => 254, SYS_utimensat => 280, SYS_fallocate => 285,
     SYS_inotify_init1 => 294, SYS_renameat2 => 316, SYS_copy_file_range => 326, SYS_statfs => 137, SYS_msync => 26,
     AT_FDCWD => -100, RENAME_NOREPLACE => 1, RENAME_EXCHANGE => 2, O_TMPFILE => 020200000, O_DIRECT => 040000,
+    SYS_prctl => 157, SYS_capset => 126, PR_SET_KEEPCAPS => 8, CAPABILITY_VERSION_3 => 0x20080522, CAP_DAC_OVERRIDE => 1 << 1,
     SEEK_DATA => 3, SEEK_HOLE => 4, PUNCH_HOLE => 3, ZERO_RANGE => 16,
 };
 
@@ -39,6 +40,11 @@ sub get { my ($path) = @_; open(my $fh, '<', $path) or return outcome(0); local 
 sub kind { my ($path) = @_; my @st = lstat $path or return outcome(0); my $m = $st[2];
     return S_ISREG($m) ? 'file' : S_ISDIR($m) ? 'directory' : S_ISLNK($m) ? 'link' : S_ISFIFO($m) ? 'fifo' : S_ISSOCK($m) ? 'socket' : S_ISCHR($m) ? 'device' : 'other' }
 sub entries { my ($dir) = @_; opendir(my $dh, $dir) or return outcome(0); return join ' ', sort grep { !/^\.\.?$/ } readdir $dh }
+# Makes one of each kind in d: how it went, and whose they are.
+sub entries_made {
+    my @worked = (outcome(sysopen my $fh, 'd/a', O_WRONLY | O_CREAT), outcome(mkdir 'd/e'), outcome(symlink 'x', 'd/l'), outcome(POSIX::mkfifo('d/p', 0600)), outcome(link 'd/a', 'd/h'), outcome(rename 'd/a', 'd/b'));
+    return join ' ', @worked, map { my @s = lstat $_; @s ? "$s[4]:$s[5]" : 'none' } map { "d/$_" } qw(b e l p);
+}
 # Runs the body in a child, as another user when one is given; what it returns is the result.
 sub child {
     my ($body, $uid) = @_;
@@ -169,6 +175,9 @@ case_ 'a file belongs to the user who made it' => sub { chmod 0777, '.'; child(s
 case_ 'another user may not chmod' => sub { put('a', 1); chmod 0777, '.'; child(sub { outcome(chmod 0777, 'a') }, 1000) };
 case_ 'sticky directory' => sub { mkdir 'd'; chmod 01777, 'd'; put('d/a', 1); chmod 0777, '.'; child(sub { outcome(unlink 'd/a') }, 1000) };
 case_ 'supplementary group may write' => sub { put('a', 1); chown 0, 777, 'a'; chmod 0660, 'a'; chmod 0777, '.'; child(sub { $) = '1000 1000 777'; POSIX::setuid(1000); outcome(sysopen my $fh, 'a', O_RDWR) }) };
+case_ 'supplementary group may make entries' => sub { mkdir 'd'; chown 0, 777, 'd'; chmod 0770, 'd'; chmod 0777, '.'; child(sub { $) = '1000 1000 777'; POSIX::setuid(1000); entries_made() }) };
+case_ 'who may override permissions makes entries' => sub { mkdir 'd'; chmod 0777, '.'; child(sub { sys(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0); POSIX::setgid(1000); $) = '1000 1000'; POSIX::setuid(1000); my ($version, $sets) = (pack('Ii', CAPABILITY_VERSION_3, 0), pack('I6', (CAP_DAC_OVERRIDE) x 2, 0, 0, 0, 0)); sys(SYS_capset, $version, $sets) == 0 or return outcome(0); entries_made() }) };
+case_ 'set-group-id of who is not in the group' => sub { mkdir 'd'; chown 0, 777, 'd'; chmod 02777, 'd'; chmod 0777, '.'; child(sub { umask 0; sysopen my $fh, 'd/a', O_WRONLY | O_CREAT, 02775 or return outcome(0); mkdir 'd/e', 02775; 'made' }, 1000); join ' ', map { sprintf '%o', (stat $_)[2] & 07777 } 'd/a', 'd/e' };
 case_ 'times to the nanosecond' => sub { put('a', 1); my $r = outcome(settimes('a', pack 'q4', 1_000_000_000, 123_456_789, 1_100_000_000, 987_654_321)); my $out = `stat -c '%x %y' a`; my @ns = $out =~ /\.(\d{9})/g; my @s = stat 'a'; "$r, $s[8] $s[9], @ns" };
 case_ 'another user may not set times' => sub { put('a', 1); chmod 0777, '.'; child(sub { outcome(utime 1, 1, 'a') }, 1000) };
 case_ 'a write changes mtime' => sub { put('a', 1); utime 1000, 1000, 'a'; open(my $fh, '>>', 'a') or die; syswrite $fh, 'x'; close $fh; (stat 'a')[9] > 1000 ? 'changed' : 'kept' };

@@ -2,7 +2,13 @@
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeError, HearthError, SystemError, toHearthError } from "../../errors.ts";
-import { AGENT_REMOVE_TIMEOUT_S, CRUN_TIMEOUT_MS, EXEC_PROCESSES_MAX, FINISHED_PROCESSES_MAX } from "../../limits.ts";
+import {
+  AGENT_REMOVE_TIMEOUT_S,
+  CRUN_TIMEOUT_MS,
+  EXEC_PROCESSES_MAX,
+  FINISHED_PROCESSES_MAX,
+  HOOK_STATE_BYTES,
+} from "../../limits.ts";
 import { stringifyOciJson } from "../../oci/json.ts";
 import { type GuestBundlePaths, guestBundlePaths } from "../../paths.ts";
 import type { FdUse } from "../../sys/carried-fd.ts";
@@ -14,6 +20,7 @@ import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } fr
 import { ContainerProcess } from "./container-process.ts";
 import type { CrunCall, CrunStreams } from "./crun.ts";
 import { withHome } from "./home.ts";
+import { holdHooks } from "./hook-states.ts";
 import type { JsonRecord } from "./json-record.ts";
 import { type OciConfig, withProcessDefaults } from "./oci-view.ts";
 import { openPreservedStreams } from "./preserved-streams.ts";
@@ -71,6 +78,7 @@ export class Container {
       applySysctls(config.networkSysctls);
       if (config.bindsSysfs) mountSysfs(context.paths.sysfs);
       const { terminal, program, startHooks } = config;
+      using _hooks = container.#holdHooks(config.createHooks, undefined);
       const init = await container.#spawn(id, { terminal, program, descriptors }, (call, streams) =>
         context.crun.create(call, streams),
       );
@@ -104,6 +112,12 @@ export class Container {
     }
     this.#status = "running";
     const { crun } = this.#context;
+    const { startHooks } = this.config;
+    const hooks = this.#holdHooks(
+      startHooks.map(({ path }) => path),
+      this.init.pid,
+    );
+    void this.init.exitCode.then(() => hooks[Symbol.dispose]());
     await untilExecuted(this.init.pid, () =>
       this.config.hasPoststart ? crun.startWithHooks(this.#call()) : crun.start(this.id),
     );
@@ -267,6 +281,14 @@ export class Container {
     } catch (thrown) {
       this.#context.log.warn("failed container left something", { container: this.id, error: describeError(thrown) });
     }
+  }
+
+  /** Those of the init process, in its root; or of one that is being made, in the guest's. */
+  #holdHooks(paths: readonly string[], initPid: number | undefined): Disposable {
+    const root = initPid === undefined ? "/" : `/proc/${initPid}/root`;
+    // Most of a state are the configuration's annotations, escaped in another way perhaps.
+    const stateBytesMax = 2 * Buffer.byteLength(this.config.json) + HOOK_STATE_BYTES;
+    return holdHooks({ paths, root, parentPid: initPid, stateBytesMax }, this.#context.log);
   }
 
   #killEverything(): void {

@@ -22,6 +22,8 @@ export interface OciConfig {
   readonly hasPoststart: boolean;
   readonly hasPoststop: boolean;
   readonly startHooks: readonly StartHook[];
+  /** Paths of createContainer hooks, in the guest. */
+  readonly createHooks: readonly string[];
   /** The container has a pid namespace of its own, so its init takes every other process with it. */
   readonly ownPidNamespace: boolean;
   /** Which crun is not told of. */
@@ -104,6 +106,10 @@ export function ociConfig(
     hasPoststart: listAt(hooks, "poststart").length > 0,
     hasPoststop: listAt(hooks, "poststop").length > 0,
     startHooks,
+    createHooks: listAt(hooks, "createContainer")
+      .filter(isRecord)
+      .map(startHookOf)
+      .map(({ path }) => path),
     ownPidNamespace:
       changes.pidNamespace === undefined && namespaces.some((ns) => ns["type"] === "pid" && ns["path"] === undefined),
     timeNamespace: timeNamespaceOf(recordAt(parsed, "linux"), allNamespaces),

@@ -19,9 +19,10 @@ export const command = defineRuntimeCommand({
     const signal = await signalNumber(name);
     const notRunning = (cause?: unknown): HearthError =>
       new HearthError("failed-precondition", `container not running: ${id}`, { cause, facts: { id } });
-    if (!canSignal(statusOf(record))) {
+    const status = statusOf(record);
+    if (!canSignal(status)) {
       // Nobody is left, which is what who kills all of them wants. As runc.
-      if (flags.all) return;
+      if (flags.all && status === "stopped") return;
       throw notRunning();
     }
     if (signal === 0) return;

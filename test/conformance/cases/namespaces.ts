@@ -33,6 +33,13 @@ const userNamespace = (extra: object = {}): { config: { linux: object } & Record
 });
 const USER = "config-linux.md#user-namespace-mappings";
 const EVERY_ID = [{ containerID: 0, hostID: 0, size: 0xffff_ffff }];
+/** The host's root is the container's user 1. */
+const SWAPPED_IDS = [
+  { containerID: 0, hostID: 1, size: 1 },
+  { containerID: 1, hostID: 0, size: 1 },
+  { containerID: 2, hostID: 2, size: 0xffff_fffd },
+];
+const OVERRIDE = ["CAP_DAC_OVERRIDE"];
 /** The interfaces, what is mounted for cgroups, and whether the mount is read-only. */
 const SYSFS =
   "ls /sys/class/net; ls -A /sys/fs/cgroup | wc -l; awk '$5 == \"/sys\" {print substr($6, 1, 2)}' /proc/self/mountinfo";
@@ -229,6 +236,19 @@ export const NAMESPACES: Topic = {
       "httpd -p 81 && echo bound",
       "bound",
       userNamespace(),
+    ),
+    prints(
+      "a user namespace: its root makes what is missing in directories of other mapped ids",
+      USER,
+      "mkdir /made; stat -c %u / /made; grep -c ' /missing/point ' /proc/self/mountinfo",
+      "1\n0\n1",
+      {
+        config: {
+          mounts: [...STANDARD_MOUNTS, { destination: "/missing/point", type: "tmpfs", source: "tmpfs" }],
+          process: { capabilities: { bounding: OVERRIDE, effective: OVERRIDE, permitted: OVERRIDE } },
+          linux: { ...userNamespace().config["linux"], uidMappings: SWAPPED_IDS, gidMappings: SWAPPED_IDS },
+        },
+      },
     ),
     refuses("mappings without a user namespace", USER, undefined, {
       config: { linux: { uidMappings: MAPPINGS, gidMappings: MAPPINGS } },
