@@ -449,7 +449,7 @@ test("a create that is under way: it is told of, nothing in it can be signalled 
   });
   while (!existsSync(fixture.path("script.json.called.connectNetwork"))) await Bun.sleep(5);
   const state = await fixture.state("c1");
-  expect(state).toMatchObject({ status: "creating", pid: expect.any(Number) });
+  expect(state.status).toBe("creating");
   expect(state.pid).toBeGreaterThan(0);
   expect(await fixture.ok(["list", "--quiet"])).toBe("c1\n");
   for (const [status, args] of [
