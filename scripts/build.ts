@@ -21,6 +21,7 @@ import { findLibrary } from "../guest/image.ts";
 import packageJson from "../package.json" with { type: "json" };
 import { EMBEDDED_GUEST_DIR, EMBEDDED_LIBRARY_DIR, GUEST_MANIFEST, SECCOMP_LIBRARY } from "../src/paths.ts";
 import { lock } from "../src/sys/lock.ts";
+import { survivesDeletedDirectory } from "./deleted-directory.ts";
 import { generateCommand, PROTOCOLS } from "./protocols.ts";
 import { mustRun, REPOSITORY, runCommand, step } from "./step.ts";
 
@@ -143,7 +144,7 @@ async function describeCommit(sources: string): Promise<string> {
 async function buildExecutable(guest: GuestBuild): Promise<string> {
   const sources = (await filesBelow("src")).filter((file) => !file.endsWith(".test.ts"));
   const digest = await digestOf(
-    ["package.json", "package-lock.json", "scripts/build.ts", ...sources],
+    ["package.json", "package-lock.json", "scripts/build.ts", "scripts/deleted-directory.ts", ...sources],
     Bun.version,
     guest.digest,
     await embedLibraries(),
@@ -165,6 +166,7 @@ async function buildExecutable(guest: GuestBuild): Promise<string> {
     const assets = [EMBEDDED_GUEST_DIR, EMBEDDED_LIBRARY_DIR].map((dir) => `--asset=${dir}`);
     const argv = [process.execPath, "build", ...COMPILE_FLAGS, ...defines, ...assets, entry];
     await mustRun([...argv, "--outfile", output], EMBED_DIR);
+    survivesDeletedDirectory(output);
     await rename(output, EXECUTABLE);
   } finally {
     await rm(work, { recursive: true, force: true });

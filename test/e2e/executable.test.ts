@@ -53,6 +53,14 @@ describe("--version", () => {
   );
 });
 
+test("in a working directory that has been deleted it works, with / for that", async () => {
+  using dir = scratch();
+  const gone = `mkdir ${dir.path("gone")}; cd ${dir.path("gone")}; rmdir ${dir.path("gone")}; exec "$@"`;
+  const argv = ["sh", "-c", gone, "sh", EXECUTABLE, "runtime", "--root", dir.path("root")] as const;
+  expect(await runProgram([...argv, "delete", "--force", "c1"])).toMatchObject({ status: 0, stderr: "" });
+  expect((await runProgram([...argv, "create", "c1"])).stderr).toContain("/config.json");
+});
+
 test("copied alone, with an empty environment, it unpacks its guest and runs a container; damage is mended", async () => {
   using alone = scratch();
   const executable = alone.path("hearth");
