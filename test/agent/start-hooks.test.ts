@@ -2,7 +2,11 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { systemCallProgram } from "../harness/system-call-program.ts";
 import { type HostAgent, readAll, runContainer, startHostAgent } from "./host-agent.ts";
+
+/** Of root it gives 0, which becomes the exit status. Source: asm/unistd_64.h. */
+const GETUID = 102;
 
 let agent: HostAgent;
 beforeAll(async () => {
@@ -39,10 +43,22 @@ test("one that takes too long is told too", async () => {
   expect((await agent.client.agent.waitProcess(c.ids)).status).toBe(1);
 });
 
-/** A pipe does not hold it, so whoever writes it writes on when its reader has gone. */
+/** A pipe does not hold it. */
 const LONG = "x".repeat(200_000);
 
-test("a hook may end without having read its state, and another one then reads all of it", async () => {
+test("a hook may end before crun has written its state, which is made sure here", async () => {
+  writeFileSync(join(agent.dir, "rootfs/quick"), systemCallProgram(GETUID), { mode: 0o755 });
+  // One CPU, on which every hook is preferred to the crun that has started it.
+  await agent.runInside(["taskset", "--all-tasks", "--cpu-list", "--pid", "0", "1"]);
+  await using c = await runContainer(agent, ["echo", "ran"], {
+    process: { scheduler: { policy: "SCHED_IDLE", flags: ["SCHED_FLAG_RESET_ON_FORK"] } },
+    hooks: { startContainer: Array.from({ length: 50 }, () => ({ path: "/quick" })) },
+  });
+  expect((await readAll(agent.client, c.id, c.id, "stderr")).toString()).toBe("");
+  expect((await readAll(agent.client, c.id, c.id)).toString()).toBe("ran\n");
+});
+
+test("a hook gets all of a state that a pipe does not hold, and its arguments, environment and time", async () => {
   const root = join(agent.dir, "rootfs");
   writeFileSync(join(root, "deaf"), "#!/bin/sh\nexec 0<&-\necho deaf >>/order\n", { mode: 0o755 });
   writeFileSync(join(root, "reader"), "#!/bin/sh\ncat >/state; echo reader $1 $E >>/order\n", { mode: 0o755 });
@@ -57,7 +73,7 @@ test("a hook may end without having read its state, and another one then reads a
   expect(state).toMatchObject({ id: c.id, annotations: { long: LONG } });
 });
 
-test("a createContainer hook too", async () => {
+test("a createContainer hook need not read it either", async () => {
   const path = join(agent.dir, "deaf");
   writeFileSync(path, "#!/bin/sh\nexit 0\n", { mode: 0o755 });
   await using c = await runContainer(agent, ["echo", "ran"], {
