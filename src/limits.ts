@@ -148,6 +148,8 @@ export const SANDBOX_STEP_MARGIN_MS = 5_000;
 export const SANDBOX_END_GRACE_MS = 5_000;
 /** Bytes of one report line of a starting sandbox process. */
 export const SANDBOX_REPORT_BYTES_MAX = 64 * 1024;
+/** Open files that a sandbox process must be allowed: with as many it runs a container, with 30 it was seen to wait for ever. */
+export const OPEN_FILES_MIN = 64;
 /** Bytes kept of what a failing sandbox process wrote to its standard error: the last lines say why. */
 export const SANDBOX_STDERR_TAIL_BYTES = 4 * 1024;
 /**

@@ -5,9 +5,9 @@
 import { mkdirSync, readSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { DeadlineError, describeError, HearthError, toHearthError } from "../errors.ts";
-import { SANDBOX_END_GRACE_MS, SANDBOX_STDERR_TAIL_BYTES, SANDBOX_STEP_MARGIN_MS } from "../limits.ts";
+import { OPEN_FILES_MIN, SANDBOX_END_GRACE_MS, SANDBOX_STDERR_TAIL_BYTES, SANDBOX_STEP_MARGIN_MS } from "../limits.ts";
 import { type Log, silentLog } from "../log.ts";
-import { O_CREAT, O_EXCL, O_RDWR, type OwnedFd, openFd, pipe } from "../sys/fd.ts";
+import { O_CREAT, O_EXCL, O_RDWR, type OwnedFd, openFd, openFilesLimit, pipe } from "../sys/fd.ts";
 import { FdReader } from "../sys/fd-reader.ts";
 import { FdWriter } from "../sys/fd-writer.ts";
 import { type ChildProcess, describeExit, selfExec, spawnProcess, terminate } from "../sys/process.ts";
@@ -65,6 +65,7 @@ export async function launchSandbox(
   signal: AbortSignal,
 ): Promise<LaunchedSandbox> {
   signal.throwIfAborted();
+  checkOpenFiles(openFilesLimit());
   const launch: SandboxLaunch = {
     vmId: randomHex(VM_ID_BYTES),
     runDir: options.runDir,
@@ -90,6 +91,18 @@ export async function launchSandbox(
     await endFailed(child, launch, options.kill, log);
     throw said === "" ? thrown : withStderr(thrown, said);
   }
+}
+
+/** With fewer something waits for ever on a file that it could not open. */
+function checkOpenFiles(limit: number): void {
+  if (limit >= OPEN_FILES_MIN) return;
+  throw new HearthError(
+    "resource-exhausted",
+    `start sandbox process: ${limit} open files are allowed, it needs ${OPEN_FILES_MIN}`,
+    {
+      hint: "raise the limit of open files (ulimit -n) of what starts the runtime",
+    },
+  );
 }
 
 interface SpawnedSandbox {

@@ -61,6 +61,16 @@ test("in a working directory that has been deleted it works, with / for that", a
   expect((await runProgram([...argv, "create", "c1"])).stderr).toContain("/config.json");
 });
 
+test("allowed too few open files it says so at once", async () => {
+  await withHearth({}, async (hearth) => {
+    const bundle = await hearth.bundle({ args: ["true"] });
+    const command = [EXECUTABLE, "runtime", "--config", hearth.configPath, "run", "--bundle", bundle, "c1"];
+    const { status, stderr } = await runProgram(["prlimit", "--nofile=32:32", ...command]);
+    expect(stderr).toContain("start sandbox process: 32 open files are allowed, it needs 64 (hint: raise the limit of open files");
+    expect(status).toBe(1);
+  });
+});
+
 test("copied alone, with an empty environment, it unpacks its guest and runs a container; damage is mended", async () => {
   using alone = scratch();
   const executable = alone.path("hearth");
