@@ -66,7 +66,9 @@ test("allowed too few open files it says so at once", async () => {
     const bundle = await hearth.bundle({ args: ["true"] });
     const command = [EXECUTABLE, "runtime", "--config", hearth.configPath, "run", "--bundle", bundle, "c1"];
     const { status, stderr } = await runProgram(["prlimit", "--nofile=32:32", ...command]);
-    expect(stderr).toContain("start sandbox process: 32 open files are allowed, it needs 64 (hint: raise the limit of open files");
+    expect(stderr).toContain(
+      "start sandbox process: 32 open files are allowed, it needs 64 (hint: raise the limit of open files",
+    );
     expect(status).toBe(1);
   });
 });

@@ -57,13 +57,17 @@ async function letThrough(gate: ExecGate, calls: HookCalls, log: Log, count: num
 /** True for one of the hooks; others execute the file at once. */
 async function letGoWithState(execution: HeldExecution, calls: HookCalls, log: Log): Promise<boolean> {
   const { pid } = execution;
-  const isHook = calls.parentPid === undefined || processStat(pid)?.parentPid === calls.parentPid;
+  let isHook = false;
   try {
+    isHook = calls.parentPid === undefined || processStat(pid)?.parentPid === calls.parentPid;
     if (isHook) await untilWritten(pid, calls.stateBytesMax);
   } catch (thrown) {
     log.warn("hook runs without its whole state", { pid, error: describeError(thrown) });
-  } finally {
+  }
+  try {
     execution.letGo();
+  } catch (thrown) {
+    log.error("hook is kept waiting", { pid, error: describeError(thrown) });
   }
   return isHook;
 }
