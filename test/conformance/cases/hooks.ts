@@ -133,7 +133,7 @@ export const HOOKS: Topic = {
         process: { scheduler: { policy: "SCHED_IDLE", flags: ["SCHED_FLAG_RESET_ON_FORK"] } },
         hooks: { startContainer: Array.from({ length: 20 }, () => ({ path: "/bin/true" })) },
       },
-      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "ran", stderr: "" }],
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "ran" }],
     },
     {
       name: "a startContainer hook that fails keeps the program from running",
