@@ -51,7 +51,7 @@ export async function bareQemu(stack: AsyncDisposableStack, sharedFs: SharedFs):
   using tap = inNetns(wire.path, () => openTap("tap0"));
   await runOrThrow(["ip", "-n", wire.name, "addr", "add", `${wire.host}/24`, "dev", "tap0"]);
   await runOrThrow(["ip", "-n", wire.name, "link", "set", "tap0", "up"]);
-  await qemu.addDevice({ kind: "nic", id: "nic0", tapFds: [tap.fd], mac: "02:00:00:00:00:07", mtu: 1500 });
+  await qemu.addDevice({ kind: "nic", id: "nic0", tapFds: [tap.fd], mac: "02:00:00:00:00:07" });
   await guest.until("[ -e /sys/class/net/eth0 ]");
   await guest.run(`/bin/busybox ip addr add ${wire.guest}/24 dev eth0; /bin/busybox ip link set eth0 up`);
   stack.use(await shared.expose(work, "files"));

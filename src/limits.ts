@@ -104,8 +104,19 @@ export const NAME_ANSWER_TIMEOUT_MS = 5_000;
 export const LOCALHOST_CONNECTIONS_MAX = 256;
 /** Connections to localhost that wait to be taken, which happens at once. */
 export const LOCALHOST_BACKLOG = 128;
-/** Milliseconds without a change after which an interface that was added later is taken as it is; docker needs some 50. */
-export const INTERFACE_REST_MS = 300;
+/**
+ * Milliseconds without a change after which what a network namespace holds is read again: an interface is made, moved,
+ * renamed, given addresses and set up in so many steps. What is late is another change.
+ */
+export const INTERFACE_REST_MS = 20;
+/** Milliseconds after which that is done even when there is no rest. */
+export const INTERFACE_REST_MAX_MS = 300;
+/** Milliseconds that a NIC stays for an interface that replaces its own: `podman network reload` takes some 100. */
+export const INTERFACE_GONE_MS = 500;
+/** Milliseconds until a failure to follow a network namespace is tried again, doubled each time. */
+export const INTERFACE_RETRY_MS = 500;
+/** Such trials, 32 seconds altogether; then the next change is waited for. */
+export const INTERFACE_RETRIES_MAX = 6;
 /** Milliseconds for one call of ip or tc; they take two or three. */
 export const NETWORK_COMMAND_TIMEOUT_MS = 10_000;
 /** Bytes one read of a descriptor asks for unless told: what a pipe holds by default. Source: pipe(7). */

@@ -2,7 +2,7 @@
 
 export const typesMessages = {
   "types.IPAddress": "family:1:i;address:2:s;mask:3:s;peer:100:s;broadcast:101:s;scope:102:u;label:103:s;flags:104:u",
-  "types.Interface": "device:1:s;name:2:s;IPAddresses:3:*m:types.IPAddress;mtu:4:U;hwAddr:5:s;devicePath:6:s;type:7:s;rawFlags:8:u",
+  "types.Interface": "device:1:s;name:2:s;IPAddresses:3:*m:types.IPAddress;mtu:4:U;hwAddr:5:s;devicePath:6:s;type:7:s;rawFlags:8:u;formerHwAddr:100:s",
   "types.Route": "dest:1:s;gateway:2:s;device:3:s;source:4:s;scope:5:u;family:6:i;flags:7:u;mtu:8:u;metric:100:u;type:101:u;tos:102:u;protocol:103:u;preference:104:u;expires:105:u;metrics:106:*m:types.RouteMetric;nextHops:107:*m:types.RouteNextHop",
   "types.RouteMetric": "kind:1:u;value:2:u",
   "types.RouteNextHop": "gateway:1:s;device:2:s;weight:3:u;flags:4:u",

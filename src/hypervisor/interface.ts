@@ -23,7 +23,6 @@ export type Device =
       /** Open tap file descriptors, one per queue; owned by the caller and closed by it after the device was added. */
       readonly tapFds: readonly number[];
       readonly mac: string;
-      readonly mtu: number;
     };
 
 /** What a VM boots from and with. All paths absolute; sizes in MiB. */

@@ -12,12 +12,20 @@ import { runProcess } from "../sys/run-process.ts";
 import { openTap } from "../sys/tap.ts";
 import { isOrphanedRedirect, type NetworkInterface, type NetworkView, parseNetworkView } from "./network-view.ts";
 
-/** A connected interface. Disposing it removes tap and filters; QEMU must have closed its descriptor or be gone. */
+/** What of an interface its tap has to know. */
+type Source = Pick<NetworkInterface, "name" | "mtu">;
+
+/** A tap joined to an interface. Disposing it removes tap and filters; QEMU must have closed its descriptor or be gone. */
 export interface NetworkEndpoint extends AsyncDisposable {
-  readonly source: NetworkInterface;
   readonly tapName: string;
   /** For QEMU; close it (dispose) once QEMU has its own copy. */
   readonly tap: OwnedFd;
+  /** Its interface has gone, and the filters there with it: another one may have the name. */
+  leave(): void;
+  /** Its interface has another name now, and the filters still. */
+  renamed(name: string): void;
+  /** Joins the tap, which its interface has left, to another one. When that fails, it is as before. */
+  join(source: Source, signal: AbortSignal): Promise<void>;
 }
 
 const TAP_PREFIX = "hearth";
@@ -63,27 +71,71 @@ export async function readNetwork(netns: string, signal: AbortSignal): Promise<N
   return parseNetworkView({ addresses, routes4, routes6, neighbours });
 }
 
+/** The interfaces alone, with their addresses, in one call. */
+export async function readInterfaces(netns: string, signal: AbortSignal): Promise<NetworkView> {
+  const addresses = await run(netns, ["ip", "-json", "-details", "address", "show"], signal);
+  return parseNetworkView({ addresses, routes4: "", routes6: "", neighbours: "" });
+}
+
 /** Makes the tap and the filters; nothing of it is left when this fails. `tapNumber` makes the tap's name unique in the namespace. */
 export async function connectInterface(
   netns: string,
-  source: NetworkInterface,
+  source: Source,
   tapNumber: number,
   signal: AbortSignal,
 ): Promise<NetworkEndpoint> {
   const tapName = `${TAP_PREFIX}${tapNumber}`;
   await using undo = new AsyncDisposableStack();
-  const tap = undo.use(inNetns(netns, () => openTap(tapName)));
-  await run(netns, ["ip", "link", "set", "dev", tapName, "mtu", String(source.mtu), "up"], signal);
-  await addIngress(netns, source.name, signal);
-  undo.defer(() => removeIngress(netns, source.name));
-  const commands = [
-    `qdisc add dev ${tapName} ingress`,
-    redirect(source.name, tapName),
-    redirect(tapName, source.name),
-  ].join("\n");
-  await run(netns, ["tc", "-batch", "-"], signal, `${commands}\n`);
-  const owned = undo.move();
-  return { source, tapName, tap, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  const endpoint = undo.use(new Endpoint(netns, tapName));
+  await run(netns, ["tc", "qdisc", "add", "dev", tapName, "ingress"], signal);
+  await endpoint.join(source, signal);
+  undo.move();
+  return endpoint;
+}
+
+class Endpoint implements NetworkEndpoint {
+  readonly tapName: string;
+  readonly tap: OwnedFd;
+  readonly #netns: string;
+  /** The name of the interface that has our filters. */
+  #joined: string | undefined;
+
+  constructor(netns: string, tapName: string) {
+    this.#netns = netns;
+    this.tapName = tapName;
+    this.tap = inNetns(netns, () => openTap(tapName));
+  }
+
+  leave(): void {
+    this.#joined = undefined;
+  }
+
+  renamed(name: string): void {
+    this.#joined = name;
+  }
+
+  async join({ name, mtu }: Source, signal: AbortSignal): Promise<void> {
+    await run(this.#netns, ["ip", "link", "set", "dev", this.tapName, "mtu", String(mtu), "up"], signal);
+    await addIngress(this.#netns, name, signal);
+    const commands = [
+      redirect(name, this.tapName),
+      // The one that leads to the interface before.
+      `filter del dev ${this.tapName} parent ffff:`,
+      redirect(this.tapName, name),
+    ];
+    try {
+      await run(this.#netns, ["tc", "-batch", "-"], signal, `${commands.join("\n")}\n`);
+    } catch (thrown) {
+      await removeIngress(this.#netns, name);
+      throw thrown;
+    }
+    this.#joined = name;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.tap[Symbol.dispose]();
+    if (this.#joined !== undefined) await removeIngress(this.#netns, this.#joined);
+  }
 }
 
 function redirect(from: string, to: string): string {

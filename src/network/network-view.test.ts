@@ -3,8 +3,9 @@ import { isOrphanedRedirect, obstacleTo, parseNetworkView } from "./network-view
 import type { NetworkRoute } from "./route-view.ts";
 
 const addresses = JSON.stringify([
-  { ifname: "lo", link_type: "loopback", address: "00:00:00:00:00:00", mtu: 65536, addr_info: [] },
+  { ifindex: 1, ifname: "lo", link_type: "loopback", address: "00:00:00:00:00:00", mtu: 65536, addr_info: [] },
   {
+    ifindex: 2,
     ifname: "eth0",
     link_type: "ether",
     address: "0a:58:0a:04:00:05",
@@ -22,8 +23,8 @@ const addresses = JSON.stringify([
       { family: "inet6", local: "fd00::7", prefixlen: 64, scope: "global", dadfailed: true },
     ],
   },
-  { ifname: "tun0", link_type: "none", flags: ["POINTOPOINT", "UP"], mtu: 1500, addr_info: [] },
-  { ifname: "sit0", link_type: "sit", address: "0.0.0.0", flags: ["NOARP"], mtu: 1480, addr_info: [] },
+  { ifindex: 3, ifname: "tun0", link_type: "none", flags: ["POINTOPOINT", "UP"], mtu: 1500, addr_info: [] },
+  { ifindex: 4, ifname: "sit0", link_type: "sit", address: "0.0.0.0", flags: ["NOARP"], mtu: 1480, addr_info: [] },
 ]);
 const routes4 = JSON.stringify([
   { dst: "default", gateway: "10.4.0.1", dev: "eth0", protocol: "4", metric: 100, flags: ["linkdown"] },
@@ -63,6 +64,7 @@ test("reads interfaces, every route, and permanent neighbours", () => {
   expect(view.interfaces).toEqual([
     {
       name: "eth0",
+      index: 2,
       kind: "veth",
       mode: "",
       mac: "0a:58:0a:04:00:05",
@@ -122,6 +124,7 @@ test.each([
   [
     {
       addresses: {
+        ifindex: 2,
         ifname: "eth0",
         link_type: "ether",
         addr_info: [{ family: "inet6", local: "fd::", prefixlen: 8, anycast: "fd::" }],
@@ -132,6 +135,7 @@ test.each([
   [
     {
       addresses: {
+        ifindex: 2,
         ifname: "eth0",
         link_type: "ether",
         addr_info: [{ family: "inet", local: "10.0.0.1", prefixlen: 8, scope: "odd" }],
@@ -153,6 +157,7 @@ test.each([
   const view = parseNetworkView({
     addresses: JSON.stringify([
       {
+        ifindex: 2,
         ifname: "e",
         link_type: "ether",
         address,
@@ -174,7 +179,14 @@ test.each([
   [{ info_kind: "macvtap", info_data: { mode: "bridge" } }, "kind macvtap is not supported"],
   [undefined, undefined],
 ])("%j: what keeps it from being connected: %p", (linkinfo, expected) => {
-  const link = { ifname: "e", link_type: "ether", flags: ["UP", "NOARP"], address: "02:00:00:00:00:07", linkinfo };
+  const link = {
+    ifindex: 2,
+    ifname: "e",
+    link_type: "ether",
+    flags: ["UP", "NOARP"],
+    address: "02:00:00:00:00:07",
+    linkinfo,
+  };
   const view = parseNetworkView({ addresses: JSON.stringify([link]), routes4: "", routes6: "", neighbours: "" });
   const [parsed] = view.interfaces;
   if (parsed === undefined) throw new Error("not read");

@@ -22,6 +22,8 @@ export interface InterfaceAddress {
 
 export interface NetworkInterface {
   readonly name: string;
+  /** Tells it from another one that has taken its name. */
+  readonly index: number;
   /** Kind as `ip -details` tells: "veth", "macvlan", …; empty for a physical one. */
   readonly kind: string;
   /** Of a macvlan ("bridge", …) or an ipvlan ("l2", "l3", "l3s"); empty for other kinds. */
@@ -89,6 +91,7 @@ const ADDRESS_KEYS: ReadonlySet<string> = new Set([
 
 const LinkSchema = v.looseObject({
   ifname: v.string(),
+  ifindex: v.number(),
   link_type: v.optional(v.string(), ""),
   flags: v.optional(v.array(v.string()), []),
   address: v.optional(v.string(), ""),
@@ -140,6 +143,7 @@ export function parseNetworkView(text: NetworkText): NetworkView {
       const mode = link.linkinfo?.info_data?.mode;
       return {
         name: link.ifname,
+        index: link.ifindex,
         kind: link.linkinfo?.info_kind ?? "",
         mode: typeof mode === "string" ? mode.trim() : "",
         mac: link.address,

@@ -1,11 +1,11 @@
-/** TCP on localhost: connecting to a port of it, and taking every connection to it within a network namespace. */
+/** TCP on localhost: connecting to a port of it, and taking every connection to it, or none at all, within a network namespace. */
 import { toHearthError } from "../errors.ts";
 import { LOCALHOST_BACKLOG } from "../limits.ts";
 import type { ByteStream } from "./byte-stream.ts";
 import { asFd, O_RDONLY, OwnedFd, openFd } from "./fd.ts";
-import { check, lastErrno, lazyLibc, struct } from "./libc.ts";
+import { addressOf, check, lastErrno, lazyLibc, struct } from "./libc.ts";
 import { inNetns } from "./namespace.ts";
-import { steerLocalhost } from "./sk-lookup.ts";
+import { steerArrivals, steerLocalhost } from "./sk-lookup.ts";
 import { acceptHandlers, SocketStream, STREAM_HANDLERS } from "./socket-stream.ts";
 
 const AF_INET = 2;
@@ -18,6 +18,10 @@ const SOL_IP = 0;
 const IP_FREEBIND = 15;
 const SOL_IPV6 = 41;
 const IPV6_FREEBIND = 78;
+/** Source: asm-generic/socket.h, linux/filter.h: struct sock_filter, one that accepts no byte of a packet. */
+const SOL_SOCKET = 1;
+const SO_ATTACH_FILTER = 26;
+const BPF_RET = 0x06;
 /** 127.0.0.1 as an IPv6 socket has it, which takes both families there and only there. */
 const MAPPED_LOCALHOST = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1);
 
@@ -64,6 +68,25 @@ export function takeLocalhost(netns: string, onConnection: OnLocalhostConnection
     }),
   });
   stack.defer(() => server.stop(false));
+  return stack.move();
+}
+
+/**
+ * From now until it is disposed of, TCP packets that come into the network namespace of `netns` from outside and belong to
+ * none of its connections are dropped: they are neither taken nor refused, so that who sent them tries again. Those to an
+ * address of its own from within are as before. Fails with a SystemError where the kernel does not allow it: Linux 5.17.
+ */
+export function ignoreArrivals(netns: string): Disposable {
+  using stack = new DisposableStack();
+  using namespace = openFd(netns, O_RDONLY);
+  const socket = stack.use(inNetns(netns, listeningSocket));
+  const { bytes: code, view: codeView } = struct(8);
+  codeView.setUint16(0, BPF_RET, true);
+  const { bytes: program, view } = struct(16);
+  view.setUint16(0, 1, true);
+  view.setBigUint64(8, addressOf(code), true);
+  check(libc().setsockopt(socket.fd, SOL_SOCKET, SO_ATTACH_FILTER, program, program.length), "ignore connections");
+  stack.use(steerArrivals(socket.fd, namespace.fd));
   return stack.move();
 }
 

@@ -1,6 +1,6 @@
 /**
- * Steers TCP connections to localhost, whatever their port, to one listening socket: by a program of 30 instructions that
- * the kernel asks for the socket of a new connection. It ends with the descriptors. Linux 5.9.
+ * Steers TCP connections within a network namespace, whatever their port, to one listening socket: by a program of some 30
+ * instructions that the kernel asks for the socket of a new connection. It ends with the descriptors. Linux 5.9.
  * Source: linux/bpf.h, Documentation/bpf/prog_sk_lookup.rst, Documentation/bpf/standardization/instruction-set.rst.
  */
 import { asFd, type Fd, OwnedFd } from "./fd.ts";
@@ -26,8 +26,13 @@ const LINK_ATTR_BYTES = 16;
 /** Offsets in struct bpf_sk_lookup. Addresses are in network byte order. */
 const FAMILY = 8;
 const PROTOCOL = 12;
+const REMOTE_IP4 = 16;
+const REMOTE_IP6 = 20;
 const LOCAL_IP4 = 40;
 const LOCAL_IP6 = 44;
+const INGRESS_IFINDEX = 64;
+/** Source: net/net_namespace.h, LOOPBACK_IFINDEX. */
+const LOOPBACK = 1;
 const AF_INET = 2;
 const IPPROTO_TCP = 6;
 /** The first four bytes of 127.0.0.1, and the last four of ::1, as a little-endian number. */
@@ -60,26 +65,56 @@ const add = (to: number, value: number): Instruction => ({ code: 0x07, to, value
 const jump = (offset: Label): Instruction => ({ code: 0x05, offset });
 const jumpIf = (to: number, value: number, offset: Label): Instruction => ({ code: 0x15, to, value, offset });
 const jumpUnless = (to: number, value: number, offset: Label): Instruction => ({ code: 0x55, to, value, offset });
+const jumpIfEqual = (to: number, from: number, offset: Label): Instruction => ({ code: 0x1d, to, from, offset });
+const jumpUnlessEqual = (to: number, from: number, offset: Label): Instruction => ({ code: 0x5d, to, from, offset });
 const call = (value: number): Instruction => ({ code: 0x85, value });
 /** Two instructions long; the second one is empty. */
 const setMap = (to: number, fd: Fd): Instruction[] => [{ code: 0x18, to, from: 1, value: fd }, { code: 0 }];
 const exit: Instruction = { code: 0x95 };
 
-/** Gives TCP connections to 127.0.0.1 and ::1 the socket in slot 0 of the map; the kernel finds all others theirs. */
-function program(map: Fd): readonly (Instruction | Label)[] {
+type Program = readonly (Instruction | Label)[];
+
+/** What is not for 127.0.0.1 or ::1 passes. */
+const TO_LOCALHOST: Program = [
+  load(R2, R1, FAMILY),
+  jumpIf(R2, AF_INET, "ip4"),
+  ...[0, 4, 8].flatMap((part) => [load(R2, R1, LOCAL_IP6 + part), jumpUnless(R2, 0, "pass")]),
+  load(R2, R1, LOCAL_IP6 + 12),
+  jumpUnless(R2, LOCALHOST_IP6_END, "pass"),
+  jump("steer"),
+  "ip4",
+  load(R2, R1, LOCAL_IP4),
+  jumpUnless(R2, LOCALHOST_IP4, "pass"),
+];
+
+/**
+ * What comes from within the namespace passes: that to an address of loopback, and that from an address to itself, which the
+ * kernel tells to be of that address's interface. Linux 5.17.
+ */
+const FROM_OUTSIDE: Program = [
+  load(R2, R1, INGRESS_IFINDEX),
+  jumpIf(R2, LOOPBACK, "pass"),
+  load(R2, R1, FAMILY),
+  jumpIf(R2, AF_INET, "ip4"),
+  ...[0, 4, 8, 12].flatMap((part) => [
+    load(R2, R1, REMOTE_IP6 + part),
+    load(R3, R1, LOCAL_IP6 + part),
+    jumpUnlessEqual(R2, R3, "steer"),
+  ]),
+  jump("pass"),
+  "ip4",
+  load(R2, R1, REMOTE_IP4),
+  load(R3, R1, LOCAL_IP4),
+  jumpIfEqual(R2, R3, "pass"),
+];
+
+/** Gives TCP connections that `condition` lets through the socket in slot 0 of the map; the kernel finds all others theirs. */
+function program(map: Fd, condition: Program): Program {
   return [
     copy(R6, R1),
     load(R2, R1, PROTOCOL),
     jumpUnless(R2, IPPROTO_TCP, "pass"),
-    load(R2, R1, FAMILY),
-    jumpIf(R2, AF_INET, "ip4"),
-    ...[0, 4, 8].flatMap((part) => [load(R2, R1, LOCAL_IP6 + part), jumpUnless(R2, 0, "pass")]),
-    load(R2, R1, LOCAL_IP6 + 12),
-    jumpUnless(R2, LOCALHOST_IP6_END, "pass"),
-    jump("steer"),
-    "ip4",
-    load(R2, R1, LOCAL_IP4),
-    jumpUnless(R2, LOCALHOST_IP4, "pass"),
+    ...condition,
     "steer",
     storeZero(R10, -4),
     ...setMap(R1, map),
@@ -101,7 +136,7 @@ function program(map: Fd): readonly (Instruction | Label)[] {
 }
 
 /** Eight bytes an instruction; a jump counts from the instruction after it. */
-function assemble(source: readonly (Instruction | Label)[]): Uint8Array {
+function assemble(source: Program): Uint8Array {
   const instructions: Instruction[] = [];
   const labels = new Map<Label, number>();
   for (const entry of source) {
@@ -120,14 +155,23 @@ function assemble(source: readonly (Instruction | Label)[]): Uint8Array {
 }
 
 /**
- * From now until it is disposed of, in the network namespace that `netns` is open on. `listener` is a listening TCP socket
- * of that namespace; a dual-stack one gets connections of both families. Fails with a SystemError where the kernel has no
- * such programs, or does not let this process have them.
+ * Those to 127.0.0.1 and ::1, from now until it is disposed of, in the network namespace that `netns` is open on. `listener`
+ * is a listening TCP socket of that namespace; a dual-stack one gets connections of both families. Fails with a SystemError
+ * where the kernel has no such programs, or does not let this process have them.
  */
 export function steerLocalhost(listener: Fd, netns: Fd): Disposable {
+  return steer(listener, netns, TO_LOCALHOST);
+}
+
+/** Likewise those that come over an interface other than loopback, whatever they are to. */
+export function steerArrivals(listener: Fd, netns: Fd): Disposable {
+  return steer(listener, netns, FROM_OUTSIDE);
+}
+
+function steer(listener: Fd, netns: Fd, condition: Program): Disposable {
   using map = createSocketMap();
   putSocket(map.fd, listener);
-  using loaded = loadProgram(map.fd);
+  using loaded = loadProgram(map.fd, condition);
   const { bytes, view } = struct(LINK_ATTR_BYTES);
   view.setUint32(0, loaded.fd, true);
   view.setUint32(4, netns, true);
@@ -155,8 +199,8 @@ function putSocket(map: Fd, socket: Fd): void {
   bpf(MAP_UPDATE_ELEM, bytes, "put socket into map");
 }
 
-function loadProgram(map: Fd): OwnedFd {
-  const code = assemble(program(map));
+function loadProgram(map: Fd, condition: Program): OwnedFd {
+  const code = assemble(program(map, condition));
   const license = new TextEncoder().encode("Apache-2.0\0");
   const { bytes, view } = struct(PROG_ATTR_BYTES);
   view.setUint32(0, PROG_TYPE_SK_LOOKUP, true);
@@ -170,5 +214,5 @@ function loadProgram(map: Fd): OwnedFd {
 /** What it returns is a new descriptor, closed in children, or 0. */
 function bpf(command: number, attributes: Uint8Array, what: string): Fd {
   const result = libc().syscall(SYS_BPF, BigInt(command), attributes, BigInt(attributes.length));
-  return asFd(check(Number(result), `steer localhost: ${what}`));
+  return asFd(check(Number(result), `steer connections: ${what}`));
 }

@@ -110,6 +110,44 @@ describe("interface", () => {
     expect(left).toEqual(["inet 10.9.9.9/16 scope global eth0"]);
   });
 
+  test.each([
+    ["another", "52:54:00:65:43:21"],
+    ["the same", MAC],
+  ])(
+    "that replaced one: it gets %s hardware address and forgets its neighbours, permanent ones too",
+    async (_, hwAddr) => {
+      await addLink("any7");
+      await agent.client.agent.updateInterface(interface_());
+      const neighbours = ["nud reachable", "nud permanent"].map((state, n) => `10.1.2.${n + 1} ${state}`);
+      for (const one of neighbours) {
+        await ip("neigh", "add", ...one.split(" "), "lladdr", "52:54:00:aa:bb:cc", "dev", "eth0");
+      }
+      const IPAddresses = [{ family: v4, address: "10.1.2.4", mask: "24" }];
+      const wanted = interface_({ hwAddr, formerHwAddr: MAC, name: "net1", mtu: 1500n, IPAddresses });
+      const answer = await agent.client.agent.updateInterface(wanted);
+      expect(answer).toMatchObject({ name: "net1", hwAddr, mtu: 1500n });
+      expect(answer.rawFlags & 1).toBe(1);
+      expect(await lines("neigh", "show", "dev", "net1")).toEqual([]);
+      expect(await ip("-o", "-4", "addr", "show", "dev", "net1")).toContain("10.1.2.4/24");
+      expect(await ip("-o", "-4", "addr", "show", "dev", "net1")).not.toContain("10.1.2.3");
+      const ends = hwAddr.split(":").slice(4).join("");
+      await until(
+        () => ip("-o", "-6", "addr", "show", "dev", "net1", "scope", "link"),
+        (shown) => shown.includes(ends),
+      );
+      // As after a call that was not answered.
+      expect(await agent.client.agent.updateInterface(wanted)).toMatchObject({ name: "net1", hwAddr });
+    },
+  );
+
+  test("flags that it is no longer told are cleared", async () => {
+    await addLink("any7");
+    await agent.client.agent.updateInterface(interface_({ rawFlags: 0x180 }));
+    expect(await ip("-o", "link", "show", "dev", "eth0")).toMatch(/NOARP.*PROMISC|PROMISC.*NOARP/);
+    await agent.client.agent.updateInterface(interface_());
+    expect(await ip("-o", "link", "show", "dev", "eth0")).not.toMatch(/NOARP|PROMISC/);
+  });
+
   test("a name that another one has is taken from it", async () => {
     await addLink("eth0", "52:54:00:00:00:01");
     await addLink("any7");

@@ -219,7 +219,7 @@ describe("the guest", () => {
   test("an interface that was plugged is found and configured", async () => {
     const tap = openTap(`hag${process.pid}`);
     try {
-      await vm.hypervisor.addDevice({ kind: "nic", id: "nic0", tapFds: [tap.fd], mac: MAC, mtu: 1500 });
+      await vm.hypervisor.addDevice({ kind: "nic", id: "nic0", tapFds: [tap.fd], mac: MAC });
       const answer = await vm.client.agent.updateInterface({
         interface: { name: "eth0", hwAddr: MAC, mtu: 1450n, IPAddresses: [{ address: "10.3.2.1", mask: "24" }] },
       });

@@ -95,6 +95,37 @@ test("packets of the interface reach the tap, and disposing leaves neither tap n
   expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");
 });
 
+test("the tap of an interface that has gone is joined to another one of its name, both ways", async () => {
+  const make = async (number: number) => {
+    await inside("ip", "link", "add", "swap0", "type", "veth", "peer", "name", "swap1");
+    await inside("ip", "addr", "add", `10.98.${number}.1/24`, "dev", "swap1");
+    for (const device of ["swap0", "swap1"]) await inside("ip", "link", "set", device, "up");
+  };
+  const source = { name: "swap0", mtu: 1400 };
+  await make(1);
+  {
+    await using endpoint = await connectInterface(netns, source, 5, signal);
+    await inside("ip", "link", "del", "swap0");
+    endpoint.leave();
+    await make(2);
+    await endpoint.join({ ...source, mtu: 1300 }, signal);
+    expect(await inside("ip", "-o", "link", "show", endpoint.tapName)).toContain("mtu 1300");
+    const filters = await inside("tc", "filter", "show", "dev", endpoint.tapName, "ingress");
+    expect(filters.match(/to device \S+/g)).toEqual(["to device swap0)"]);
+    readFrames(endpoint.tap.fd);
+    await runProcess(["busybox", "arping", "-c", "1", "-w", "1", "-I", "swap1", "10.98.2.77"], { netns });
+    expect(readFrames(endpoint.tap.fd)).toContain(ETHERTYPE_ARP);
+    // Renamed, it is known again when the filters are removed.
+    for (const change of ["down", "name swap9", "up"]) {
+      const device = change === "up" ? "swap9" : "swap0";
+      await inside("ip", "link", "set", device, ...change.split(" "));
+    }
+    endpoint.renamed("swap9");
+  }
+  expect(await inside("tc", "qdisc", "show", "dev", "swap9")).not.toContain("ingress");
+  await inside("ip", "link", "del", "swap9");
+});
+
 test("filters of an owner that was killed are replaced, those of somebody else are not", async () => {
   const view = await readNetwork(netns, signal);
   const source = view.interfaces.find((entry) => entry.name === "eth0");

@@ -2,10 +2,11 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { readdirSync, writeFileSync } from "node:fs";
+import { basename } from "node:path";
 import { SystemError } from "../../src/errors.ts";
 import { chunks } from "../../src/sys/byte-stream.ts";
 import { O_RDONLY, openFd } from "../../src/sys/fd.ts";
-import { type OnLocalhostConnection, takeLocalhost } from "../../src/sys/localhost.ts";
+import { ignoreArrivals, type OnLocalhostConnection, takeLocalhost } from "../../src/sys/localhost.ts";
 import { spawnProcess, terminate } from "../../src/sys/process.ts";
 import { runOrThrow } from "../../src/sys/run-process.ts";
 import { steerLocalhost } from "../../src/sys/sk-lookup.ts";
@@ -64,6 +65,34 @@ test("other addresses are not, and nothing is afterwards", async () => {
   expect((await nc("::1", 80)).stderr).toContain("refused");
 });
 
+test("what arrives from outside is neither taken nor refused; from within it is as before", async () => {
+  await using outside = await makeEngineNetns();
+  await mustRunProgram(
+    netns.inside(["ip", "link", "add", "in0", "type", "veth", "peer", "name", "out0", "netns", basename(outside.path)]),
+  );
+  for (const [name, device, end] of [
+    [netns, "in0", 2],
+    [outside, "out0", 1],
+  ] as const) {
+    await mustRunProgram(name.inside(["ip", "addr", "add", `10.94.0.${end}/24`, "dev", device]));
+    await mustRunProgram(name.inside(["ip", "addr", "add", `fd94::${end}/64`, "dev", device, "nodad"]));
+    await mustRunProgram(name.inside(["ip", "link", "set", device, "up"]));
+  }
+  const connect = (from: EngineNetns, address: string) =>
+    runProgram(from.inside(["busybox", "nc", "-w", "1", address, "80"]), {});
+  const addresses = ["10.94.0.2", "fd94::2"];
+  {
+    using _ignoring = ignoreArrivals(netns.path);
+    using _taken = takeLocalhost(netns.path, echo);
+    for (const address of addresses) {
+      expect((await connect(outside, address)).stderr).toContain("timed out");
+      expect((await connect(netns, address)).stderr).toContain("refused");
+    }
+    expect((await nc("127.0.0.1", 80, "said")).stdout).toBe("127.0.0.1 80: said");
+  }
+  for (const address of addresses) expect((await connect(outside, address)).stderr).toContain("refused");
+});
+
 test("loopback that is down at first, and a namespace without IPv6", async () => {
   await mustRunProgram(netns.inside(["ip", "link", "set", "lo", "down"]));
   await mustRunProgram(netns.inside(["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"]));
@@ -99,7 +128,9 @@ test("a failure is the system's, and leaves no descriptor open", () => {
   expect(() => takeLocalhost("/proc/self/ns/uts", echo)).toThrow(SystemError);
   {
     using namespace = openFd("/proc/self/ns/uts", O_RDONLY);
-    expect(() => steerLocalhost(namespace.fd, namespace.fd)).toThrow("steer localhost: put socket into map: ENOTSOCK");
+    expect(() => steerLocalhost(namespace.fd, namespace.fd)).toThrow(
+      "steer connections: put socket into map: ENOTSOCK",
+    );
   }
   expect(descriptors()).toBe(before);
 });

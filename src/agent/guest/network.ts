@@ -4,6 +4,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError, SystemError, toHearthError } from "../../errors.ts";
 import type { ARPNeighbors, InterfacesSchema, RoutesSchema } from "../../gen/agent_pb.ts";
 import type { ARPNeighbor, Interface, InterfaceSchema, IPAddress, IPFamily, Route } from "../../gen/types_pb.ts";
+import { NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from "../../sys/netlink-message.ts";
 import { waitForDevice } from "./devices.ts";
 import {
   type Family,
@@ -14,7 +15,6 @@ import {
   parsePrefix,
   parsePrefixLength,
 } from "./netlink/address.ts";
-import { NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from "./netlink/message.ts";
 import { RouteChannel } from "./netlink/route-channel.ts";
 import {
   encodeAddress,
@@ -56,22 +56,30 @@ type InterfaceInit = MessageInitShape<typeof InterfaceSchema>;
 
 /**
  * Gives the link with the wanted hardware address, waiting for one that is just being plugged, exactly the name, MTU
- * and addresses that are asked for, and brings it up. Returns it as it is then.
+ * and addresses that are asked for, and brings it up; its addresses first, so that nothing that waits for it is lost.
+ * One that has a former address gets the wanted one, and forgets its neighbours even when that is the same: it is on
+ * another wire. Returns it as it is then.
  */
 export async function updateInterface(wanted: Interface, signal: AbortSignal): Promise<InterfaceInit> {
   const mac = formatMac(parseMac(wanted.hwAddr));
+  const former = wanted.formerHwAddr === "" ? undefined : formatMac(parseMac(wanted.formerHwAddr));
   const addresses = wanted.IPAddresses.map(parseAddress);
   if (wanted.name !== "") checkInterfaceName(wanted.name);
   using channel = new RouteChannel();
-  const found = await waitForLink(channel, mac, signal);
+  // It has the wanted one already when a call before this one failed half-way.
+  const found = await waitForLink(channel, former === undefined ? [mac] : [former, mac], signal);
+  if (former !== undefined) await exchangeWire(channel, found, mac);
   const name = wanted.name === "" ? found.name : wanted.name;
   if (found.name !== name) await rename(channel, found, name);
   if (addresses.some(({ address }) => isLinkLocal(address.bytes))) makeNoLinkLocal(name);
+  const setFlags = wanted.rawFlags & CARRIED_FLAGS;
   await setLink(channel, found, {
     ...(wanted.mtu === 0n ? {} : { mtu: Number(wanted.mtu) }),
-    setFlags: IFF_UP | (wanted.rawFlags & CARRIED_FLAGS),
+    setFlags,
+    clearFlags: CARRIED_FLAGS & ~setFlags,
   });
   await setAddresses(channel, found, addresses);
+  await setLink(channel, found, { setFlags: IFF_UP });
   const [link] = (await channel.links()).filter(({ index }) => index === found.index);
   if (link === undefined) throw new HearthError("not-found", `configure interface ${name}: it has gone`);
   return describeInterface(link, await channel.addresses());
@@ -116,12 +124,22 @@ export async function addNeighbours({ ARPNeighbors: wanted }: ARPNeighbors): Pro
   }
 }
 
-async function waitForLink(channel: RouteChannel, mac: string, signal: AbortSignal): Promise<Link> {
-  return await waitForDevice(
-    `interface ${mac}`,
-    async () => (await channel.links()).find((link) => formatMac(link.mac) === mac),
-    signal,
-  );
+/** `macs`: the one that is looked for first is the first. */
+async function waitForLink(channel: RouteChannel, macs: readonly string[], signal: AbortSignal): Promise<Link> {
+  const find = async (): Promise<Link | undefined> => {
+    const links = new Map((await channel.links()).map((link) => [formatMac(link.mac), link]));
+    return links.get(macs.find((mac) => links.has(mac)) ?? "");
+  };
+  return await waitForDevice(`interface ${macs.join(" or ")}`, find, signal);
+}
+
+/**
+ * Told a hardware address, the kernel forgets an interface's neighbours. The link-local address is the kernel's to make
+ * anew, when it comes up with another one.
+ */
+async function exchangeWire(channel: RouteChannel, link: Link, mac: string): Promise<void> {
+  if (formatMac(link.mac) !== mac) await setLink(channel, link, { clearFlags: IFF_UP });
+  await setLink(channel, link, { mac: parseMac(mac) });
 }
 
 /** Only an interface that is down can be renamed; one that has the name already has to give it up. */

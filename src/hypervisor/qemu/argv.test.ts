@@ -91,7 +91,7 @@ describe("qemuArguments", () => {
   test.each([
     ["virtio-fs without shared memory", { sharedMemory: false }, "guest memory is not shared"],
     ["virtio-fs over a copy-on-write file", { memoryFile: { path: "/m", access: "copy-on-write" } }, "must be shared"],
-    ["a NIC at boot", { devices: [{ kind: "nic", id: "n", tapFds: [3], mac: "", mtu: 1500 }] }, "running VM"],
+    ["a NIC at boot", { devices: [{ kind: "nic", id: "n", tapFds: [3], mac: "" }] }, "running VM"],
     ["a command line too long", { kernelParams: ["x".repeat(3000)] }, "more than 2047"],
     ["a line break in it", { kernelParams: ["a\nb"] }, "line break"],
   ] satisfies readonly (readonly [string, Partial<BootOptions>, string])[])("refuses %s", (_, change, message) => {

@@ -79,7 +79,6 @@ export function vhostVsock(
 
 export interface NicProperties {
   readonly mac: string;
-  readonly mtu: number;
   readonly queues: number;
 }
 
@@ -92,7 +91,6 @@ export function virtioNet(id: string, nic: NicProperties, place: PciPlace): Devi
     properties: {
       netdev: backendId(id),
       mac: nic.mac,
-      host_mtu: nic.mtu,
       romfile: "",
       ...queues,
       ...MODERN,

@@ -66,7 +66,7 @@ async function plugNic(
       await qmp.run("netdev_add", { type: "tap", id: backendId(nic.id), ...fds }, { signal });
       undo.defer(() => ignore(qmp.run("netdev_del", { id: backendId(nic.id) })));
     },
-    device: (place) => virtioNet(nic.id, { mac: nic.mac, mtu: nic.mtu, queues: nic.tapFds.length }, place),
+    device: (place) => virtioNet(nic.id, { mac: nic.mac, queues: nic.tapFds.length }, place),
   });
 }
 

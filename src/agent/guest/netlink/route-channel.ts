@@ -13,7 +13,7 @@ import {
   NLM_F_REQUEST,
   NLMSG_DONE,
   NLMSG_ERROR,
-} from "./message.ts";
+} from "../../../sys/netlink-message.ts";
 import {
   decodeAddress,
   decodeLink,

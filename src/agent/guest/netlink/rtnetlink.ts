@@ -1,8 +1,8 @@
 /** Messages about links, addresses, routes and neighbours. Source: rtnetlink(7), linux/rtnetlink.h, if_link.h, if_addr.h. */
 import { HearthError } from "../../../errors.ts";
 import { cString, fromCString } from "../../../sys/libc.ts";
+import { decodeAttributes, readU32, u32, withAttributes } from "../../../sys/netlink-message.ts";
 import type { Family, IpAddress } from "./address.ts";
-import { decodeAttributes, readU32, u32, withAttributes } from "./message.ts";
 
 export const RTM_NEWLINK = 16;
 export const RTM_GETLINK = 18;
@@ -96,6 +96,7 @@ export function decodeLink(payload: Uint8Array): Link {
 export interface LinkChange {
   readonly index: number;
   readonly name?: string;
+  readonly mac?: Uint8Array;
   readonly mtu?: number;
   /** IFF_* bits to set and to clear; the others stay. */
   readonly setFlags?: number;
@@ -110,6 +111,7 @@ export function encodeLink(change: LinkChange): Uint8Array {
   view.setUint32(8, setFlags, true);
   view.setUint32(12, setFlags | clearFlags, true);
   return withAttributes(fixed, [
+    [IFLA_ADDRESS, change.mac],
     [IFLA_IFNAME, change.name === undefined ? undefined : cString(change.name)],
     [IFLA_MTU, change.mtu === undefined ? undefined : u32(change.mtu)],
   ]);

@@ -1,6 +1,6 @@
 /** Netlink's framing: messages with a header, attributes inside them. Source: netlink(7), linux/netlink.h. */
-import { HearthError, SystemError } from "../../../errors.ts";
-import { errnoName } from "../../../sys/libc.ts";
+import { HearthError, SystemError } from "../errors.ts";
+import { errnoName } from "./libc.ts";
 
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_ACK = 0x4;

@@ -1,0 +1,300 @@
+/**
+ * The VM's NICs, each joined to an interface of the network namespace. An interface that has gone leaves its NIC for a
+ * while, and one that comes meanwhile takes it over: the guest keeps its own, as a replaced one's programs do.
+ */
+import { randomBytes } from "node:crypto";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { AgentClient } from "../agent/client/client.ts";
+import { HearthError } from "../errors.ts";
+import type { RouteSchema, IPFamily as WireFamily } from "../gen/types_pb.ts";
+import { IPFamily } from "../gen/types_table.ts";
+import type { Hypervisor } from "../hypervisor/interface.ts";
+import { INTERFACE_GONE_MS } from "../limits.ts";
+import type { Log } from "../log.ts";
+import {
+  connectInterface,
+  interfaceIndices,
+  isTapName,
+  type NetworkEndpoint,
+  readInterfaces,
+  readNetwork,
+} from "../network/endpoint.ts";
+import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
+import { devicesOf, type NetworkRoute } from "../network/route-view.ts";
+
+interface Nic {
+  /** Of QEMU's device. */
+  readonly id: string;
+  readonly endpoint: NetworkEndpoint;
+  /** The namespace's interface that it is joined to. */
+  state: { kind: "joined"; index: number } | { kind: "left"; at: number } | { kind: "leaving" };
+  /** As in the namespace, and in the guest once that knows it. */
+  name: string;
+  /** In the guest; undefined: not plugged yet. */
+  mac: string | undefined;
+  /** What the guest was told of it last; undefined: to be told again. */
+  told: string | undefined;
+  /** It is joined to another interface than when the guest was told. */
+  isElsewhere: boolean;
+}
+
+export class Interfaces implements AsyncDisposable {
+  readonly #hypervisor: Hypervisor;
+  readonly #agent: AgentClient;
+  readonly #netns: string;
+  readonly #log: Log;
+  readonly #nics = new Set<Nic>();
+  #nextNicNumber = 0;
+  /** The last join, for the next one to wait for. */
+  #joining: Promise<void> = Promise.resolve();
+  /** What the guest was told of routes and neighbours last. */
+  #toldRoutes = "";
+
+  /** `netns` stays valid until this is disposed of. */
+  constructor(hypervisor: Hypervisor, agent: AgentClient, netns: string, log: Log) {
+    this.#hypervisor = hypervisor;
+    this.#agent = agent;
+    this.#netns = netns;
+    this.#log = log;
+  }
+
+  /** Milliseconds until each of the NICs without an interface is to be taken away. */
+  get removalsInMs(): number[] {
+    return [...this.#nics].flatMap(({ state }) =>
+      state.kind === "left" ? [Math.max(state.at + INTERFACE_GONE_MS - performance.now(), 0)] : [],
+    );
+  }
+
+  /**
+   * Joins interfaces that are new to NICs, whose packets wait there until the guest has them; those that have gone leave
+   * theirs. Fails with the first failure when it has done what it could.
+   */
+  join(signal: AbortSignal): Promise<void> {
+    const joined = this.#joining.then(() => this.#join(signal));
+    this.#joining = joined.catch(() => {});
+    return joined;
+  }
+
+  /**
+   * Gives the guest the interfaces that are `complete`, all routes and neighbours, as they are now, and takes away what is
+   * gone for good. Returns the number of those that are new. Fails with the first failure when it has done what it could.
+   */
+  async settle(complete: (entry: NetworkInterface) => boolean, signal: AbortSignal): Promise<number> {
+    const failures: unknown[] = [];
+    const trying = async <T>(action: () => Promise<T>): Promise<T | undefined> => {
+      try {
+        return await action();
+      } catch (thrown) {
+        failures.push(thrown);
+        return undefined;
+      }
+    };
+    await trying(() => this.join(signal));
+    for (const nic of this.#nics) if (isOverdue(nic)) await trying(() => this.#remove(nic, signal));
+    const view = await trying(() => readNetwork(this.#netns, signal));
+    let added = 0;
+    let changed = false;
+    for (const entry of view?.interfaces ?? []) {
+      const nic = this.#joinedTo(entry.index);
+      nic?.endpoint.renamed(entry.name);
+      if (nic === undefined || !complete(entry)) continue;
+      const isNew = nic.mac === undefined;
+      const told = await trying(() => this.#tell(nic, entry, signal));
+      if (told === true) changed = true;
+      if (told === true && isNew) added++;
+    }
+    // Those of an interface that may be replaced stay as long as that.
+    const inBetween = [...this.#nics].some(({ state }) => state.kind === "left");
+    if (view !== undefined && !inBetween) await trying(() => this.#configureRoutes(view, changed, signal));
+    if (failures.length > 0) throw failures[0];
+    return added;
+  }
+
+  async #join(signal: AbortSignal): Promise<void> {
+    const present = interfaceIndices(this.#netns);
+    const foreign = [...present.keys()].find(isTapName);
+    if (foreign !== undefined && this.#nextNicNumber === 0) {
+      throw new HearthError("unimplemented", `connect network: ${foreign} connects this namespace to another VM`);
+    }
+    const indices = new Set(present.values());
+    for (const nic of this.#nics) {
+      if (nic.state.kind !== "joined" || indices.has(nic.state.index)) continue;
+      nic.endpoint.leave();
+      nic.state = { kind: "left", at: performance.now() };
+    }
+    const fresh = [...present].filter(([name, index]) => !isTapName(name) && this.#joinedTo(index) === undefined);
+    if (fresh.length === 0) return;
+    const view = await readInterfaces(this.#netns, signal);
+    const failures: unknown[] = [];
+    const names = new Set(fresh.map(([name]) => name));
+    for (const name of view.otherInterfaces) {
+      if (!names.has(name)) continue;
+      failures.push(new HearthError("unimplemented", `connect interface ${name}: it carries no Ethernet frames`));
+    }
+    for (const entry of view.interfaces) {
+      if (!names.has(entry.name)) continue;
+      await this.#joinOne(entry, signal).catch((thrown: unknown) => failures.push(thrown));
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+
+  async #joinOne(entry: NetworkInterface, signal: AbortSignal): Promise<void> {
+    const obstacle = obstacleTo(entry);
+    if (obstacle !== undefined) throw notConnected(entry, obstacle);
+    const free = [...this.#nics].filter(({ state }) => state.kind === "left");
+    const nic = free.find(({ name }) => name === entry.name) ?? free[0];
+    const state = { kind: "joined", index: entry.index } as const;
+    if (nic === undefined) {
+      const number = this.#nextNicNumber++;
+      const endpoint = await connectInterface(this.#netns, entry, number, signal);
+      const { name } = entry;
+      const unplugged = { mac: undefined, told: undefined, isElsewhere: false };
+      this.#nics.add({ id: `nic${number}`, endpoint, state, name, ...unplugged });
+      return;
+    }
+    // It is not to be taken away meanwhile.
+    nic.state = state;
+    try {
+      await nic.endpoint.join(entry, signal);
+    } catch (thrown) {
+      nic.state = { kind: "left", at: performance.now() };
+      throw thrown;
+    }
+    nic.isElsewhere = true;
+    nic.told = undefined;
+  }
+
+  #joinedTo(index: number): Nic | undefined {
+    return [...this.#nics].find(({ state }) => state.kind === "joined" && state.index === index);
+  }
+
+  /** Returns false when the guest knows it all. */
+  async #tell(nic: Nic, entry: NetworkInterface, signal: AbortSignal): Promise<boolean> {
+    const { name, mtu, flags, addresses } = entry;
+    const mac = entry.mac === "" ? (nic.mac ?? randomMac()) : entry.mac;
+    const telling = JSON.stringify([name, mac, mtu, flags, addresses]);
+    if (nic.told === telling) return false;
+    // The guest tells interfaces apart by their MAC addresses, which those of one ipvlan's parent share.
+    const twin = [...this.#nics].find((other) => other !== nic && other.mac === mac);
+    if (twin !== undefined) throw notConnected(entry, `interface ${twin.name} has its MAC address ${mac} too`);
+    const { isElsewhere, mac: macBefore } = nic;
+    const formerHwAddr = macBefore !== undefined && (isElsewhere || macBefore !== mac) ? macBefore : "";
+    if (nic.mac === undefined) {
+      await this.#hypervisor.addDevice({ kind: "nic", id: nic.id, tapFds: [nic.endpoint.tap.fd], mac }, signal);
+      nic.mac = mac;
+      nic.endpoint.tap[Symbol.dispose]();
+    }
+    // It may be joined to yet another one while the guest is told.
+    nic.isElsewhere = false;
+    nic.told = telling;
+    try {
+      const IPAddresses = addresses.map(({ family, prefixLength, ...rest }) => ({
+        ...rest,
+        family: wireFamily(family),
+        mask: String(prefixLength),
+      }));
+      const told = { device: name, name, IPAddresses, mtu: BigInt(mtu), hwAddr: mac, rawFlags: flags, formerHwAddr };
+      await this.#agent.agent.updateInterface({ interface: told }, { signal });
+    } catch (thrown) {
+      nic.isElsewhere ||= isElsewhere;
+      nic.told = undefined;
+      throw thrown;
+    }
+    nic.mac = mac;
+    nic.name = name;
+    const event = macBefore === undefined ? "interface connected" : "interface changed";
+    this.#log.info(event, { interface: name, mac, tap: nic.endpoint.tapName });
+    return true;
+  }
+
+  async #remove(nic: Nic, signal: AbortSignal): Promise<void> {
+    nic.state = { kind: "leaving" };
+    if (nic.mac !== undefined) await this.#hypervisor.removeDevice(nic.id, signal);
+    await nic.endpoint[Symbol.asyncDispose]();
+    this.#nics.delete(nic);
+    this.#log.info("interface removed", { interface: nic.name });
+  }
+
+  /** Only what has changed, or when interfaces have, which takes their routes with them. */
+  async #configureRoutes(view: NetworkView, changed: boolean, signal: AbortSignal): Promise<void> {
+    const plugged = new Set([...this.#nics].flatMap(({ name, mac }) => (mac === undefined ? [] : [name])));
+    const connected = (device: string) => device === "lo" || plugged.has(device);
+    const routes = view.routes.filter((route) => devicesOf(route).every(connected));
+    const neighbours = view.neighbours.filter((entry) => connected(entry.device));
+    // Time passes without a change.
+    const telling = JSON.stringify([routes.map((route) => ({ ...route, expiresS: 0 })), neighbours]);
+    if (!changed && telling === this.#toldRoutes) return;
+    this.#toldRoutes = "";
+    await this.#agent.agent.updateRoutes({ routes: { Routes: routes.map(wireRoute) } }, { signal });
+    const ARPNeighbors = neighbours.map((entry) => ({
+      toIPAddress: { family: wireFamily(entry.family), address: entry.address },
+      device: entry.device,
+      lladdr: entry.mac,
+      state: NUD_PERMANENT,
+      flags: entry.isRouter ? NTF_ROUTER : 0,
+    }));
+    if (ARPNeighbors.length > 0) await this.#agent.agent.addARPNeighbors({ neighbors: { ARPNeighbors } }, { signal });
+    this.#toldRoutes = telling;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#joining;
+    for (const { endpoint } of this.#nics) await endpoint[Symbol.asyncDispose]();
+    this.#nics.clear();
+  }
+}
+
+/** For good, or it could not be taken away before. */
+function isOverdue({ state }: Nic): boolean {
+  return state.kind === "leaving" || (state.kind === "left" && performance.now() >= state.at + INTERFACE_GONE_MS);
+}
+
+function notConnected({ name }: NetworkInterface, why: string): HearthError {
+  return new HearthError("unimplemented", `connect interface ${name}: ${why}`);
+}
+
+/** Source: rtnetlink(7), ndm_state and ndm_flags; linux/rtnetlink.h. */
+const NUD_PERMANENT = 0x80;
+const NTF_ROUTER = 0x80;
+const RTNH_F_ONLINK = 4;
+
+function wireRoute(route: NetworkRoute): MessageInitShape<typeof RouteSchema> {
+  return {
+    dest: route.destination,
+    gateway: route.gateway,
+    device: route.device,
+    source: route.source,
+    scope: route.scope,
+    family: wireFamily(route.family),
+    flags: wireFlags(route),
+    mtu: route.mtu,
+    metric: route.metric,
+    type: route.type,
+    tos: route.tos,
+    protocol: route.protocol,
+    preference: route.preference,
+    expires: route.expiresS,
+    metrics: [...route.metrics],
+    nextHops: route.nextHops.map((hop) => ({
+      gateway: hop.gateway,
+      device: hop.device,
+      weight: hop.weight,
+      flags: wireFlags(hop),
+    })),
+  };
+}
+
+function wireFlags({ onLink }: { readonly onLink: boolean }): number {
+  return onLink ? RTNH_F_ONLINK : 0;
+}
+
+function wireFamily(family: "v4" | "v6"): WireFamily {
+  return family === "v4" ? IPFamily.v4 : IPFamily.v6;
+}
+
+/** Locally administered, unicast. */
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(":");
+}
