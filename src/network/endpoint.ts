@@ -12,23 +12,19 @@ import { runProcess } from "../sys/run-process.ts";
 import { openTap } from "../sys/tap.ts";
 import { isOrphanedRedirect, type NetworkInterface, type NetworkView, parseNetworkView } from "./network-view.ts";
 
-/** What of an interface its tap has to know. */
-type Source = Pick<NetworkInterface, "name" | "mtu">;
-
 /** A tap joined to an interface. Disposing it removes tap and filters; QEMU must have closed its descriptor or be gone. */
 export interface NetworkEndpoint extends AsyncDisposable {
   readonly tapName: string;
   /** For QEMU; close it (dispose) once QEMU has its own copy. */
   readonly tap: OwnedFd;
-  /** Its interface has gone, and the filters there with it: another one may have the name. */
-  leave(): void;
-  /** Its interface has another name now, and the filters still. */
-  renamed(name: string): void;
-  /** Joins the tap, which its interface has left, to another one. When that fails, it is as before. */
-  join(source: Source, signal: AbortSignal): Promise<void>;
+  /** Joins the tap, whose interface has gone, to the one of this number. */
+  join(index: number, signal: AbortSignal): Promise<void>;
+  setMtu(mtu: number, signal: AbortSignal): Promise<void>;
 }
 
 const TAP_PREFIX = "hearth";
+/** Of a new one. */
+const TAP_MTU = 1500;
 
 /** True for an interface that we make ourselves. */
 export function isTapName(name: string): boolean {
@@ -80,15 +76,19 @@ export async function readInterfaces(netns: string, signal: AbortSignal): Promis
 /** Makes the tap and the filters; nothing of it is left when this fails. `tapNumber` makes the tap's name unique in the namespace. */
 export async function connectInterface(
   netns: string,
-  source: Source,
+  source: Pick<NetworkInterface, "index" | "mtu">,
   tapNumber: number,
   signal: AbortSignal,
 ): Promise<NetworkEndpoint> {
   const tapName = `${TAP_PREFIX}${tapNumber}`;
   await using undo = new AsyncDisposableStack();
   const endpoint = undo.use(new Endpoint(netns, tapName));
-  await run(netns, ["tc", "qdisc", "add", "dev", tapName, "ingress"], signal);
-  await endpoint.join(source, signal);
+  await Promise.all([
+    run(netns, ["ip", "link", "set", "dev", tapName, "up"], signal),
+    run(netns, ["tc", "qdisc", "add", "dev", tapName, "ingress"], signal),
+  ]);
+  await endpoint.setMtu(source.mtu, signal);
+  await endpoint.join(source.index, signal);
   undo.move();
   return endpoint;
 }
@@ -97,7 +97,8 @@ class Endpoint implements NetworkEndpoint {
   readonly tapName: string;
   readonly tap: OwnedFd;
   readonly #netns: string;
-  /** The name of the interface that has our filters. */
+  #mtu = TAP_MTU;
+  /** The interface that has our filters, as iproute2 knows it by its number: its name may change. */
   #joined: string | undefined;
 
   constructor(netns: string, tapName: string) {
@@ -106,30 +107,28 @@ class Endpoint implements NetworkEndpoint {
     this.tap = inNetns(netns, () => openTap(tapName));
   }
 
-  leave(): void {
-    this.#joined = undefined;
+  async setMtu(mtu: number, signal: AbortSignal): Promise<void> {
+    if (mtu === this.#mtu) return;
+    await run(this.#netns, ["ip", "link", "set", "dev", this.tapName, "mtu", String(mtu)], signal);
+    this.#mtu = mtu;
   }
 
-  renamed(name: string): void {
-    this.#joined = name;
-  }
-
-  async join({ name, mtu }: Source, signal: AbortSignal): Promise<void> {
-    await run(this.#netns, ["ip", "link", "set", "dev", this.tapName, "mtu", String(mtu), "up"], signal);
-    await addIngress(this.#netns, name, signal);
+  async join(index: number, signal: AbortSignal): Promise<void> {
+    const joined = `if${index}`;
+    await addIngress(this.#netns, joined, signal);
     const commands = [
-      redirect(name, this.tapName),
+      redirect(joined, this.tapName),
       // The one that leads to the interface before.
       `filter del dev ${this.tapName} parent ffff:`,
-      redirect(this.tapName, name),
+      redirect(this.tapName, joined),
     ];
     try {
       await run(this.#netns, ["tc", "-batch", "-"], signal, `${commands.join("\n")}\n`);
     } catch (thrown) {
-      await removeIngress(this.#netns, name);
+      await removeIngress(this.#netns, joined);
       throw thrown;
     }
-    this.#joined = name;
+    this.#joined = joined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -47,7 +47,7 @@ async function join(
 
 async function settle(interfaces: Interfaces, changes: Changes, log: Log, signal: AbortSignal): Promise<never> {
   let failures = 0;
-  let told = "";
+  let told = new Set<string>();
   for (;;) {
     const retryMs = failures > 0 && failures <= INTERFACE_RETRIES_MAX ? [INTERFACE_RETRY_MS * 2 ** (failures - 1)] : [];
     const waits = [...retryMs, ...interfaces.removalsInMs];
@@ -56,17 +56,13 @@ async function settle(interfaces: Interfaces, changes: Changes, log: Log, signal
       failures = 0;
       await changes.rest(signal);
     }
-    try {
-      await interfaces.settle(({ isUp }) => isUp, within(signal));
-      failures = 0;
-      told = "";
-    } catch (thrown) {
-      signal.throwIfAborted();
-      failures++;
-      const error = describeError(thrown);
-      if (error !== told) log.error("interfaces are not all connected as they are", { error });
-      told = error;
-    }
+    const settled = await interfaces.settle(({ isUp }) => isUp, within(signal));
+    signal.throwIfAborted();
+    const errors = new Set(settled.failures.map(describeError));
+    for (const error of errors)
+      if (!told.has(error)) log.error("interfaces are not all connected as they are", { error });
+    told = errors;
+    failures = errors.size === 0 ? 0 : failures + 1;
   }
 }
 

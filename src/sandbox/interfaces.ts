@@ -38,6 +38,12 @@ interface Nic {
   isElsewhere: boolean;
 }
 
+export interface Settled {
+  /** Number of interfaces that the guest did not have. */
+  readonly added: number;
+  readonly failures: readonly unknown[];
+}
+
 export class Interfaces implements AsyncDisposable {
   readonly #hypervisor: Hypervisor;
   readonly #agent: AgentClient;
@@ -46,9 +52,9 @@ export class Interfaces implements AsyncDisposable {
   readonly #nics = new Set<Nic>();
   #nextNicNumber = 0;
   /** The last join, for the next one to wait for. */
-  #joining: Promise<void> = Promise.resolve();
-  /** What the guest was told of routes and neighbours last. */
-  #toldRoutes = "";
+  #joining: Promise<unknown> = Promise.resolve();
+  /** What the guest was told of routes and neighbours last; undefined: to be told again. */
+  #toldRoutes: string | undefined;
 
   /** `netns` stays valid until this is disposed of. */
   constructor(hypervisor: Hypervisor, agent: AgentClient, netns: string, log: Log) {
@@ -67,9 +73,9 @@ export class Interfaces implements AsyncDisposable {
 
   /**
    * Joins interfaces that are new to NICs, whose packets wait there until the guest has them; those that have gone leave
-   * theirs. Fails with the first failure when it has done what it could.
+   * theirs. Returns what kept it from joining some of them.
    */
-  join(signal: AbortSignal): Promise<void> {
+  join(signal: AbortSignal): Promise<readonly unknown[]> {
     const joined = this.#joining.then(() => this.#join(signal));
     this.#joining = joined.catch(() => {});
     return joined;
@@ -77,9 +83,9 @@ export class Interfaces implements AsyncDisposable {
 
   /**
    * Gives the guest the interfaces that are `complete`, all routes and neighbours, as they are now, and takes away what is
-   * gone for good. Returns the number of those that are new. Fails with the first failure when it has done what it could.
+   * gone for good. Does what it can, whatever fails.
    */
-  async settle(complete: (entry: NetworkInterface) => boolean, signal: AbortSignal): Promise<number> {
+  async settle(complete: (entry: NetworkInterface) => boolean, signal: AbortSignal): Promise<Settled> {
     const failures: unknown[] = [];
     const trying = async <T>(action: () => Promise<T>): Promise<T | undefined> => {
       try {
@@ -89,28 +95,24 @@ export class Interfaces implements AsyncDisposable {
         return undefined;
       }
     };
-    await trying(() => this.join(signal));
+    failures.push(...((await trying(() => this.join(signal))) ?? []));
     for (const nic of this.#nics) if (isOverdue(nic)) await trying(() => this.#remove(nic, signal));
     const view = await trying(() => readNetwork(this.#netns, signal));
     let added = 0;
-    let changed = false;
     for (const entry of view?.interfaces ?? []) {
       const nic = this.#joinedTo(entry.index);
-      nic?.endpoint.renamed(entry.name);
       if (nic === undefined || !complete(entry)) continue;
       const isNew = nic.mac === undefined;
-      const told = await trying(() => this.#tell(nic, entry, signal));
-      if (told === true) changed = true;
-      if (told === true && isNew) added++;
+      await trying(() => this.#tell(nic, entry, signal));
+      if (isNew && nic.told !== undefined) added++;
     }
     // Those of an interface that may be replaced stay as long as that.
-    const inBetween = [...this.#nics].some(({ state }) => state.kind === "left");
-    if (view !== undefined && !inBetween) await trying(() => this.#configureRoutes(view, changed, signal));
-    if (failures.length > 0) throw failures[0];
-    return added;
+    const isWhole = view !== undefined && this.#free().length === 0;
+    if (isWhole) await trying(() => this.#configureRoutes(view, signal));
+    return { added, failures };
   }
 
-  async #join(signal: AbortSignal): Promise<void> {
+  async #join(signal: AbortSignal): Promise<readonly unknown[]> {
     const present = interfaceIndices(this.#netns);
     const foreign = [...present.keys()].find(isTapName);
     if (foreign !== undefined && this.#nextNicNumber === 0) {
@@ -119,14 +121,18 @@ export class Interfaces implements AsyncDisposable {
     const indices = new Set(present.values());
     for (const nic of this.#nics) {
       if (nic.state.kind !== "joined" || indices.has(nic.state.index)) continue;
-      nic.endpoint.leave();
       nic.state = { kind: "left", at: performance.now() };
     }
     const fresh = [...present].filter(([name, index]) => !isTapName(name) && this.#joinedTo(index) === undefined);
-    if (fresh.length === 0) return;
-    const view = await readInterfaces(this.#netns, signal);
     const failures: unknown[] = [];
-    const names = new Set(fresh.map(([name]) => name));
+    const names = new Set<string>();
+    for (const [name, index] of fresh) {
+      const nic = this.#free().find((free) => free.name === name);
+      if (nic === undefined) names.add(name);
+      else await this.#rejoin(nic, index, signal).catch((thrown: unknown) => failures.push(thrown));
+    }
+    if (names.size === 0) return failures;
+    const view = await readInterfaces(this.#netns, signal);
     for (const name of view.otherInterfaces) {
       if (!names.has(name)) continue;
       failures.push(new HearthError("unimplemented", `connect interface ${name}: it carries no Ethernet frames`));
@@ -135,27 +141,30 @@ export class Interfaces implements AsyncDisposable {
       if (!names.has(entry.name)) continue;
       await this.#joinOne(entry, signal).catch((thrown: unknown) => failures.push(thrown));
     }
-    if (failures.length > 0) throw failures[0];
+    return failures;
   }
 
   async #joinOne(entry: NetworkInterface, signal: AbortSignal): Promise<void> {
     const obstacle = obstacleTo(entry);
     if (obstacle !== undefined) throw notConnected(entry, obstacle);
-    const free = [...this.#nics].filter(({ state }) => state.kind === "left");
-    const nic = free.find(({ name }) => name === entry.name) ?? free[0];
-    const state = { kind: "joined", index: entry.index } as const;
-    if (nic === undefined) {
-      const number = this.#nextNicNumber++;
-      const endpoint = await connectInterface(this.#netns, entry, number, signal);
-      const { name } = entry;
-      const unplugged = { mac: undefined, told: undefined, isElsewhere: false };
-      this.#nics.add({ id: `nic${number}`, endpoint, state, name, ...unplugged });
-      return;
-    }
+    const { name, index } = entry;
+    const [free] = this.#free();
+    if (free !== undefined) return await this.#rejoin(free, index, signal);
+    const number = this.#nextNicNumber++;
+    const endpoint = await connectInterface(this.#netns, entry, number, signal);
+    const state = { kind: "joined", index } as const;
+    this.#nics.add({ id: `nic${number}`, endpoint, state, name, mac: undefined, told: undefined, isElsewhere: false });
+  }
+
+  #free(): Nic[] {
+    return [...this.#nics].filter(({ state }) => state.kind === "left");
+  }
+
+  async #rejoin(nic: Nic, index: number, signal: AbortSignal): Promise<void> {
     // It is not to be taken away meanwhile.
-    nic.state = state;
+    nic.state = { kind: "joined", index };
     try {
-      await nic.endpoint.join(entry, signal);
+      await nic.endpoint.join(index, signal);
     } catch (thrown) {
       nic.state = { kind: "left", at: performance.now() };
       throw thrown;
@@ -168,12 +177,14 @@ export class Interfaces implements AsyncDisposable {
     return [...this.#nics].find(({ state }) => state.kind === "joined" && state.index === index);
   }
 
-  /** Returns false when the guest knows it all. */
-  async #tell(nic: Nic, entry: NetworkInterface, signal: AbortSignal): Promise<boolean> {
+  /** Unless the guest knows it all. */
+  async #tell(nic: Nic, entry: NetworkInterface, signal: AbortSignal): Promise<void> {
+    const obstacle = obstacleTo(entry);
+    if (obstacle !== undefined) throw notConnected(entry, obstacle);
     const { name, mtu, flags, addresses } = entry;
     const mac = entry.mac === "" ? (nic.mac ?? randomMac()) : entry.mac;
     const telling = JSON.stringify([name, mac, mtu, flags, addresses]);
-    if (nic.told === telling) return false;
+    if (nic.told === telling) return;
     // The guest tells interfaces apart by their MAC addresses, which those of one ipvlan's parent share.
     const twin = [...this.#nics].find((other) => other !== nic && other.mac === mac);
     if (twin !== undefined) throw notConnected(entry, `interface ${twin.name} has its MAC address ${mac} too`);
@@ -184,9 +195,12 @@ export class Interfaces implements AsyncDisposable {
       nic.mac = mac;
       nic.endpoint.tap[Symbol.dispose]();
     }
+    await nic.endpoint.setMtu(mtu, signal);
     // It may be joined to yet another one while the guest is told.
     nic.isElsewhere = false;
     nic.told = telling;
+    // Some of them go with what changes here.
+    this.#toldRoutes = undefined;
     try {
       const IPAddresses = addresses.map(({ family, prefixLength, ...rest }) => ({
         ...rest,
@@ -204,7 +218,6 @@ export class Interfaces implements AsyncDisposable {
     nic.name = name;
     const event = macBefore === undefined ? "interface connected" : "interface changed";
     this.#log.info(event, { interface: name, mac, tap: nic.endpoint.tapName });
-    return true;
   }
 
   async #remove(nic: Nic, signal: AbortSignal): Promise<void> {
@@ -215,16 +228,16 @@ export class Interfaces implements AsyncDisposable {
     this.#log.info("interface removed", { interface: nic.name });
   }
 
-  /** Only what has changed, or when interfaces have, which takes their routes with them. */
-  async #configureRoutes(view: NetworkView, changed: boolean, signal: AbortSignal): Promise<void> {
+  /** Unless the guest knows them all. */
+  async #configureRoutes(view: NetworkView, signal: AbortSignal): Promise<void> {
     const plugged = new Set([...this.#nics].flatMap(({ name, mac }) => (mac === undefined ? [] : [name])));
     const connected = (device: string) => device === "lo" || plugged.has(device);
     const routes = view.routes.filter((route) => devicesOf(route).every(connected));
     const neighbours = view.neighbours.filter((entry) => connected(entry.device));
     // Time passes without a change.
     const telling = JSON.stringify([routes.map((route) => ({ ...route, expiresS: 0 })), neighbours]);
-    if (!changed && telling === this.#toldRoutes) return;
-    this.#toldRoutes = "";
+    if (telling === this.#toldRoutes) return;
+    this.#toldRoutes = undefined;
     await this.#agent.agent.updateRoutes({ routes: { Routes: routes.map(wireRoute) } }, { signal });
     const ARPNeighbors = neighbours.map((entry) => ({
       toIPAddress: { family: wireFamily(entry.family), address: entry.address },

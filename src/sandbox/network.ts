@@ -47,13 +47,14 @@ export class SandboxNetwork implements AsyncDisposable {
     const connected = this.#open(netns);
     this.#connected = connected;
     const { watch, interfaces } = connected;
-    const count = await interfaces.settle(() => true, signal);
+    const { added, failures } = await interfaces.settle(() => true, signal);
+    if (failures.length > 0) throw failures[0];
     for (const address of loopbackNameServers) await this.#agent.agent.serveNames({ address }, { signal });
     const closing = this.#closing.signal;
     const following = [followInterfaces(watch, interfaces, this.#log, closing)];
     if (loopbackNameServers.length > 0) following.push(relayNames(this.#agent, watch.netns, this.#log, closing));
     this.#following = Promise.all(following);
-    return count;
+    return added;
   }
 
   #open(netns: string): Connected {

@@ -1,5 +1,5 @@
 /**
- * Interfaces that are replaced, changed and taken away while the container lives, as `podman network reload` and `network
+ * Interfaces that are replaced, taken away and changed while the container lives, as `podman network reload` and `network
  * disconnect` and `connect` do it: who connects right afterwards is served, and never refused by the host's namespace.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
@@ -8,35 +8,51 @@ import { type Hearth, type OpenHearth, openHearth } from "../harness/hearth.ts";
 import { until } from "../harness/until.ts";
 
 const TIMEOUT_MS = 180_000;
-const ID = `hearth-replaced-${crypto.randomUUID().slice(0, 8)}`;
+const ID = `replaced-${crypto.randomUUID().slice(0, 8)}`;
 const OUTSIDE = `${ID}-outside`;
-const NETNS = { [ID]: `/run/netns/${ID}`, [OUTSIDE]: `/run/netns/${OUTSIDE}` };
-const MAC = "02:00:00:00:00:95";
+const pathOf = (name: string) => `/run/netns/${name}`;
+const MACS = ["02:00:00:00:00:95", "02:00:00:00:00:96", "02:00:00:00:00:97"] as const;
+/** The second one echoes. */
+const SERVERS = "nc -ll -p 81 -e /bin/cat & exec nc -ll -p 80 -e /bin/echo served";
 
 let opened: OpenHearth;
 let hearth: Hearth;
 let wires = 0;
 
 const ip = (name: string, lines: readonly string[]) =>
-  runOrThrow(["ip", "-batch", "-"], { netns: `/run/netns/${name}`, input: `${lines.join("\n")}\n` });
-const exec = async (script: string) => (await hearth.runtime(["exec", ID, "sh", "-c", script])).stdout.trim();
-/** What the server in the container says to who connects. */
-const connect = async (address: string) => {
-  const { stdout, stderr } = await runProcess(["busybox", "nc", "-w", "60", address, "80"], {
-    netns: `/run/netns/${OUTSIDE}`,
-  });
-  return `${stdout}${stderr}`.trim();
-};
+  runOrThrow(["ip", "-batch", "-"], { netns: pathOf(name), input: `${lines.join("\n")}\n` });
 
-/** An interface with one end on the bridge, as a container engine makes it; `before` is done at once before. */
-async function plug(name: string, mac: string, address: string, before: readonly string[] = []): Promise<void> {
+/** In the container. */
+async function exec(script: string): Promise<string> {
+  const { status, stdout, stderr } = await hearth.runtime(["exec", ID, "sh", "-c", script]);
+  return status === 0 ? stdout.trim() : stderr;
+}
+
+/** What the server in the container says to who connects, or why it does not. */
+async function connect(address: string): Promise<string> {
+  const argv = ["busybox", "nc", "-w", "60", address, "80"] as const;
+  const { stdout, stderr } = await runProcess(argv, { netns: pathOf(OUTSIDE) });
+  return `${stdout}${stderr}`.trim();
+}
+
+interface Plugged {
+  readonly mac: string;
+  /** The last number of its addresses. */
+  readonly host: number;
+  readonly mtu?: number;
+  /** Lines for `ip` at once before. */
+  readonly before?: readonly string[];
+}
+
+/** An interface `eth0` with one end on a bridge, as an engine makes it; all at once. */
+async function plug({ mac, host, mtu = 1500, before = [] }: Plugged): Promise<void> {
   const wire = `wire${++wires}`;
   await ip(ID, [
     ...before,
-    `link add ${name} type veth peer name ${wire} netns ${OUTSIDE}`,
-    `link set ${name} address ${mac}`,
-    `address add ${address}/24 dev ${name}`,
-    `link set ${name} up`,
+    `link add eth0 mtu ${mtu} type veth peer name ${wire} mtu ${mtu} netns ${OUTSIDE}`,
+    `address add 10.95.0.${host}/24 dev eth0`,
+    `address add fd95::${host}/64 dev eth0 nodad`,
+    `link set eth0 address ${mac} up`,
     "route add default via 10.95.0.1",
   ]);
   await ip(OUTSIDE, [`link set ${wire} master bridge up`]);
@@ -46,24 +62,27 @@ beforeAll(async () => {
   opened = openHearth();
   hearth = opened.hearth;
   for (const name of [ID, OUTSIDE]) await runOrThrow(["ip", "netns", "add", name]);
-  await ip(OUTSIDE, ["link add bridge type bridge", "address add 10.95.0.1/24 dev bridge", "link set bridge up"]);
-  await plug("eth0", MAC, "10.95.0.2");
-  const namespaces = [
-    ...["pid", "ipc", "uts", "mount"].map((type) => ({ type })),
-    { type: "network", path: NETNS[ID] },
-  ];
-  const bundle = await hearth.bundle({
-    args: ["nc", "-ll", "-p", "80", "-e", "/bin/echo", "served"],
-    config: { linux: { namespaces } },
-  });
-  const run = await hearth.runtime(["run", "--detach", "--bundle", bundle, ID], { outputPath: `${hearth.dir}/output` });
-  if (run.status !== 0) throw new Error(await Bun.file(`${hearth.dir}/output`).text());
-  expect(
-    await until(
-      () => connect("10.95.0.2"),
-      (said) => !said.includes("refused"),
-    ),
-  ).toBe("served");
+  await ip(OUTSIDE, [
+    "link add bridge type bridge",
+    "address add 10.95.0.1/24 dev bridge",
+    "address add fd95::1/64 dev bridge nodad",
+    "link set bridge up",
+  ]);
+  await plug({ mac: MACS[0], host: 2 });
+  const own = ["pid", "ipc", "uts", "mount"].map((type) => ({ type }));
+  const namespaces = [...own, { type: "network", path: pathOf(ID) }];
+  const bundle = await hearth.bundle({ args: ["sh", "-c", SERVERS], config: { linux: { namespaces } } });
+  const outputPath = `${hearth.dir}/output`;
+  const { status } = await hearth.runtime(["run", "--detach", "--bundle", bundle, ID], { outputPath });
+  if (status !== 0) throw new Error(await Bun.file(outputPath).text());
+  await until(
+    () => connect("10.95.0.2"),
+    (said) => said === "served",
+  );
+  await until(
+    () => exec("netstat -ltn"),
+    (seen) => seen.includes(":81 "),
+  );
 }, TIMEOUT_MS);
 
 afterAll(async () => {
@@ -72,35 +91,127 @@ afterAll(async () => {
   await opened.close();
 }, TIMEOUT_MS);
 
+/** What a test needs shown when it failed. */
+async function described(body: () => Promise<void>): Promise<void> {
+  try {
+    await body();
+  } catch (thrown) {
+    process.stderr.write(opened.describe());
+    throw thrown;
+  }
+}
+
+const indexInGuest = () => exec("cat /sys/class/net/eth0/ifindex");
+
 test(
-  "replaced by one of the same addresses: the next connection is served, and one that lives goes on",
-  async () => {
-    const t = performance.now();
-    await plug("eth0", MAC, "10.95.0.2", ["link del eth0"]);
-    console.log("plugged", performance.now() - t);
-    const said = await connect("10.95.0.2");
-    console.log("said", said, performance.now() - t);
-    console.log(opened.describe().slice(0, 6000));
-    expect(said).toBe("served");
-  },
+  "replaced by one of the same addresses: it keeps its NIC, the next connection is served, and one that lives goes on",
+  () =>
+    described(async () => {
+      const index = await indexInGuest();
+      const client = Bun.spawn(["nsenter", `--net=${pathOf(OUTSIDE)}`, "busybox", "nc", "10.95.0.2", "81"], {
+        stdin: "pipe",
+        stdout: "pipe",
+      });
+      const said = client.stdout.pipeThrough(new TextDecoderStream()).getReader();
+      const echo = async (line: string) => {
+        client.stdin.write(line);
+        client.stdin.flush();
+        expect((await said.read()).value).toBe(line);
+      };
+      await echo("before\n");
+      await plug({ mac: MACS[0], host: 2, before: ["link del eth0"] });
+      expect(await connect("10.95.0.2")).toBe("served");
+      expect(await connect("fd95::2")).toBe("served");
+      await echo("after\n");
+      client.stdin.end();
+      await client.exited;
+      expect(await indexInGuest()).toBe(index);
+    }),
+  TIMEOUT_MS,
+);
+
+test(
+  "replaced by one of another address, hardware address and MTU: it keeps its NIC",
+  () =>
+    described(async () => {
+      const index = await indexInGuest();
+      await plug({ mac: MACS[1], host: 3, mtu: 3000, before: ["link del eth0"] });
+      expect(await connect("10.95.0.3")).toBe("served");
+      expect(await connect("fd95::3")).toBe("served");
+      expect(await exec("cd /sys/class/net/eth0; cat ifindex address mtu")).toBe(`${index}\n${MACS[1]}\n3000`);
+      expect(await exec("ip -o addr show dev eth0")).not.toMatch(/10\.95\.0\.2|fd95::2/);
+      expect(await exec("ip route")).toContain("default via 10.95.0.1 dev eth0");
+    }),
   TIMEOUT_MS,
 );
 
 test(
   "taken away, and later another one under its name: the next connection is served",
-  async () => {
-    await ip(ID, ["link del eth0"]);
-    await until(
-      () => exec("ip -o link"),
-      (links) => !links.includes("eth0"),
-    );
-    const t = performance.now();
-    await plug("eth0", "02:00:00:00:00:96", "10.95.0.3");
-    console.log("plugged", performance.now() - t);
-    const said = await connect("10.95.0.3");
-    console.log("said", said, performance.now() - t);
-    console.log(opened.describe().slice(-6000));
-    expect(said).toBe("served");
-  },
+  () =>
+    described(async () => {
+      await ip(ID, ["link del eth0"]);
+      await until(
+        () => exec("ip -o link"),
+        (links) => !links.includes("eth0"),
+      );
+      await plug({ mac: MACS[2], host: 4 });
+      expect(await connect("10.95.0.4")).toBe("served");
+      expect(await connect("fd95::4")).toBe("served");
+      // What was made for those that have gone went with them.
+      const links = await runOrThrow(["ip", "-o", "link"], { netns: pathOf(ID) });
+      expect(links.match(/hearth\d+/g)).toHaveLength(1);
+    }),
+  TIMEOUT_MS,
+);
+
+test(
+  "changes of one that lives reach the guest: MTU, addresses, routes, neighbours, its name",
+  () =>
+    described(async () => {
+      const seen = (script: string, wanted: string) =>
+        until(
+          () => exec(script),
+          (text) => text.includes(wanted),
+        );
+      for (const mtu of [1400, 1500]) {
+        await ip(ID, [`link set eth0 mtu ${mtu}`]);
+        await seen("cat /sys/class/net/eth0/mtu", String(mtu));
+      }
+      await ip(ID, ["address add 10.95.0.5/24 dev eth0"]);
+      await seen("ip -o addr show dev eth0", "10.95.0.5/24");
+      expect(await connect("10.95.0.5")).toBe("served");
+      await ip(ID, ["route add 10.77.0.0/16 via 10.95.0.1"]);
+      await seen("ip route", "10.77.0.0/16 via 10.95.0.1");
+      await ip(ID, ["neigh add 10.95.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent"]);
+      await seen("ip neigh show", "02:00:00:00:00:09");
+      await ip(ID, ["link set eth0 down", "link set eth0 name net0", "link set net0 up"]);
+      await seen("ip -o addr show dev net0", "10.95.0.5/24");
+      expect(await connect("10.95.0.5")).toBe("served");
+      await ip(ID, ["link set net0 down", "link set net0 name eth0", "link set eth0 up"]);
+      await seen("ip -o addr show dev eth0", "10.95.0.5/24");
+    }),
+  TIMEOUT_MS,
+);
+
+test(
+  "what the guest cannot have is logged, and what it can have is followed nevertheless",
+  () =>
+    described(async () => {
+      await ip(ID, ["tuntap add dev tun7 mode tun", "link set tun7 up", "address add 10.95.0.6/24 dev eth0"]);
+      const addresses = () => exec("ip -o addr show");
+      await until(addresses, (seen) => seen.includes("10.95.0.6/24"));
+      expect(opened.describe()).toContain("connect interface tun7: it carries no Ethernet frames");
+      await ip(ID, ["route add 10.76.0.0/16 via 10.95.0.1 table 100", "address add 10.95.0.7/24 dev eth0"]);
+      await until(
+        async () => opened.describe(),
+        (log) => log.includes("route 10.76.0.0/16: table 100 is not supported"),
+      );
+      expect(await addresses()).not.toContain("10.95.0.7/24");
+      await ip(ID, ["link del tun7", "route del 10.76.0.0/16 table 100"]);
+      await until(addresses, (seen) => seen.includes("10.95.0.7/24"));
+      await ip(ID, [`link add eth1 type veth peer name far netns ${OUTSIDE}`, "link set eth1 up"]);
+      await until(addresses, (seen) => seen.includes("eth1"));
+      expect(await connect("10.95.0.7")).toBe("served");
+    }),
   TIMEOUT_MS,
 );
