@@ -27,7 +27,7 @@ interface Nic {
   readonly id: string;
   readonly endpoint: NetworkEndpoint;
   /** The namespace's interface that it is joined to. */
-  state: { kind: "joined"; index: number } | { kind: "left"; at: number } | { kind: "leaving" };
+  state: { kind: "joined"; index: number } | { kind: "left"; index: number; at: number } | { kind: "leaving" };
   /** As in the namespace, and in the guest once that knows it. */
   name: string;
   /** In the guest; undefined: not plugged yet. */
@@ -120,8 +120,12 @@ export class Interfaces implements AsyncDisposable {
     }
     const indices = new Set(present.values());
     for (const nic of this.#nics) {
-      if (nic.state.kind !== "joined" || indices.has(nic.state.index)) continue;
-      nic.state = { kind: "left", at: performance.now() };
+      const { state } = nic;
+      if (state.kind === "leaving") continue;
+      const isThere = indices.has(state.index);
+      if (state.kind === "joined" && !isThere) nic.state = { ...state, kind: "left", at: performance.now() };
+      // It was only renamed while we looked.
+      if (state.kind === "left" && isThere) nic.state = { kind: "joined", index: state.index };
     }
     const fresh = [...present].filter(([name, index]) => !isTapName(name) && this.#joinedTo(index) === undefined);
     const failures: unknown[] = [];
@@ -161,12 +165,13 @@ export class Interfaces implements AsyncDisposable {
   }
 
   async #rejoin(nic: Nic, index: number, signal: AbortSignal): Promise<void> {
+    const before = nic.state;
     // It is not to be taken away meanwhile.
     nic.state = { kind: "joined", index };
     try {
       await nic.endpoint.join(index, signal);
     } catch (thrown) {
-      nic.state = { kind: "left", at: performance.now() };
+      nic.state = before;
       throw thrown;
     }
     nic.isElsewhere = true;

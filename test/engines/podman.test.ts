@@ -162,6 +162,12 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
       expect(await must("exec", name, "sh", "-c", "grep -c host.containers.internal /etc/hosts")).toBe("1\n");
     });
 
+    test("network reload, which replaces the interface: who connects to the port right afterwards is served", async () => {
+      await must("network", "reload", name);
+      const { stdout, stderr } = await inNetns("wget", "-q", "-O", "-", "http://127.0.0.1:8080/index.html");
+      expect({ stdout, stderr }).toEqual({ stdout: "from the host\n", stderr: "" });
+    });
+
     test("cp: into the running container and out of it, and never to the host", async () => {
       const [there, back] = [join(host.hearth.dir, "there"), join(host.hearth.dir, "back")];
       const content = `copied ${crypto.randomUUID()}\n`;
