@@ -4,7 +4,6 @@
  */
 import { randomBytes } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { AgentClient } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
 import type { RouteSchema, IPFamily as WireFamily } from "../gen/types_pb.ts";
 import { IPFamily } from "../gen/types_table.ts";
@@ -21,6 +20,7 @@ import {
 } from "../network/endpoint.ts";
 import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
 import { devicesOf, type NetworkRoute } from "../network/route-view.ts";
+import type { AgentCalls } from "../rpc/protocols.ts";
 
 interface Nic {
   /** Of QEMU's device. */
@@ -44,9 +44,13 @@ export interface Settled {
   readonly failures: readonly unknown[];
 }
 
+/** What is asked of the VM and of its agent. */
+type Devices = Pick<Hypervisor, "addDevice" | "removeDevice">;
+type Guest = Pick<AgentCalls, "updateInterface" | "updateRoutes" | "addARPNeighbors">;
+
 export class Interfaces implements AsyncDisposable {
-  readonly #hypervisor: Hypervisor;
-  readonly #agent: AgentClient;
+  readonly #devices: Devices;
+  readonly #guest: Guest;
   readonly #netns: string;
   readonly #log: Log;
   readonly #nics = new Set<Nic>();
@@ -57,9 +61,9 @@ export class Interfaces implements AsyncDisposable {
   #toldRoutes: string | undefined;
 
   /** `netns` stays valid until this is disposed of. */
-  constructor(hypervisor: Hypervisor, agent: AgentClient, netns: string, log: Log) {
-    this.#hypervisor = hypervisor;
-    this.#agent = agent;
+  constructor(devices: Devices, guest: Guest, netns: string, log: Log) {
+    this.#devices = devices;
+    this.#guest = guest;
     this.#netns = netns;
     this.#log = log;
   }
@@ -196,7 +200,7 @@ export class Interfaces implements AsyncDisposable {
     const { isElsewhere, mac: macBefore } = nic;
     const formerHwAddr = macBefore !== undefined && (isElsewhere || macBefore !== mac) ? macBefore : "";
     if (nic.mac === undefined) {
-      await this.#hypervisor.addDevice({ kind: "nic", id: nic.id, tapFds: [nic.endpoint.tap.fd], mac }, signal);
+      await this.#devices.addDevice({ kind: "nic", id: nic.id, tapFds: [nic.endpoint.tap.fd], mac }, signal);
       nic.mac = mac;
       nic.endpoint.tap[Symbol.dispose]();
     }
@@ -213,7 +217,7 @@ export class Interfaces implements AsyncDisposable {
         mask: String(prefixLength),
       }));
       const told = { device: name, name, IPAddresses, mtu: BigInt(mtu), hwAddr: mac, rawFlags: flags, formerHwAddr };
-      await this.#agent.agent.updateInterface({ interface: told }, { signal });
+      await this.#guest.updateInterface({ interface: told }, { signal });
     } catch (thrown) {
       nic.isElsewhere ||= isElsewhere;
       nic.told = undefined;
@@ -227,7 +231,7 @@ export class Interfaces implements AsyncDisposable {
 
   async #remove(nic: Nic, signal: AbortSignal): Promise<void> {
     nic.state = { kind: "leaving" };
-    if (nic.mac !== undefined) await this.#hypervisor.removeDevice(nic.id, signal);
+    if (nic.mac !== undefined) await this.#devices.removeDevice(nic.id, signal);
     await nic.endpoint[Symbol.asyncDispose]();
     this.#nics.delete(nic);
     this.#log.info("interface removed", { interface: nic.name });
@@ -243,7 +247,7 @@ export class Interfaces implements AsyncDisposable {
     const telling = JSON.stringify([routes.map((route) => ({ ...route, expiresS: 0 })), neighbours]);
     if (telling === this.#toldRoutes) return;
     this.#toldRoutes = undefined;
-    await this.#agent.agent.updateRoutes({ routes: { Routes: routes.map(wireRoute) } }, { signal });
+    await this.#guest.updateRoutes({ routes: { Routes: routes.map(wireRoute) } }, { signal });
     const ARPNeighbors = neighbours.map((entry) => ({
       toIPAddress: { family: wireFamily(entry.family), address: entry.address },
       device: entry.device,
@@ -251,7 +255,7 @@ export class Interfaces implements AsyncDisposable {
       state: NUD_PERMANENT,
       flags: entry.isRouter ? NTF_ROUTER : 0,
     }));
-    if (ARPNeighbors.length > 0) await this.#agent.agent.addARPNeighbors({ neighbors: { ARPNeighbors } }, { signal });
+    if (ARPNeighbors.length > 0) await this.#guest.addARPNeighbors({ neighbors: { ARPNeighbors } }, { signal });
     this.#toldRoutes = telling;
   }
 

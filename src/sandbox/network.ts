@@ -67,7 +67,7 @@ export class SandboxNetwork implements AsyncDisposable {
     } catch (thrown) {
       this.#log.info("a new interface may refuse connections at first", { error: describeError(thrown) });
     }
-    const interfaces = stack.use(new Interfaces(this.#hypervisor, this.#agent, watch.netns, this.#log));
+    const interfaces = stack.use(new Interfaces(this.#hypervisor, this.#agent.agent, watch.netns, this.#log));
     return { watch, interfaces, [Symbol.asyncDispose]: () => stack.disposeAsync() };
   }
 
