@@ -172,14 +172,14 @@ export class Interfaces implements AsyncDisposable {
     const before = nic.state;
     // It is not to be taken away meanwhile.
     nic.state = { kind: "joined", index };
+    nic.isElsewhere = true;
+    nic.told = undefined;
     try {
       await nic.endpoint.join(index, signal);
     } catch (thrown) {
       nic.state = before;
       throw thrown;
     }
-    nic.isElsewhere = true;
-    nic.told = undefined;
   }
 
   #joinedTo(index: number): Nic | undefined {

@@ -25,6 +25,7 @@ let failures: number;
 
 const ip = (...lines: string[]) =>
   runOrThrow(["ip", "-batch", "-"], { netns: netns.path, input: `${lines.join("\n")}\n` });
+const plugged = () => asked.filter((line) => /^(add|remove)/.test(line));
 const untilAsked = (wanted: string) =>
   until(
     async () => asked,
@@ -103,14 +104,14 @@ test("one that is renamed all the time is no other one", async () => {
   await ip("address add 10.90.0.3/24 dev eth0");
   await untilAsked("eth0 10.90.0.2 10.90.0.3");
   expect(errors).toEqual([]);
-  expect(asked.filter((line) => /^(add|remove)/.test(line))).toEqual([]);
+  expect(plugged()).toEqual([]);
 });
 
 test("one that has gone leaves its NIC to one of any name that comes at once, and else the NIC goes", async () => {
   const another = ["link add name net7 type bridge", "address add 10.90.0.4/24 dev net7"];
   await ip("link del eth0", ...another, "link set net7 up");
   await untilAsked("net7 10.90.0.4");
-  expect(asked).toEqual(["net7 10.90.0.4"]);
+  expect(plugged()).toEqual([]);
   await ip("link del net7");
   await untilAsked("remove nic0");
   expect(errors).toEqual([]);
