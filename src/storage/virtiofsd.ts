@@ -26,7 +26,8 @@ export function virtiofsdKind(versionOutput: string): VirtiofsdKind | undefined 
  * xattr: file capabilities (ping, sudo) are extended attributes. No POSIX ACLs: with them every creation in the guest
  * costs another round trip, and images do not carry any.
  * cache=auto: a file's metadata is believed for a second and its pages until it is opened again, so what the host
- * changes in a volume is seen; "never" costs a round trip per lookup, "always" would not see such changes at all.
+ * changes in a volume is seen; "always" would not see such changes at all. "never", or timeout=0, costs a round trip for each
+ * component of a path: 2,000 files looked at in an emulated guest take 2 to 5 s then, in place of 0.02 to 0.5.
  * No announced submounts: the guest would make a file system of each exposed path, and Linux 6.1 sometimes dies in
  * taking one down while a release is under way ("VFS: Busy inodes after unmount of virtiofs", then a BUG in the exit of
  * a container). The price: files of two exposed paths may have equal inode numbers on one device.

@@ -1,7 +1,7 @@
 /** Executions of chosen files, whoever makes them, that wait until they are let go. Needs CAP_SYS_ADMIN. */
 
 import { SystemError } from "../errors.ts";
-import { asFd, closeFd, type Fd, OwnedFd } from "./fd.ts";
+import { asFd, closeFd, type Fd, O_CLOEXEC, OwnedFd } from "./fd.ts";
 import { FdReader } from "./fd-reader.ts";
 import { check, cString, lastErrno, lazyLibc, struct } from "./libc.ts";
 
@@ -15,8 +15,7 @@ const FAN_ALLOW = 1;
 const EVENT_BYTES = 24;
 const RESPONSE_BYTES = 8;
 /** Source: asm/fcntl.h. Of the descriptors that come with events. */
-const O_RDONLY_LARGEFILE = 0o100000;
-const O_CLOEXEC = 0o2000000;
+const O_LARGEFILE = 0o100000;
 
 const libc = lazyLibc({
   fanotify_init: { args: ["u32", "u32"], returns: "i32" },
@@ -38,7 +37,7 @@ export class ExecGate implements Disposable {
 
   constructor() {
     const flags = FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK;
-    const fd = check(libc().fanotify_init(flags, O_RDONLY_LARGEFILE | O_CLOEXEC), "make gate of executions");
+    const fd = check(libc().fanotify_init(flags, O_LARGEFILE | O_CLOEXEC), "make gate of executions");
     this.#reader = new FdReader(new OwnedFd(asFd(fd)));
   }
 
