@@ -263,13 +263,9 @@ function spawnQemu(
     argv: [
       ...(["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"] as const),
       ...["-machine", "q35,smbus=off,sata=off,vmport=off,usb=off,hpet=off"],
-      ...[
-        "-accel",
-        `tcg,thread=${vcpus > 1 ? "multi" : "single"},tb-size=${TRANSLATION_BUFFER_MIB}`,
-        "-cpu",
-        "max,la57=off,erms=off,fsrm=off",
-      ],
-      ...["-smp", `${vcpus}`, "-m", `${options.memoryMib ?? 4096}`],
+      ...["-accel", `tcg,thread=multi,tb-size=${TRANSLATION_BUFFER_MIB}`, "-cpu", "max,la57=off,erms=off,fsrm=off"],
+      // Room for two at least, as in src/hypervisor/qemu/argv.ts: without it the kernel's memory barriers are left out.
+      ...["-smp", `${vcpus},maxcpus=${Math.max(vcpus, 2)}`, "-m", `${options.memoryMib ?? 4096}`],
       ...["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", append.join(" ")],
       ...["-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"],
       ...["-fsdev", "local,id=root,path=/,security_model=passthrough,readonly=on,multidevs=remap"],
