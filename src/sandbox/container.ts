@@ -154,7 +154,11 @@ export class Container {
     });
     await dependencies.mountVolumes(guest.volumes);
     const disks: PluggedDisk[] = [];
-    const storages: MessageInitShape<typeof StorageSchema>[] = [];
+    const storages: MessageInitShape<typeof StorageSchema>[] = guest.binds.map(({ options, ...bind }) => ({
+      driver: "bind",
+      options: [...options],
+      ...bind,
+    }));
     if (guest.disks.length > 0) {
       await steps.run("plug-disks", AGENT_CALL_TIMEOUT_MS, async (signal) => {
         for (const { hostPath, fsType, options, mountPoint } of guest.disks) {

@@ -61,6 +61,19 @@ describe("paths", () => {
     ]);
   });
 
+  test("recursive options are plain ones of what comes as one file system, and later than others; the last of opposites counts", () => {
+    const options = ["rbind", "rro", "rnoatime", "noexec", "rexec"];
+    const mounts = [
+      { destination: "/d", type: "bind", source: "/nested", options },
+      { destination: "/e", type: "bind", source: "/bundle/rootfs/d/a", options },
+    ];
+    const guest = toGuestSpec(spec({ mounts }), context);
+    expect(guest.config.mounts?.map((mount) => mount.options)).toEqual([
+      ["rbind", "ro", "noatime", "exec"],
+      ["rbind", "rro", "noexec", "rexec", "noatime"],
+    ]);
+  });
+
   test("what is mounted below a source comes with rbind, and read-only is not what is mounted below it", () => {
     const nested = (...options: string[]) =>
       toGuestSpec(spec({ mounts: [{ destination: "/d", type: "bind", source: "/nested", options }] }), context);

@@ -9,9 +9,11 @@ import { MOUNTS_BELOW_MAX } from "../limits.ts";
 import { CONTAINER_NAMESPACE_PREFIX, type Neighbours, podRole, vmRole } from "../oci/pod.ts";
 import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
+import { type GuestBind, keepFlags } from "./bind-flags.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { HostSecurity } from "./host-security.ts";
+import { guestOptions } from "./mount-options.ts";
 import { dropLabel, type GuestProfile, type LabelledProcess, labelledProcess } from "./process-labels.ts";
 import { refuse } from "./refuse.ts";
 import { mountedSource, mountsInRootfs } from "./rootfs-mounts.ts";
@@ -48,6 +50,8 @@ export interface GuestSpec {
   readonly exposures: readonly Exposure[];
   readonly volumes: readonly GuestVolume[];
   readonly disks: readonly GuestDisk[];
+  /** What the agent has to bind before crun finds it as the source of a mount. */
+  readonly binds: readonly GuestBind[];
   /** AppArmor profiles that the guest's kernel has to have before the process can have one. */
   readonly profiles: readonly GuestProfile[];
   readonly warnings: readonly string[];
@@ -126,20 +130,24 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
       guestMount(mount, index, context, exposures, warnings)),
     ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
   ]);
+  const hasUserNamespace = spec.linux?.namespaces?.some(({ type }) => type === "user") === true;
+  const flagged = hasUserNamespace
+    ? keepFlags(mounts, { rootfs, containerId: context.containerId })
+    : { mounts, binds: [] };
   const hooks = guestHooks(spec.hooks, context, exposures);
   const labelled = spec.process && guestProcess(spec.process, context, warnings);
   const config: Spec = {
     ...spec,
     ociVersion: GUEST_OCI_VERSION,
     root: { ...spec.root, path: rootfs },
-    mounts,
+    mounts: flagged.mounts,
     ...(labelled === undefined ? {} : { process: labelled.process }),
     linux: guestLinux(spec, context, warnings),
     ...(hooks === undefined ? {} : { hooks }),
   };
   if (hooks === undefined) delete config.hooks;
   refuseVm(spec["vm"]);
-  return { config, exposures, volumes, disks, profiles: labelled?.profiles ?? [], warnings };
+  return { config, exposures, volumes, disks, binds: flagged.binds, profiles: labelled?.profiles ?? [], warnings };
 }
 
 function expose(
@@ -216,28 +224,6 @@ function guestHooks(hooks: Hooks | undefined, context: GuestSpecContext, exposur
   };
 }
 
-/** Known to mount(8) and not to crun. Without effect on every file system that the guest can mount: taken away. */
-const IDLE_OPTIONS: ReadonlySet<string> = new Set(["silent", "loud", "iversion", "noiversion", "acl"]);
-/** What crun would take for data of the file system, which a bind mount ignores. */
-const UNKNOWN_OPTIONS: ReadonlySet<string> = new Set(
-  ["nosymfollow", "symfollow", "idmap"].flatMap((name) => [name, `r${name}`]),
-);
-
-/**
- * crun 1.8 gives the kernel wrong flags for the recursive forms of these. When a mount is made in the guest nothing is mounted
- * below it (what is on the host comes as one file system), so the plain forms say the same.
- */
-const ACCESS_TIMES: ReadonlySet<string> = new Set(
-  ["atime", "diratime", "relatime", "strictatime"].flatMap((name) => [`r${name}`, `rno${name}`]),
-);
-
-function guestOptions({ destination, options = [] }: Mount): string[] {
-  const unknown = options.find((option) => UNKNOWN_OPTIONS.has(option));
-  if (unknown !== undefined) refuse(`mount ${destination} option ${unknown}`, "the guest's crun does not know it");
-  const kept = options.filter((option) => !IDLE_OPTIONS.has(option));
-  return kept.map((option) => (ACCESS_TIMES.has(option) ? option.slice(1) : option));
-}
-
 function diskMount(mount: Mount, index: number, context: GuestSpecContext, disks: GuestDisk[]): Mount[] | undefined {
   if (isBindMount(mount)) return undefined;
   const found = guestDisk(mount, index, guestOptions(mount), context);
@@ -256,10 +242,12 @@ function remountedPart(
 ): Mount[] | undefined {
   if (!isBindMount(mount) || mount.source === undefined) return undefined;
   const part = mountedSource(resolve(bundle, mount.source), hostRootfs, earlier);
-  return part === undefined ? undefined : [{ ...mount, options: guestOptions(mount), source: join(rootfs, part) }];
+  return part === undefined
+    ? undefined
+    : [{ ...mount, options: guestOptions(mount, true), source: join(rootfs, part) }];
 }
 
-/** Bind mounts come through the shared directory; file systems of the kernel are made in the guest. */
+/** Bind mounts come through the shared directory, with what is mounted below as one file system; file systems of the kernel are made in the guest. */
 function guestMount(
   mount: Mount,
   index: number,
@@ -449,7 +437,10 @@ function guestDevices(
   // Numbers that the host has no device for are none that it could lend: their node leads nowhere in the guest too.
   const isOfHost = (device: LinuxDevice) => !isPortable(device) && hasDevice(device);
   const foreign = devices.filter(isOfHost);
-  const portable = devices.filter((device) => !isOfHost(device));
+  // crun would make no node whose path ends with a slash.
+  const portable = devices
+    .filter((device) => !isOfHost(device))
+    .map((device) => ({ ...device, path: resolve("/", device.path) }));
   const [first] = foreign;
   if (first === undefined) return portable;
   const { path, type, major, minor } = first;

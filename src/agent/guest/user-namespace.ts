@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { mount } from "../../sys/mount.ts";
+import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount } from "../../sys/mount.ts";
 import { isRecord, type JsonRecord } from "./json-record.ts";
 
 /** What crun gives a sysfs without options. */
@@ -24,11 +24,14 @@ export function bindSysfs(
   return { mounts: bound, binds: mounts.some(isSysfs) };
 }
 
-/** Mounts a sysfs that, unlike /sys, has nothing mounted below it: a part of a tree of mounts cannot be bound in a user namespace. */
+/**
+ * Mounts a sysfs that, unlike /sys, has nothing mounted below it: a part of a tree of mounts cannot be bound in a user
+ * namespace. Its flags are those that it has in a container: crun gives a bind mount there none.
+ */
 export function mountSysfs(sysfs: string): void {
   if (existsSync(join(sysfs, "kernel"))) return;
   mkdirSync(sysfs, { recursive: true, mode: 0o755 });
-  mount({ source: "sysfs", target: sysfs, type: "sysfs" });
+  mount({ source: "sysfs", target: sysfs, type: "sysfs", flags: MS_NOSUID | MS_NOEXEC | MS_NODEV });
 }
 
 /** Where the configuration says nothing of them, every port is open to whoever is in the VM: one cannot open them to its root alone. */

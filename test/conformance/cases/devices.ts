@@ -70,6 +70,13 @@ export const DEVICES: Topic = {
       device({ path: "/srv/deep/zero", type: "c", major: 1, minor: 5 }),
     ),
     prints(
+      "a device whose path ends with a slash",
+      SPEC,
+      "stat -c '%F %t %T' /srv/zero",
+      "character special file 1 5",
+      device({ path: "/srv//zero/", type: "c", major: 1, minor: 5 }),
+    ),
+    prints(
       "a device with the mode of none given",
       SPEC,
       "test -c /dev/plain && echo there",

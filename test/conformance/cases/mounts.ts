@@ -38,6 +38,10 @@ const bindFlag = (given: string, shows: RegExp): Case =>
     directories: ["src"],
     ...mounts(bind(["rbind", given])),
   });
+const OPPOSITE = ["ro", "nosuid", "nodev", "noexec", "rw", "suid", "dev", "exec"];
+/** As dockerd's `rro` for every read-only volume, which may be one file. */
+const fileFlag = (given: string, shows: RegExp): Case =>
+  prints(`${given} of a mounted file`, SPEC, OPTIONS, shows, { files: { src: "" }, ...mounts(bind(["bind", given])) });
 const propagation = (given: string, shows: string): Case =>
   prints(`propagation ${given}`, SPEC, PROPAGATION, shows, mounts(tmpfs([given])));
 /** An option that the kernel does not show: the mount works all the same. */
@@ -187,6 +191,15 @@ export const MOUNTS: Topic = {
     bindFlag("rnosuid", /\bnosuid\b/),
     bindFlag("rnodev", /\bnodev\b/),
     bindFlag("rnoexec", /\bnoexec\b/),
+    prints("the last of opposite options of a file system", SPEC, OPTIONS, /^rw,relatime$/, mounts(tmpfs(OPPOSITE))),
+    prints("the last of opposite options of a bind mount", SPEC, OPTIONS, /^rw,relatime$/, {
+      directories: ["src"],
+      ...mounts(bind(["bind", ...OPPOSITE])),
+    }),
+    fileFlag("rro", /^ro,relatime$/),
+    fileFlag("rnosuid", /^rw,nosuid,relatime$/),
+    fileFlag("rnodev", /^rw,nodev,relatime$/),
+    fileFlag("rnoexec", /^rw,noexec,relatime$/),
     prints("a recursive read-only mount", SPEC, "touch /m/inner/x 2>/dev/null || echo read-only", "read-only", {
       ...NESTED,
       ...mounts(bind(["rbind", "rro"])),

@@ -250,6 +250,24 @@ export const NAMESPACES: Topic = {
         },
       },
     ),
+    prints(
+      "a user namespace: flags of bind mounts",
+      USER,
+      "awk '$5 ~ \"^/[df]$\" {print $6}' /proc/self/mountinfo",
+      "rw,nosuid,nodev,noexec,relatime\nrw,nosuid,nodev,noexec,relatime\nro,noexec,relatime",
+      {
+        directories: ["dir", "rootfs/d"],
+        files: { file: "", "rootfs/f": "" },
+        ...userNamespace({
+          mounts: [
+            ...STANDARD_MOUNTS,
+            { destination: "/d", source: "$DIR/dir", options: ["rbind", "nosuid", "nodev", "noexec"] },
+            { destination: "/f", source: "$DIR/file", options: ["bind", "nosuid", "nodev", "noexec"] },
+            { destination: "/f", source: "$DIR/file", options: ["bind", "ro", "noexec"] },
+          ],
+        }),
+      },
+    ),
     refuses("mappings without a user namespace", USER, undefined, {
       config: { linux: { uidMappings: MAPPINGS, gidMappings: MAPPINGS } },
       runcFails: "runc 1.1.5 ignores them",
