@@ -1,6 +1,7 @@
 /**
- * Bun's executables refuse to start in a working directory that has been deleted, where runc works, and where a script's
- * clean-up may well be (`rm -rf "$work"; podman rm -f c1`). So the executable gets a few instructions before its first that leave such a directory for /.
+ * Bun's executables refuse to start in a working directory that has no path: one that has been deleted, where a script's clean-up
+ * may well be (`rm -rf "$work"; podman rm -f c1`), unmounted, or too deep. runc works there. So the executable gets a few
+ * instructions before its first that leave such a directory for /.
  */
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
 
@@ -58,13 +59,14 @@ function segments(header: Buffer, executable: string): { readonly notes: number;
 function leaveDeletedDirectory(address: bigint, entry: bigint): Buffer {
   const code = [
     ...[0x48, 0x81, 0xec, ...u32(4096)], // sub rsp, PATH_MAX
+    ...[0xc6, 0x04, 0x24, 0], // mov byte [rsp], 0: stays when there is an error
     ...[0x48, 0x89, 0xe7], // mov rdi, rsp
     ...[0xbe, ...u32(4096)], // mov esi, PATH_MAX
     ...[0xb8, ...u32(79)], // mov eax, getcwd
     ...[0x0f, 0x05], // syscall
-    ...[0x48, 0x81, 0xc4, ...u32(4096)], // add rsp, PATH_MAX
-    ...[0x48, 0x83, 0xf8, 0xfe], // cmp rax, -ENOENT
-    ...[0x75, 14], // jne past the next three
+    ...[0x80, 0x3c, 0x24, 0x2f], // cmp byte [rsp], '/': "(unreachable)" begins otherwise
+    ...[0x48, 0x8d, 0xa4, 0x24, ...u32(4096)], // lea rsp, [rsp + PATH_MAX]
+    ...[0x74, 14], // je past the next three
     ...[0x48, 0x8d, 0x3d, ...u32(12)], // lea rdi, the path at the end
     ...[0xb8, ...u32(80)], // mov eax, chdir
     ...[0x0f, 0x05], // syscall

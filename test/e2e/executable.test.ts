@@ -1,6 +1,15 @@
 /** The one file: alone it runs a container, it reads nothing of where it is started, and what it starts is clean. */
 import { describe, expect, test } from "bun:test";
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import { guestPaths } from "../../src/paths.ts";
@@ -53,12 +62,19 @@ describe("--version", () => {
   );
 });
 
-test("in a working directory that has been deleted it works, with / for that", async () => {
+test.each([
+  ["deleted", "rmdir $PWD"],
+  ["unmounted", "mount -t tmpfs tmpfs $PWD; cd $PWD; umount --lazy $PWD"],
+  ["too deep", "for i in $(seq 30); do mkdir $name; cd $name; done"],
+])("in a working directory that has been %s it works, with / for that", async (_what, leave) => {
   using dir = scratch();
-  const gone = `mkdir ${dir.path("gone")}; cd ${dir.path("gone")}; rmdir ${dir.path("gone")}; exec "$@"`;
-  const argv = ["sh", "-c", gone, "sh", EXECUTABLE, "runtime", "--root", dir.path("root")] as const;
-  expect(await runProgram([...argv, "delete", "--force", "c1"])).toMatchObject({ status: 0, stderr: "" });
-  expect((await runProgram([...argv, "create", "c1"])).stderr).toContain("/config.json");
+  const script = `name=$(printf %0200d 0); mkdir ${dir.path("cwd")}; cd ${dir.path("cwd")}; ${leave}; exec "$@"`;
+  const argv = ["unshare", "--mount", "bash", "-c", script, "bash"];
+  const runtime = [EXECUTABLE, "runtime", "--root", dir.path("root")];
+  expect(await runProgram([...argv, ...runtime, "delete", "--force", "c1"])).toMatchObject({ status: 0, stderr: "" });
+  rmSync(dir.path("cwd"), { recursive: true, force: true });
+  expect((await runProgram([...argv, ...runtime, "create", "c1"])).stderr).toContain("/config.json");
+  rmSync(dir.path("cwd"), { recursive: true, force: true });
 });
 
 test("allowed too few open files it says so at once", async () => {
