@@ -60,7 +60,7 @@ describe("configuration", () => {
     [{ process: undefined }, "process must not be empty"],
     [{ process: { ...minimal.process, args: [] } }, "process.args must not be empty"],
     [{ process: { ...minimal.process, args: undefined } }, "process.args must not be empty"],
-    [{ process: { ...minimal.process, args: [""] } }, "process.args[0] must not be empty"],
+    [{ process: { ...minimal.process, args: [""] } }, 'process.args[0]: exec: "": executable file not found in $PATH'],
     [{ root: undefined }, "root must be specified"],
   ])("%p cannot be created", (changes, message) => {
     expect(() => checkCreatable(parseSpec(with_(changes), "f"), "f")).toThrow(`check f: ${message}`);

@@ -260,6 +260,7 @@ export function checkCreatable(spec: Spec, source: string): asserts spec is Spec
   if (spec.process === undefined) refuse("process must not be empty");
   const { args } = spec.process ?? {};
   if (args === undefined || args.length === 0) refuse("process.args must not be empty");
-  if (args?.[0] === "") refuse("process.args[0] must not be empty");
+  // In the words by which engines tell a program that is not there.
+  if (args?.[0] === "") refuse('process.args[0]: exec: "": executable file not found in $PATH');
   if (spec.root === undefined) refuse("root must be specified");
 }

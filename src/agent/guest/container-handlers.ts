@@ -7,6 +7,7 @@ import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { type FdUse, parseFdUse } from "../../sys/carried-fd.ts";
 import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
+import { programNotFound } from "./exec-failure.ts";
 import type { GuestSandbox } from "./guest-sandbox.ts";
 import { isRecord, type JsonRecord } from "./json-record.ts";
 import type { OutputStream } from "./stdio.ts";
@@ -208,9 +209,10 @@ async function configSource(request: CreateContainerRequest): Promise<Parameters
 async function processSource(request: ExecProcessRequest): Promise<JsonRecord> {
   const value: unknown = await processValue(request);
   const args = isRecord(value) ? value["args"] : undefined;
-  if (!isRecord(value) || !Array.isArray(args) || args.length === 0 || args[0] === "") {
+  if (!isRecord(value) || !Array.isArray(args) || args.length === 0) {
     throw new HearthError("invalid-argument", `start process ${request.execId}: process.args is empty`);
   }
+  if (args[0] === "") throw programNotFound("", "the name is empty");
   return value;
 }
 

@@ -26,6 +26,11 @@ export const EXEC: Topic = {
       { ...sh("hostname; cat /proc/1/comm"), stdout: "box\nsleep" },
       { config: { hostname: "box" } },
     ),
+    exec("a program without a name", {
+      run: ["exec", "$ID", ""],
+      status: 255,
+      stderr: /exec: .*: executable file not found in \$PATH/,
+    }),
     exec("--cwd", { ...sh("pwd", "--cwd", "/tmp"), stdout: "/tmp" }),
     exec("--env", { ...sh("echo $A $B", "--env", "A=1", "--env", "B=2"), stdout: "1 2" }),
     exec("the environment of the container", { ...sh("echo $TERM"), stdout: "xterm" }),

@@ -334,6 +334,12 @@ export const LIFECYCLE: Topic = {
       config: { linux: { namespaces: ["network", "ipc", "uts", "mount"].map((type) => ({ type })) } },
     }),
     {
+      name: "a program without a name",
+      spec: "config.md#process",
+      args: [""],
+      steps: [{ ...CREATE, status: "fails", stderr: /exec: .*: executable file not found in \$PATH/ }],
+    },
+    {
       name: "a program that is not there is an error of create, and nothing is left",
       spec: "runtime.md#errors",
       args: ["/nowhere"],
