@@ -1042,7 +1042,8 @@ export type CloseOutputRequest = Message<"hearth.sandbox.v1.CloseOutputRequest">
   execId: string;
 
   /**
-   * 3 and up.
+   * Standard output is 1, standard error 2; 3 and up.
+   * Of a terminal nothing is closed.
    *
    * @generated from field: uint32 descriptor = 3;
    */

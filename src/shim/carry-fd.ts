@@ -53,6 +53,6 @@ async function pumpDescriptor(
       if (!closed) await writer?.end();
       return { closed };
     }
-    if (writer !== undefined && !(await deliver(writer, data))) await refuse();
+    if (writer !== undefined && (await deliver(writer, data)) !== "taken") await refuse();
   }
 }

@@ -1,6 +1,7 @@
 /** Moves bytes between a process in the guest and descriptors on the host, each stream on its own, with back-pressure. */
 import { HearthError, SystemError } from "../errors.ts";
-import type { OutputStream, SandboxService } from "../gen/sandbox_pb.ts";
+import type { SandboxService } from "../gen/sandbox_pb.ts";
+import { OutputStream } from "../gen/sandbox_table.ts";
 import { FD_READ_BYTES_DEFAULT, STREAM_CALLS_AT_ONCE, STREAM_CHUNK_BYTES_MAX } from "../limits.ts";
 import type { ClientOf } from "../rpc/ttrpc/client.ts";
 import type { FdReader } from "../sys/fd-reader.ts";
@@ -16,6 +17,9 @@ export interface ProcessTarget {
   /** One of the process's further descriptors, 3 and up, instead of a standard stream. */
   readonly descriptor?: number;
 }
+
+/** Numbers that the streams have in the process. */
+const DESCRIPTORS = { [OutputStream.STDOUT]: 1, [OutputStream.STDERR]: 2 } as const;
 
 /**
  * Host to guest until the end of `reader`, which is then told to the process, or until the process takes no more. Then
@@ -53,11 +57,12 @@ export async function pumpInput(target: ProcessTarget, reader: FdReader, stop: A
 /**
  * Guest to host until the end of the stream. The next bytes are asked for before the last ones are written, and those
  * after them too where much comes, so that neither side waits while the other works; the agent serves the calls in turn.
- * What cannot be delivered any more is read and dropped: the process must not hang on a reader that has gone, or on a full disk.
+ * When nobody reads on the host any more, nobody does in the guest: the process gets EPIPE, or SIGPIPE, at its next write. What cannot be
+ * delivered for another reason, as on a full disk, is read and dropped: the process must not hang.
  */
 export async function pumpOutput(
   target: ProcessTarget,
-  stream: OutputStream.STDOUT | OutputStream.STDERR,
+  stream: keyof typeof DESCRIPTORS,
   writer: FdWriter | undefined,
   filter?: PlainNewlines,
 ): Promise<void> {
@@ -77,24 +82,38 @@ export async function pumpOutput(
       const wanted = eof ? 0 : data.length < FD_READ_BYTES_DEFAULT ? 1 : STREAM_CALLS_AT_ONCE;
       while (asked.length < wanted) asked.push(ask());
       const bytes = filter === undefined ? data : eof ? filter.end() : filter.push(data);
-      if (open !== undefined && !(await deliver(open, bytes))) open = undefined;
+      const delivery = open === undefined ? "lost" : await deliver(open, bytes);
       if (eof) return;
+      if (delivery === "taken") continue;
+      if (delivery === "reader gone") await closeOutput(target, DESCRIPTORS[stream]);
+      open = undefined;
     }
   } finally {
     writer?.close();
   }
 }
 
-/** False when it cannot be delivered any more: nobody reads, the disk is full. */
-export async function deliver(writer: FdWriter, data: Uint8Array): Promise<boolean> {
+async function closeOutput({ sandbox, containerId, execId }: ProcessTarget, descriptor: 1 | 2): Promise<void> {
+  try {
+    await sandbox.closeOutput({ containerId, execId, descriptor });
+  } catch (thrown) {
+    if (!isProcessGone(thrown)) throw thrown;
+  }
+}
+
+/** What became of bytes: "lost" when they cannot be delivered for another reason than that nobody reads, such as that the disk is full. */
+export type Delivery = "taken" | "reader gone" | "lost";
+
+/** When it cannot be delivered the writer is closed. */
+export async function deliver(writer: FdWriter, data: Uint8Array): Promise<Delivery> {
   try {
     await writer.write(data);
-    return true;
+    return "taken";
   } catch (thrown) {
     const closedMeanwhile = thrown instanceof HearthError && thrown.code === "cancelled";
     if (!(thrown instanceof SystemError) && !closedMeanwhile) throw thrown;
     writer.close();
-    return false;
+    return thrown instanceof SystemError && thrown.errno === "EPIPE" ? "reader gone" : "lost";
   }
 }
 

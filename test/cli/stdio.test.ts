@@ -82,6 +82,22 @@ describe("run in the foreground", () => {
     expect(await child.exited).toBe(5);
   });
 
+  test.each([
+    [1, "yes"],
+    [2, "yes >&2"],
+  ])("a reader of descriptor %i that goes away ends who goes on writing", async (descriptor, script) => {
+    fixture.writeBundle(sh(script));
+    const { readEnd, writeEnd } = pipe();
+    const child = Bun.spawn(fixture.argv("run", "c1"), {
+      env: fixture.env,
+      cwd: fixture.bundle,
+      stdio: ["ignore", descriptor === 1 ? writeEnd.fd : "ignore", descriptor === 2 ? writeEnd.fd : "ignore"],
+    });
+    writeEnd.close();
+    readEnd.close();
+    expect(await child.exited).toBe(128 + 13);
+  });
+
   test("a process that closes its stdin closes ours", async () => {
     fixture.writeBundle(sh("exec <&-; echo closed; sleep 1000"));
     const { readEnd, writeEnd } = pipe({ nonBlockingWrite: true });

@@ -117,6 +117,20 @@ test(
 );
 
 test(
+  "a reader that goes away ends the process that goes on writing",
+  async () => {
+    const { readEnd, writeEnd } = pipe({ nonBlockingRead: true });
+    const child = spawnExec(POD, ["yes"], ["ignore", writeEnd.fd, "ignore"]);
+    writeEnd.close();
+    const reader = new FdReader(readEnd);
+    expect(await reader.read()).not.toBeNull();
+    reader.close();
+    expect(await child.exited).toBe(128 + 13);
+  },
+  VM_TIMEOUT_MS,
+);
+
+test(
   "a process whose input has ended still gives its output, and may wait with it",
   async () => {
     const child = spawnExec(POD, sh("cat | sha256sum; sleep 0.3; echo late"), [Buffer.from("abc"), "pipe", "ignore"]);

@@ -159,7 +159,9 @@ function stdioHandlers(sandbox: GuestSandbox): StdioHandlers {
       return {};
     },
     closeOutput(request) {
-      processOf(request).preserved.at(request.descriptor).closeOutput();
+      const { descriptor } = request;
+      if (descriptor === 1 || descriptor === 2) stdio(request).closeOutput(descriptor);
+      else processOf(request).preserved.at(descriptor).closeOutput();
       return {};
     },
     ttyWinResize(request) {

@@ -216,6 +216,12 @@ export class ProcessStdio implements Disposable {
     setWindowSize(this.#terminal.fd, size);
   }
 
+  /** Whoever still writes to standard output (1) or error (2) gets EPIPE; those of a terminal stay. Idempotent. */
+  closeOutput(descriptor: 1 | 2): void {
+    if (this.stderr === undefined) return;
+    (descriptor === 1 ? this.stdout : this.stderr).close();
+  }
+
   /** As for an output, of standard error or the terminal, in text. */
   beginWith(translate: (first: string) => string | undefined): void {
     const [output, lineEnd] = this.stderr === undefined ? [this.stdout, "\r\n"] : [this.stderr, "\n"];
