@@ -21,8 +21,9 @@ beforeAll(async () => {
   }
 });
 afterAll(async () => {
+  // By themselves they go some time after the namespace of their peer.
+  for (const peer of ["own0p", "kept0p"]) await ip("link", "del", peer).catch(() => "went with the container");
   await ip("netns", "del", id);
-  await ip("link", "del", "own0p").catch(() => "went with the container");
 });
 
 async function run(hearth: Hearth, network: object, netDevices: object, script: string) {
