@@ -93,7 +93,6 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
   );
   stack.use(listener);
   if (launch.mode === "leased") sandbox.beginLeased(launch.token, launch.leaseMs);
-  else sandbox.settle();
   const bootMs = Math.round(performance.now() - startedAt);
   log.info("vm ready", { bootMs, qemu: vm.hypervisor.process.pid, mode: launch.mode });
   report.ready({
@@ -104,7 +103,10 @@ async function serveSandbox(launch: SandboxLaunch, report: SpawnerReport): Promi
     memoryMib: vm.hypervisor.memoryMib,
     bootMs,
   });
-  if (launch.mode === "idle" && report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
+  if (launch.mode === "idle") {
+    if (report.isSpawnerGone) void sandbox.end(SPAWNER_GONE);
+    else sandbox.settle();
+  }
   log.info("sandbox ended", { reason: await ended });
   await sandbox.farewell();
   return 0;

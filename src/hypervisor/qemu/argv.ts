@@ -36,8 +36,8 @@ const TCG_TRANSLATION_BUFFER_MIB = 96;
 
 /**
  * Of a guest that can have one vCPU only, QEMU before 8.1 translates no memory barrier, though its devices run beside the
- * vCPU in other threads. Driver and device then miss, once in a million interrupts, that the other wants to be told of
- * something, and a virtqueue stands still for good. So there is always room for two vCPUs, each with a thread of its own.
+ * vCPU in other threads. Driver and device may then miss that the other wants to be told of something, and a virtqueue
+ * stands still for good: very likely what a NIC did once. So there is always room for two vCPUs, each with a thread of its own.
  * Source: QEMU 7.2 tcg/tcg-op.c, tcg_gen_mb; accel/tcg/tcg-accel-ops-mttcg.c, mttcg_start_vcpu_thread.
  */
 const TCG_MAX_VCPUS_MIN = 2;
