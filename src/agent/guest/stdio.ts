@@ -261,7 +261,7 @@ export function openStdioPipes(name: string): StdioPipes {
   const stdin = pipe({ nonBlockingWrite: true });
   const stdout = pipe({ nonBlockingRead: true });
   const stderr = pipe({ nonBlockingRead: true });
-  setPipeCapacity(stdout.writeEnd.fd, STDIO_PIPE_BYTES);
+  for (const { writeEnd } of [stdin, stdout]) setPipeCapacity(writeEnd.fd, STDIO_PIPE_BYTES);
   const theirs = [stdin.readEnd, stdout.writeEnd, stderr.writeEnd];
   const ours = [stdin.writeEnd, stdout.readEnd, stderr.readEnd];
   let adopted = false;
