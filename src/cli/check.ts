@@ -12,6 +12,7 @@ import { vmCacheStatus } from "../vmcache/control.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
 import { errorLine } from "./report-error.ts";
+import { refusePositionals } from "./usage-error.ts";
 
 type Verdict = "ok" | "warning" | "missing";
 
@@ -25,9 +26,7 @@ export const command = defineHostCommand({
   flags: { json: { type: "boolean", help: "print JSON" } },
   positionals: "",
   async run(context, flags, positionals) {
-    if (positionals.length > 0) {
-      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
-    }
+    refusePositionals(positionals);
     const findings = await examineHost(context.configPath);
     const rows = findings.map(({ what, verdict, detail }) => [what, verdict, detail]);
     await writeOut(

@@ -1,11 +1,11 @@
 /** `hearth env`: what this program is, what it found on this host, and the configuration in force. */
 
 import { loadConfig } from "../config/load.ts";
-import { HearthError } from "../errors.ts";
 import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../version.ts";
 import { readHostFacts } from "../vm/resolve-config.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
+import { refusePositionals } from "./usage-error.ts";
 
 const TEMPLATES_ENABLED =
   "enabled: VMs cloned of one template share memory pages and address layout, a side channel between tenants (CVE-2015-2877)";
@@ -15,9 +15,7 @@ export const command = defineHostCommand({
   flags: { json: { type: "boolean", help: "print JSON" } },
   positionals: "",
   async run(context, flags, positionals) {
-    if (positionals.length > 0) {
-      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
-    }
+    refusePositionals(positionals);
     const config = await loadConfig({ flag: context.configPath, environment: process.env["HEARTH_CONFIG"] });
     const { kvm, cpus, memoryMib, virtiofsd } = readHostFacts();
     const environment = {

@@ -10,6 +10,7 @@ import { identityDigest, type VmConfig } from "../vm/vm-config.ts";
 import { type FlagTable, parseFlags } from "./flags.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
+import { refusePositionals } from "./usage-error.ts";
 
 const INIT_FLAGS = {
   force: { type: "boolean", help: "make it anew though there is a good one" },
@@ -24,27 +25,22 @@ export const command = defineHostCommand({
     switch (action) {
       case "init": {
         const { flags, rest } = parseFlags(INIT_FLAGS, args);
-        refuseMore(rest);
+        refusePositionals(rest);
         return await init(config, flags.force);
       }
       case "status": {
         const { flags, rest } = parseFlags(STATUS_FLAGS, args);
-        refuseMore(rest);
+        refusePositionals(rest);
         return await printStatus(config, flags.json);
       }
       case "destroy":
-        refuseMore(args);
+        refusePositionals(args);
         return await destroy(config);
       default:
         throw new HearthError("invalid-argument", `say init, status or destroy, not ${JSON.stringify(action ?? "")}`);
     }
   },
 });
-
-function refuseMore(rest: readonly string[]): void {
-  if (rest.length === 0) return;
-  throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(rest[0])}`);
-}
 
 /** Aborts at the signals that end a command. */
 function stopSignal(): AbortSignal {

@@ -8,3 +8,9 @@ export class UsageError extends HearthError {
     super("invalid-argument", message);
   }
 }
+
+/** Of a command that takes none, or no more. Fails with invalid-argument. */
+export function refusePositionals([first]: readonly string[]): void {
+  if (first === undefined) return;
+  throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(first)}`);
+}

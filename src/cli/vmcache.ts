@@ -8,6 +8,7 @@ import type { PoolSlotStatus, PoolStatus, PoolVmStatus } from "../vmcache/contro
 import { type FlagTable, parseFlags } from "./flags.ts";
 import { defineHostCommand } from "./main.ts";
 import { formatTable, writeOut } from "./output.ts";
+import { refusePositionals } from "./usage-error.ts";
 
 const ENDPOINT = { type: "string", value: "SOCKET", help: "unix socket (default: vm_cache_endpoint)" } as const;
 const SERVE_FLAGS = {
@@ -40,18 +41,18 @@ export const command = defineHostCommand({
     switch (action) {
       case "serve": {
         const { flags, rest } = parseFlags(SERVE_FLAGS, args);
-        refuseMore(rest);
+        refusePositionals(rest);
         const { servePool } = await import("./serve-pool.ts");
         return await servePool({ configPath, withFlags: (config) => withFlags(config, flags) });
       }
       case "status": {
         const { flags, rest } = parseFlags(STATUS_FLAGS, args);
-        refuseMore(rest);
+        refusePositionals(rest);
         return await printStatus(await placeOf(flags.endpoint), flags.json);
       }
       case "stop": {
         const { flags, rest } = parseFlags(STOP_FLAGS, args);
-        refuseMore(rest);
+        refusePositionals(rest);
         const { stopVmCache } = await import("../vmcache/control.ts");
         const { endpoint, timeoutMs } = await placeOf(flags.endpoint);
         await stopVmCache(endpoint, timeoutMs);
@@ -62,11 +63,6 @@ export const command = defineHostCommand({
     }
   },
 });
-
-function refuseMore(rest: readonly string[]): void {
-  if (rest.length === 0) return;
-  throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(rest[0])}`);
-}
 
 function withFlags(
   config: HearthConfig,

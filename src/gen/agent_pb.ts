@@ -13,7 +13,7 @@ import type { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_empty } from "@bufbuild/protobuf/wkt";
 import type { LinuxResources, Process, Spec } from "./oci_pb.ts";
 import { file_oci } from "./oci_pb.ts";
-import type { ARPNeighbor, FSGroupChangePolicy, Interface, InterfaceSchema, Route } from "./types_pb.ts";
+import type { ARPNeighbor, FSGroupChangePolicy, Interface, InterfaceSchema, Route, Rule } from "./types_pb.ts";
 import { file_types } from "./types_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -21,7 +21,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file agent.proto.
  */
 export const file_agent: GenFile = /*@__PURE__*/
-  fileDesc("CgthZ2VudC5wcm90bxIEZ3JwYyLlAgoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIdCgdkZXZpY2VzGAQgAygLMgwuZ3JwYy5EZXZpY2USHwoIc3RvcmFnZXMYBSADKAsyDS5ncnBjLlN0b3JhZ2USFwoDT0NJGAYgASgLMgouZ3JwYy5TcGVjEhUKDXNhbmRib3hfcGlkbnMYByABKAgSKAoNc2hhcmVkX21vdW50cxgIIAMoCzIRLmdycGMuU2hhcmVkTW91bnQSEgoKc3RkaW5fcG9ydBgJIAEoDRITCgtzdGRvdXRfcG9ydBgKIAEoDRITCgtzdGRlcnJfcG9ydBgLIAEoDRIQCghvY2lfanNvbhhkIAEoDBITCgtkZXNjcmlwdG9ycxhlIAMoDSItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIj8KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKA0i+wEKEkV4ZWNQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIeCgdwcm9jZXNzGAQgASgLMg0uZ3JwYy5Qcm9jZXNzEhIKCnN0ZGluX3BvcnQYBSABKA0SEwoLc3Rkb3V0X3BvcnQYBiABKA0SEwoLc3RkZXJyX3BvcnQYByABKA0SFAoMcHJvY2Vzc19qc29uGGQgASgMEg4KBmNncm91cBhlIAEoCRITCgtkZXNjcmlwdG9ycxhmIAMoDSJNChRTaWduYWxQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzaWduYWwYAyABKA0iOwoSV2FpdFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIiUKE1dhaXRQcm9jZXNzUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFIm8KFlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEicKCXJlc291cmNlcxgCIAEoCzIULmdycGMuTGludXhSZXNvdXJjZXMSFgoOcmVzb3VyY2VzX2pzb24YZCABKAwiLQoVU3RhdHNDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVQYXVzZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIi4KFlJlc3VtZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIm0KCENwdVVzYWdlEhMKC3RvdGFsX3VzYWdlGAEgASgEEhQKDHBlcmNwdV91c2FnZRgCIAMoBBIbChN1c2FnZV9pbl9rZXJuZWxtb2RlGAMgASgEEhkKEXVzYWdlX2luX3VzZXJtb2RlGAQgASgEIlQKDlRocm90dGxpbmdEYXRhEg8KB3BlcmlvZHMYASABKAQSGQoRdGhyb3R0bGVkX3BlcmlvZHMYAiABKAQSFgoOdGhyb3R0bGVkX3RpbWUYAyABKAQiXAoIQ3B1U3RhdHMSIQoJY3B1X3VzYWdlGAEgASgLMg4uZ3JwYy5DcHVVc2FnZRItCg90aHJvdHRsaW5nX2RhdGEYAiABKAsyFC5ncnBjLlRocm90dGxpbmdEYXRhIisKCVBpZHNTdGF0cxIPCgdjdXJyZW50GAEgASgEEg0KBWxpbWl0GAIgASgEIk4KCk1lbW9yeURhdGESDQoFdXNhZ2UYASABKAQSEQoJbWF4X3VzYWdlGAIgASgEEg8KB2ZhaWxjbnQYAyABKAQSDQoFbGltaXQYBCABKAQi/QEKC01lbW9yeVN0YXRzEg0KBWNhY2hlGAEgASgEEh8KBXVzYWdlGAIgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEiQKCnN3YXBfdXNhZ2UYAyABKAsyEC5ncnBjLk1lbW9yeURhdGESJgoMa2VybmVsX3VzYWdlGAQgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEhUKDXVzZV9oaWVyYXJjaHkYBSABKAgSKwoFc3RhdHMYBiADKAsyHC5ncnBjLk1lbW9yeVN0YXRzLlN0YXRzRW50cnkaLAoKU3RhdHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIkoKD0Jsa2lvU3RhdHNFbnRyeRINCgVtYWpvchgBIAEoBBINCgVtaW5vchgCIAEoBBIKCgJvcBgDIAEoCRINCgV2YWx1ZRgEIAEoBCK6AwoKQmxraW9TdGF0cxI5Chppb19zZXJ2aWNlX2J5dGVzX3JlY3Vyc2l2ZRgBIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjQKFWlvX3NlcnZpY2VkX3JlY3Vyc2l2ZRgCIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX3F1ZXVlZF9yZWN1cnNpdmUYAyADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRI4Chlpb19zZXJ2aWNlX3RpbWVfcmVjdXJzaXZlGAQgAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkSNQoWaW9fd2FpdF90aW1lX3JlY3Vyc2l2ZRgFIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX21lcmdlZF9yZWN1cnNpdmUYBiADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRIwChFpb190aW1lX3JlY3Vyc2l2ZRgHIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjAKEXNlY3RvcnNfcmVjdXJzaXZlGAggAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkiQQoMSHVnZXRsYlN0YXRzEg0KBXVzYWdlGAEgASgEEhEKCW1heF91c2FnZRgCIAEoBBIPCgdmYWlsY250GAMgASgEIqoCCgtDZ3JvdXBTdGF0cxIhCgljcHVfc3RhdHMYASABKAsyDi5ncnBjLkNwdVN0YXRzEicKDG1lbW9yeV9zdGF0cxgCIAEoCzIRLmdycGMuTWVtb3J5U3RhdHMSIwoKcGlkc19zdGF0cxgDIAEoCzIPLmdycGMuUGlkc1N0YXRzEiUKC2Jsa2lvX3N0YXRzGAQgASgLMhAuZ3JwYy5CbGtpb1N0YXRzEjoKDWh1Z2V0bGJfc3RhdHMYBSADKAsyIy5ncnBjLkNncm91cFN0YXRzLkh1Z2V0bGJTdGF0c0VudHJ5GkcKEUh1Z2V0bGJTdGF0c0VudHJ5EgsKA2tleRgBIAEoCRIhCgV2YWx1ZRgCIAEoCzISLmdycGMuSHVnZXRsYlN0YXRzOgI4ASK2AQoMTmV0d29ya1N0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEImwKFlN0YXRzQ29udGFpbmVyUmVzcG9uc2USJwoMY2dyb3VwX3N0YXRzGAEgASgLMhEuZ3JwYy5DZ3JvdXBTdGF0cxIpCg1uZXR3b3JrX3N0YXRzGAIgAygLMhIuZ3JwYy5OZXR3b3JrU3RhdHMiXQoSV3JpdGVTdHJlYW1SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEgwKBGRhdGEYAyABKAwSEgoKZGVzY3JpcHRvchhkIAEoDSIiChNXcml0ZVN0cmVhbVJlc3BvbnNlEgsKA2xlbhgBIAEoDSJbChFSZWFkU3RyZWFtUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNsZW4YAyABKA0SEgoKZGVzY3JpcHRvchhkIAEoDSI/ChJSZWFkU3RyZWFtUmVzcG9uc2USDAoEZGF0YRgBIAEoDBILCgNlb2YYZCABKAgSDgoGY2xvc2VkGGUgASgIIk4KEUNsb3NlU3RkaW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYZCABKA0iTwoSQ2xvc2VPdXRwdXRSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYAyABKA0iWQoTVHR5V2luUmVzaXplUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNyb3cYAyABKA0SDgoGY29sdW1uGAQgASgNIjAKDEtlcm5lbE1vZHVsZRIMCgRuYW1lGAEgASgJEhIKCnBhcmFtZXRlcnMYAiADKAkixgEKFENyZWF0ZVNhbmRib3hSZXF1ZXN0EhAKCGhvc3RuYW1lGAEgASgJEgsKA2RucxgCIAMoCRIfCghzdG9yYWdlcxgDIAMoCzINLmdycGMuU3RvcmFnZRIVCg1zYW5kYm94X3BpZG5zGAQgASgIEhIKCnNhbmRib3hfaWQYBSABKAkSFwoPZ3Vlc3RfaG9va19wYXRoGAYgASgJEioKDmtlcm5lbF9tb2R1bGVzGAcgAygLMhIuZ3JwYy5LZXJuZWxNb2R1bGUiFwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0IjIKCkludGVyZmFjZXMSJAoKSW50ZXJmYWNlcxgBIAMoCzIQLnR5cGVzLkludGVyZmFjZSImCgZSb3V0ZXMSHAoGUm91dGVzGAEgAygLMgwudHlwZXMuUm91dGUiPQoWVXBkYXRlSW50ZXJmYWNlUmVxdWVzdBIjCglpbnRlcmZhY2UYASABKAsyEC50eXBlcy5JbnRlcmZhY2UiMwoTVXBkYXRlUm91dGVzUmVxdWVzdBIcCgZyb3V0ZXMYASABKAsyDC5ncnBjLlJvdXRlcyIXChVMaXN0SW50ZXJmYWNlc1JlcXVlc3QiEwoRTGlzdFJvdXRlc1JlcXVlc3QiOAoMQVJQTmVpZ2hib3JzEigKDEFSUE5laWdoYm9ycxgBIAMoCzISLnR5cGVzLkFSUE5laWdoYm9yIj8KFkFkZEFSUE5laWdoYm9yc1JlcXVlc3QSJQoJbmVpZ2hib3JzGAEgASgLMhIuZ3JwYy5BUlBOZWlnaGJvcnMiRgoTT25saW5lQ1BVTWVtUmVxdWVzdBIMCgR3YWl0GAEgASgIEg8KB25iX2NwdXMYAiABKA0SEAoIY3B1X29ubHkYAyABKAgiJgoWUmVzZWVkUmFuZG9tRGV2UmVxdWVzdBIMCgRkYXRhGAIgASgMIpkBCgxBZ2VudERldGFpbHMSDwoHdmVyc2lvbhgBIAEoCRITCgtpbml0X2RhZW1vbhgCIAEoCBIXCg9kZXZpY2VfaGFuZGxlcnMYAyADKAkSGAoQc3RvcmFnZV9oYW5kbGVycxgEIAMoCRIYChBzdXBwb3J0c19zZWNjb21wGAUgASgIEhYKDmV4dHJhX2ZlYXR1cmVzGAYgAygJIkgKE0d1ZXN0RGV0YWlsc1JlcXVlc3QSFgoObWVtX2Jsb2NrX3NpemUYASABKAgSGQoRbWVtX2hvdHBsdWdfcHJvYmUYAiABKAgiggEKFEd1ZXN0RGV0YWlsc1Jlc3BvbnNlEhwKFG1lbV9ibG9ja19zaXplX2J5dGVzGAEgASgEEikKDWFnZW50X2RldGFpbHMYAiABKAsyEi5ncnBjLkFnZW50RGV0YWlscxIhChlzdXBwb3J0X21lbV9ob3RwbHVnX3Byb2JlGAMgASgIIjQKF1NldEd1ZXN0RGF0ZVRpbWVSZXF1ZXN0EgsKA1NlYxgBIAEoAxIMCgRVc2VjGAIgASgDIlQKB0ZTR3JvdXASEAoIZ3JvdXBfaWQYAiABKA0SNwoTZ3JvdXBfY2hhbmdlX3BvbGljeRgDIAEoDjIaLnR5cGVzLkZTR3JvdXBDaGFuZ2VQb2xpY3kiYQoLU2hhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIPCgdzcmNfY3RyGAIgASgJEhAKCHNyY19wYXRoGAMgASgJEg8KB2RzdF9jdHIYBCABKAkSEAoIZHN0X3BhdGgYBSABKAkiqAEKB1N0b3JhZ2USDgoGZHJpdmVyGAEgASgJEhYKDmRyaXZlcl9vcHRpb25zGAIgAygJEg4KBnNvdXJjZRgDIAEoCRIOCgZmc3R5cGUYBCABKAkSDwoHb3B0aW9ucxgFIAMoCRITCgttb3VudF9wb2ludBgGIAEoCRIfCghmc19ncm91cBgHIAEoCzINLmdycGMuRlNHcm91cBIOCgZzaGFyZWQYCCABKAgiXAoGRGV2aWNlEgoKAmlkGAEgASgJEgwKBHR5cGUYAiABKAkSDwoHdm1fcGF0aBgDIAEoCRIWCg5jb250YWluZXJfcGF0aBgEIAEoCRIPCgdvcHRpb25zGAUgAygJIj4KClN0cmluZ1VzZXISCwoDdWlkGAEgASgJEgsKA2dpZBgCIAEoCRIWCg5hZGRpdGlvbmFsR2lkcxgDIAMoCSKPAQoPQ29weUZpbGVSZXF1ZXN0EgwKBHBhdGgYASABKAkSEQoJZmlsZV9zaXplGAIgASgDEhEKCWZpbGVfbW9kZRgDIAEoDRIQCghkaXJfbW9kZRgEIAEoDRILCgN1aWQYBSABKAUSCwoDZ2lkGAYgASgFEg4KBm9mZnNldBgHIAEoAxIMCgRkYXRhGAggASgMIhQKEkdldE9PTUV2ZW50UmVxdWVzdCIgCghPT01FdmVudBIUCgxjb250YWluZXJfaWQYASABKAkiSgoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBmZvcm1hdBgCIAEoCRIMCgRhcmdzGAMgAygJIi0KFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIUCgxwcm9jZXNzX2xpc3QYASABKAwiJAoRU2VydmVOYW1lc1JlcXVlc3QSDwoHYWRkcmVzcxgBIAEoCSIWChROZXh0TmFtZVF1ZXJ5UmVxdWVzdCJGCglOYW1lUXVlcnkSCgoCaWQYASABKAQSDwoHYWRkcmVzcxgCIAEoCRIPCgdtZXNzYWdlGAMgASgMEgsKA3RjcBgEIAEoCCI0ChdDb25uZWN0TG9jYWxob3N0UmVxdWVzdBILCgNpcDYYASABKAgSDAoEcG9ydBgCIAEoDSIhChNMb2NhbGhvc3RDb25uZWN0aW9uEgoKAmlkGAEgASgEIh4KDkxvY2FsaG9zdEJ5dGVzEgwKBGRhdGEYASABKAwiMQoVV3JpdGVMb2NhbGhvc3RSZXF1ZXN0EgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwiLAoaTG9hZEFwcGFybW9yUHJvZmlsZVJlcXVlc3QSDgoGYmluYXJ5GAEgASgMMvQUCgxBZ2VudFNlcnZpY2USQwoNQ3JlYXRlU2FuZGJveBIaLmdycGMuQ3JlYXRlU2FuZGJveFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoORGVzdHJveVNhbmRib3gSGy5ncnBjLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9DcmVhdGVDb250YWluZXISHC5ncnBjLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoOU3RhcnRDb250YWluZXISGy5ncnBjLlN0YXJ0Q29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9SZW1vdmVDb250YWluZXISHC5ncnBjLlJlbW92ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoLRXhlY1Byb2Nlc3MSGC5ncnBjLkV4ZWNQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJDCg1TaWduYWxQcm9jZXNzEhouZ3JwYy5TaWduYWxQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJCCgtXYWl0UHJvY2VzcxIYLmdycGMuV2FpdFByb2Nlc3NSZXF1ZXN0GhkuZ3JwYy5XYWl0UHJvY2Vzc1Jlc3BvbnNlEkcKD1VwZGF0ZUNvbnRhaW5lchIcLmdycGMuVXBkYXRlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJLCg5TdGF0c0NvbnRhaW5lchIbLmdycGMuU3RhdHNDb250YWluZXJSZXF1ZXN0GhwuZ3JwYy5TdGF0c0NvbnRhaW5lclJlc3BvbnNlEkUKDlBhdXNlQ29udGFpbmVyEhsuZ3JwYy5QYXVzZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoPUmVzdW1lQ29udGFpbmVyEhwuZ3JwYy5SZXN1bWVDb250YWluZXJSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKCldyaXRlU3RkaW4SGC5ncnBjLldyaXRlU3RyZWFtUmVxdWVzdBoZLmdycGMuV3JpdGVTdHJlYW1SZXNwb25zZRI/CgpSZWFkU3Rkb3V0EhcuZ3JwYy5SZWFkU3RyZWFtUmVxdWVzdBoYLmdycGMuUmVhZFN0cmVhbVJlc3BvbnNlEj8KClJlYWRTdGRlcnISFy5ncnBjLlJlYWRTdHJlYW1SZXF1ZXN0GhguZ3JwYy5SZWFkU3RyZWFtUmVzcG9uc2USPQoKQ2xvc2VTdGRpbhIXLmdycGMuQ2xvc2VTdGRpblJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoLQ2xvc2VPdXRwdXQSGC5ncnBjLkNsb3NlT3V0cHV0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJBCgxUdHlXaW5SZXNpemUSGS5ncnBjLlR0eVdpblJlc2l6ZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQQoPVXBkYXRlSW50ZXJmYWNlEhwuZ3JwYy5VcGRhdGVJbnRlcmZhY2VSZXF1ZXN0GhAudHlwZXMuSW50ZXJmYWNlEjcKDFVwZGF0ZVJvdXRlcxIZLmdycGMuVXBkYXRlUm91dGVzUmVxdWVzdBoMLmdycGMuUm91dGVzEj8KDkxpc3RJbnRlcmZhY2VzEhsuZ3JwYy5MaXN0SW50ZXJmYWNlc1JlcXVlc3QaEC5ncnBjLkludGVyZmFjZXMSMwoKTGlzdFJvdXRlcxIXLmdycGMuTGlzdFJvdXRlc1JlcXVlc3QaDC5ncnBjLlJvdXRlcxJHCg9BZGRBUlBOZWlnaGJvcnMSHC5ncnBjLkFkZEFSUE5laWdoYm9yc1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQQoMT25saW5lQ1BVTWVtEhkuZ3JwYy5PbmxpbmVDUFVNZW1SZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkcKD1Jlc2VlZFJhbmRvbURldhIcLmdycGMuUmVzZWVkUmFuZG9tRGV2UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJICg9HZXRHdWVzdERldGFpbHMSGS5ncnBjLkd1ZXN0RGV0YWlsc1JlcXVlc3QaGi5ncnBjLkd1ZXN0RGV0YWlsc1Jlc3BvbnNlEkkKEFNldEd1ZXN0RGF0ZVRpbWUSHS5ncnBjLlNldEd1ZXN0RGF0ZVRpbWVSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EjkKCENvcHlGaWxlEhUuZ3JwYy5Db3B5RmlsZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSNwoLR2V0T09NRXZlbnQSGC5ncnBjLkdldE9PTUV2ZW50UmVxdWVzdBoOLmdycGMuT09NRXZlbnQSSAoNTGlzdFByb2Nlc3NlcxIaLmdycGMuTGlzdFByb2Nlc3Nlc1JlcXVlc3QaGy5ncnBjLkxpc3RQcm9jZXNzZXNSZXNwb25zZRI9CgpTZXJ2ZU5hbWVzEhcuZ3JwYy5TZXJ2ZU5hbWVzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI8Cg1OZXh0TmFtZVF1ZXJ5EhouZ3JwYy5OZXh0TmFtZVF1ZXJ5UmVxdWVzdBoPLmdycGMuTmFtZVF1ZXJ5EjoKD0Fuc3dlck5hbWVRdWVyeRIPLmdycGMuTmFtZVF1ZXJ5GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkwKEENvbm5lY3RMb2NhbGhvc3QSHS5ncnBjLkNvbm5lY3RMb2NhbGhvc3RSZXF1ZXN0GhkuZ3JwYy5Mb2NhbGhvc3RDb25uZWN0aW9uEkAKDVJlYWRMb2NhbGhvc3QSGS5ncnBjLkxvY2FsaG9zdENvbm5lY3Rpb24aFC5ncnBjLkxvY2FsaG9zdEJ5dGVzEkUKDldyaXRlTG9jYWxob3N0EhsuZ3JwYy5Xcml0ZUxvY2FsaG9zdFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQwoOQ2xvc2VMb2NhbGhvc3QSGS5ncnBjLkxvY2FsaG9zdENvbm5lY3Rpb24aFi5nb29nbGUucHJvdG9idWYuRW1wdHkSTwoTTG9hZEFwcGFybW9yUHJvZmlsZRIgLmdycGMuTG9hZEFwcGFybW9yUHJvZmlsZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoVRmlsbFRyYW5zbGF0aW9uQnVmZmVyEhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5YgZwcm90bzM", [file_google_protobuf_empty, file_oci, file_types]);
+  fileDesc("CgthZ2VudC5wcm90bxIEZ3JwYyLlAgoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIdCgdkZXZpY2VzGAQgAygLMgwuZ3JwYy5EZXZpY2USHwoIc3RvcmFnZXMYBSADKAsyDS5ncnBjLlN0b3JhZ2USFwoDT0NJGAYgASgLMgouZ3JwYy5TcGVjEhUKDXNhbmRib3hfcGlkbnMYByABKAgSKAoNc2hhcmVkX21vdW50cxgIIAMoCzIRLmdycGMuU2hhcmVkTW91bnQSEgoKc3RkaW5fcG9ydBgJIAEoDRITCgtzdGRvdXRfcG9ydBgKIAEoDRITCgtzdGRlcnJfcG9ydBgLIAEoDRIQCghvY2lfanNvbhhkIAEoDBITCgtkZXNjcmlwdG9ycxhlIAMoDSItChVTdGFydENvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIj8KFlJlbW92ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg8KB3RpbWVvdXQYAiABKA0i+wEKEkV4ZWNQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIlCgtzdHJpbmdfdXNlchgDIAEoCzIQLmdycGMuU3RyaW5nVXNlchIeCgdwcm9jZXNzGAQgASgLMg0uZ3JwYy5Qcm9jZXNzEhIKCnN0ZGluX3BvcnQYBSABKA0SEwoLc3Rkb3V0X3BvcnQYBiABKA0SEwoLc3RkZXJyX3BvcnQYByABKA0SFAoMcHJvY2Vzc19qc29uGGQgASgMEg4KBmNncm91cBhlIAEoCRITCgtkZXNjcmlwdG9ycxhmIAMoDSJNChRTaWduYWxQcm9jZXNzUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRIOCgZzaWduYWwYAyABKA0iOwoSV2FpdFByb2Nlc3NSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJIiUKE1dhaXRQcm9jZXNzUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFIm8KFlVwZGF0ZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEicKCXJlc291cmNlcxgCIAEoCzIULmdycGMuTGludXhSZXNvdXJjZXMSFgoOcmVzb3VyY2VzX2pzb24YZCABKAwiLQoVU3RhdHNDb250YWluZXJSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCSItChVQYXVzZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIi4KFlJlc3VtZUNvbnRhaW5lclJlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJIm0KCENwdVVzYWdlEhMKC3RvdGFsX3VzYWdlGAEgASgEEhQKDHBlcmNwdV91c2FnZRgCIAMoBBIbChN1c2FnZV9pbl9rZXJuZWxtb2RlGAMgASgEEhkKEXVzYWdlX2luX3VzZXJtb2RlGAQgASgEIlQKDlRocm90dGxpbmdEYXRhEg8KB3BlcmlvZHMYASABKAQSGQoRdGhyb3R0bGVkX3BlcmlvZHMYAiABKAQSFgoOdGhyb3R0bGVkX3RpbWUYAyABKAQiXAoIQ3B1U3RhdHMSIQoJY3B1X3VzYWdlGAEgASgLMg4uZ3JwYy5DcHVVc2FnZRItCg90aHJvdHRsaW5nX2RhdGEYAiABKAsyFC5ncnBjLlRocm90dGxpbmdEYXRhIisKCVBpZHNTdGF0cxIPCgdjdXJyZW50GAEgASgEEg0KBWxpbWl0GAIgASgEIk4KCk1lbW9yeURhdGESDQoFdXNhZ2UYASABKAQSEQoJbWF4X3VzYWdlGAIgASgEEg8KB2ZhaWxjbnQYAyABKAQSDQoFbGltaXQYBCABKAQi/QEKC01lbW9yeVN0YXRzEg0KBWNhY2hlGAEgASgEEh8KBXVzYWdlGAIgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEiQKCnN3YXBfdXNhZ2UYAyABKAsyEC5ncnBjLk1lbW9yeURhdGESJgoMa2VybmVsX3VzYWdlGAQgASgLMhAuZ3JwYy5NZW1vcnlEYXRhEhUKDXVzZV9oaWVyYXJjaHkYBSABKAgSKwoFc3RhdHMYBiADKAsyHC5ncnBjLk1lbW9yeVN0YXRzLlN0YXRzRW50cnkaLAoKU3RhdHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIkoKD0Jsa2lvU3RhdHNFbnRyeRINCgVtYWpvchgBIAEoBBINCgVtaW5vchgCIAEoBBIKCgJvcBgDIAEoCRINCgV2YWx1ZRgEIAEoBCK6AwoKQmxraW9TdGF0cxI5Chppb19zZXJ2aWNlX2J5dGVzX3JlY3Vyc2l2ZRgBIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjQKFWlvX3NlcnZpY2VkX3JlY3Vyc2l2ZRgCIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX3F1ZXVlZF9yZWN1cnNpdmUYAyADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRI4Chlpb19zZXJ2aWNlX3RpbWVfcmVjdXJzaXZlGAQgAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkSNQoWaW9fd2FpdF90aW1lX3JlY3Vyc2l2ZRgFIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjIKE2lvX21lcmdlZF9yZWN1cnNpdmUYBiADKAsyFS5ncnBjLkJsa2lvU3RhdHNFbnRyeRIwChFpb190aW1lX3JlY3Vyc2l2ZRgHIAMoCzIVLmdycGMuQmxraW9TdGF0c0VudHJ5EjAKEXNlY3RvcnNfcmVjdXJzaXZlGAggAygLMhUuZ3JwYy5CbGtpb1N0YXRzRW50cnkiQQoMSHVnZXRsYlN0YXRzEg0KBXVzYWdlGAEgASgEEhEKCW1heF91c2FnZRgCIAEoBBIPCgdmYWlsY250GAMgASgEIqoCCgtDZ3JvdXBTdGF0cxIhCgljcHVfc3RhdHMYASABKAsyDi5ncnBjLkNwdVN0YXRzEicKDG1lbW9yeV9zdGF0cxgCIAEoCzIRLmdycGMuTWVtb3J5U3RhdHMSIwoKcGlkc19zdGF0cxgDIAEoCzIPLmdycGMuUGlkc1N0YXRzEiUKC2Jsa2lvX3N0YXRzGAQgASgLMhAuZ3JwYy5CbGtpb1N0YXRzEjoKDWh1Z2V0bGJfc3RhdHMYBSADKAsyIy5ncnBjLkNncm91cFN0YXRzLkh1Z2V0bGJTdGF0c0VudHJ5GkcKEUh1Z2V0bGJTdGF0c0VudHJ5EgsKA2tleRgBIAEoCRIhCgV2YWx1ZRgCIAEoCzISLmdycGMuSHVnZXRsYlN0YXRzOgI4ASK2AQoMTmV0d29ya1N0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEImwKFlN0YXRzQ29udGFpbmVyUmVzcG9uc2USJwoMY2dyb3VwX3N0YXRzGAEgASgLMhEuZ3JwYy5DZ3JvdXBTdGF0cxIpCg1uZXR3b3JrX3N0YXRzGAIgAygLMhIuZ3JwYy5OZXR3b3JrU3RhdHMiXQoSV3JpdGVTdHJlYW1SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEgwKBGRhdGEYAyABKAwSEgoKZGVzY3JpcHRvchhkIAEoDSIiChNXcml0ZVN0cmVhbVJlc3BvbnNlEgsKA2xlbhgBIAEoDSJbChFSZWFkU3RyZWFtUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNsZW4YAyABKA0SEgoKZGVzY3JpcHRvchhkIAEoDSI/ChJSZWFkU3RyZWFtUmVzcG9uc2USDAoEZGF0YRgBIAEoDBILCgNlb2YYZCABKAgSDgoGY2xvc2VkGGUgASgIIk4KEUNsb3NlU3RkaW5SZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYZCABKA0iTwoSQ2xvc2VPdXRwdXRSZXF1ZXN0EhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIPCgdleGVjX2lkGAIgASgJEhIKCmRlc2NyaXB0b3IYAyABKA0iWQoTVHR5V2luUmVzaXplUmVxdWVzdBIUCgxjb250YWluZXJfaWQYASABKAkSDwoHZXhlY19pZBgCIAEoCRILCgNyb3cYAyABKA0SDgoGY29sdW1uGAQgASgNIjAKDEtlcm5lbE1vZHVsZRIMCgRuYW1lGAEgASgJEhIKCnBhcmFtZXRlcnMYAiADKAkixgEKFENyZWF0ZVNhbmRib3hSZXF1ZXN0EhAKCGhvc3RuYW1lGAEgASgJEgsKA2RucxgCIAMoCRIfCghzdG9yYWdlcxgDIAMoCzINLmdycGMuU3RvcmFnZRIVCg1zYW5kYm94X3BpZG5zGAQgASgIEhIKCnNhbmRib3hfaWQYBSABKAkSFwoPZ3Vlc3RfaG9va19wYXRoGAYgASgJEioKDmtlcm5lbF9tb2R1bGVzGAcgAygLMhIuZ3JwYy5LZXJuZWxNb2R1bGUiFwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0IjIKCkludGVyZmFjZXMSJAoKSW50ZXJmYWNlcxgBIAMoCzIQLnR5cGVzLkludGVyZmFjZSImCgZSb3V0ZXMSHAoGUm91dGVzGAEgAygLMgwudHlwZXMuUm91dGUiPQoWVXBkYXRlSW50ZXJmYWNlUmVxdWVzdBIjCglpbnRlcmZhY2UYASABKAsyEC50eXBlcy5JbnRlcmZhY2UiQwoTVXBkYXRlUm91dGVzUmVxdWVzdBIcCgZyb3V0ZXMYASABKAsyDC5ncnBjLlJvdXRlcxIOCgZ0YWJsZXMYZCADKA0iSwoSVXBkYXRlUnVsZXNSZXF1ZXN0EhoKBXJ1bGVzGAEgAygLMgsudHlwZXMuUnVsZRIZCgRnb25lGAIgAygLMgsudHlwZXMuUnVsZSIXChVMaXN0SW50ZXJmYWNlc1JlcXVlc3QiEwoRTGlzdFJvdXRlc1JlcXVlc3QiOAoMQVJQTmVpZ2hib3JzEigKDEFSUE5laWdoYm9ycxgBIAMoCzISLnR5cGVzLkFSUE5laWdoYm9yIj8KFkFkZEFSUE5laWdoYm9yc1JlcXVlc3QSJQoJbmVpZ2hib3JzGAEgASgLMhIuZ3JwYy5BUlBOZWlnaGJvcnMiRgoTT25saW5lQ1BVTWVtUmVxdWVzdBIMCgR3YWl0GAEgASgIEg8KB25iX2NwdXMYAiABKA0SEAoIY3B1X29ubHkYAyABKAgiJgoWUmVzZWVkUmFuZG9tRGV2UmVxdWVzdBIMCgRkYXRhGAIgASgMIpkBCgxBZ2VudERldGFpbHMSDwoHdmVyc2lvbhgBIAEoCRITCgtpbml0X2RhZW1vbhgCIAEoCBIXCg9kZXZpY2VfaGFuZGxlcnMYAyADKAkSGAoQc3RvcmFnZV9oYW5kbGVycxgEIAMoCRIYChBzdXBwb3J0c19zZWNjb21wGAUgASgIEhYKDmV4dHJhX2ZlYXR1cmVzGAYgAygJIkgKE0d1ZXN0RGV0YWlsc1JlcXVlc3QSFgoObWVtX2Jsb2NrX3NpemUYASABKAgSGQoRbWVtX2hvdHBsdWdfcHJvYmUYAiABKAgiggEKFEd1ZXN0RGV0YWlsc1Jlc3BvbnNlEhwKFG1lbV9ibG9ja19zaXplX2J5dGVzGAEgASgEEikKDWFnZW50X2RldGFpbHMYAiABKAsyEi5ncnBjLkFnZW50RGV0YWlscxIhChlzdXBwb3J0X21lbV9ob3RwbHVnX3Byb2JlGAMgASgIIjQKF1NldEd1ZXN0RGF0ZVRpbWVSZXF1ZXN0EgsKA1NlYxgBIAEoAxIMCgRVc2VjGAIgASgDIlQKB0ZTR3JvdXASEAoIZ3JvdXBfaWQYAiABKA0SNwoTZ3JvdXBfY2hhbmdlX3BvbGljeRgDIAEoDjIaLnR5cGVzLkZTR3JvdXBDaGFuZ2VQb2xpY3kiYQoLU2hhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIPCgdzcmNfY3RyGAIgASgJEhAKCHNyY19wYXRoGAMgASgJEg8KB2RzdF9jdHIYBCABKAkSEAoIZHN0X3BhdGgYBSABKAkiqAEKB1N0b3JhZ2USDgoGZHJpdmVyGAEgASgJEhYKDmRyaXZlcl9vcHRpb25zGAIgAygJEg4KBnNvdXJjZRgDIAEoCRIOCgZmc3R5cGUYBCABKAkSDwoHb3B0aW9ucxgFIAMoCRITCgttb3VudF9wb2ludBgGIAEoCRIfCghmc19ncm91cBgHIAEoCzINLmdycGMuRlNHcm91cBIOCgZzaGFyZWQYCCABKAgiXAoGRGV2aWNlEgoKAmlkGAEgASgJEgwKBHR5cGUYAiABKAkSDwoHdm1fcGF0aBgDIAEoCRIWCg5jb250YWluZXJfcGF0aBgEIAEoCRIPCgdvcHRpb25zGAUgAygJIj4KClN0cmluZ1VzZXISCwoDdWlkGAEgASgJEgsKA2dpZBgCIAEoCRIWCg5hZGRpdGlvbmFsR2lkcxgDIAMoCSKPAQoPQ29weUZpbGVSZXF1ZXN0EgwKBHBhdGgYASABKAkSEQoJZmlsZV9zaXplGAIgASgDEhEKCWZpbGVfbW9kZRgDIAEoDRIQCghkaXJfbW9kZRgEIAEoDRILCgN1aWQYBSABKAUSCwoDZ2lkGAYgASgFEg4KBm9mZnNldBgHIAEoAxIMCgRkYXRhGAggASgMIhQKEkdldE9PTUV2ZW50UmVxdWVzdCIgCghPT01FdmVudBIUCgxjb250YWluZXJfaWQYASABKAkiSgoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBmZvcm1hdBgCIAEoCRIMCgRhcmdzGAMgAygJIi0KFUxpc3RQcm9jZXNzZXNSZXNwb25zZRIUCgxwcm9jZXNzX2xpc3QYASABKAwiJAoRU2VydmVOYW1lc1JlcXVlc3QSDwoHYWRkcmVzcxgBIAEoCSIWChROZXh0TmFtZVF1ZXJ5UmVxdWVzdCJGCglOYW1lUXVlcnkSCgoCaWQYASABKAQSDwoHYWRkcmVzcxgCIAEoCRIPCgdtZXNzYWdlGAMgASgMEgsKA3RjcBgEIAEoCCI0ChdDb25uZWN0TG9jYWxob3N0UmVxdWVzdBILCgNpcDYYASABKAgSDAoEcG9ydBgCIAEoDSIhChNMb2NhbGhvc3RDb25uZWN0aW9uEgoKAmlkGAEgASgEIh4KDkxvY2FsaG9zdEJ5dGVzEgwKBGRhdGEYASABKAwiMQoVV3JpdGVMb2NhbGhvc3RSZXF1ZXN0EgoKAmlkGAEgASgEEgwKBGRhdGEYAiABKAwiLAoaTG9hZEFwcGFybW9yUHJvZmlsZVJlcXVlc3QSDgoGYmluYXJ5GAEgASgMMrUVCgxBZ2VudFNlcnZpY2USQwoNQ3JlYXRlU2FuZGJveBIaLmdycGMuQ3JlYXRlU2FuZGJveFJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoORGVzdHJveVNhbmRib3gSGy5ncnBjLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9DcmVhdGVDb250YWluZXISHC5ncnBjLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRQoOU3RhcnRDb250YWluZXISGy5ncnBjLlN0YXJ0Q29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHCg9SZW1vdmVDb250YWluZXISHC5ncnBjLlJlbW92ZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoLRXhlY1Byb2Nlc3MSGC5ncnBjLkV4ZWNQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJDCg1TaWduYWxQcm9jZXNzEhouZ3JwYy5TaWduYWxQcm9jZXNzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJCCgtXYWl0UHJvY2VzcxIYLmdycGMuV2FpdFByb2Nlc3NSZXF1ZXN0GhkuZ3JwYy5XYWl0UHJvY2Vzc1Jlc3BvbnNlEkcKD1VwZGF0ZUNvbnRhaW5lchIcLmdycGMuVXBkYXRlQ29udGFpbmVyUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJLCg5TdGF0c0NvbnRhaW5lchIbLmdycGMuU3RhdHNDb250YWluZXJSZXF1ZXN0GhwuZ3JwYy5TdGF0c0NvbnRhaW5lclJlc3BvbnNlEkUKDlBhdXNlQ29udGFpbmVyEhsuZ3JwYy5QYXVzZUNvbnRhaW5lclJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoPUmVzdW1lQ29udGFpbmVyEhwuZ3JwYy5SZXN1bWVDb250YWluZXJSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkEKCldyaXRlU3RkaW4SGC5ncnBjLldyaXRlU3RyZWFtUmVxdWVzdBoZLmdycGMuV3JpdGVTdHJlYW1SZXNwb25zZRI/CgpSZWFkU3Rkb3V0EhcuZ3JwYy5SZWFkU3RyZWFtUmVxdWVzdBoYLmdycGMuUmVhZFN0cmVhbVJlc3BvbnNlEj8KClJlYWRTdGRlcnISFy5ncnBjLlJlYWRTdHJlYW1SZXF1ZXN0GhguZ3JwYy5SZWFkU3RyZWFtUmVzcG9uc2USPQoKQ2xvc2VTdGRpbhIXLmdycGMuQ2xvc2VTdGRpblJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoLQ2xvc2VPdXRwdXQSGC5ncnBjLkNsb3NlT3V0cHV0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJBCgxUdHlXaW5SZXNpemUSGS5ncnBjLlR0eVdpblJlc2l6ZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSQQoPVXBkYXRlSW50ZXJmYWNlEhwuZ3JwYy5VcGRhdGVJbnRlcmZhY2VSZXF1ZXN0GhAudHlwZXMuSW50ZXJmYWNlEjcKDFVwZGF0ZVJvdXRlcxIZLmdycGMuVXBkYXRlUm91dGVzUmVxdWVzdBoMLmdycGMuUm91dGVzEj8KC1VwZGF0ZVJ1bGVzEhguZ3JwYy5VcGRhdGVSdWxlc1JlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSPwoOTGlzdEludGVyZmFjZXMSGy5ncnBjLkxpc3RJbnRlcmZhY2VzUmVxdWVzdBoQLmdycGMuSW50ZXJmYWNlcxIzCgpMaXN0Um91dGVzEhcuZ3JwYy5MaXN0Um91dGVzUmVxdWVzdBoMLmdycGMuUm91dGVzEkcKD0FkZEFSUE5laWdoYm9ycxIcLmdycGMuQWRkQVJQTmVpZ2hib3JzUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJBCgxPbmxpbmVDUFVNZW0SGS5ncnBjLk9ubGluZUNQVU1lbVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSRwoPUmVzZWVkUmFuZG9tRGV2EhwuZ3JwYy5SZXNlZWRSYW5kb21EZXZSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EkgKD0dldEd1ZXN0RGV0YWlscxIZLmdycGMuR3Vlc3REZXRhaWxzUmVxdWVzdBoaLmdycGMuR3Vlc3REZXRhaWxzUmVzcG9uc2USSQoQU2V0R3Vlc3REYXRlVGltZRIdLmdycGMuU2V0R3Vlc3REYXRlVGltZVJlcXVlc3QaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSOQoIQ29weUZpbGUSFS5ncnBjLkNvcHlGaWxlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRI3CgtHZXRPT01FdmVudBIYLmdycGMuR2V0T09NRXZlbnRSZXF1ZXN0Gg4uZ3JwYy5PT01FdmVudBJICg1MaXN0UHJvY2Vzc2VzEhouZ3JwYy5MaXN0UHJvY2Vzc2VzUmVxdWVzdBobLmdycGMuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlEj0KClNlcnZlTmFtZXMSFy5ncnBjLlNlcnZlTmFtZXNSZXF1ZXN0GhYuZ29vZ2xlLnByb3RvYnVmLkVtcHR5EjwKDU5leHROYW1lUXVlcnkSGi5ncnBjLk5leHROYW1lUXVlcnlSZXF1ZXN0Gg8uZ3JwYy5OYW1lUXVlcnkSOgoPQW5zd2VyTmFtZVF1ZXJ5Eg8uZ3JwYy5OYW1lUXVlcnkaFi5nb29nbGUucHJvdG9idWYuRW1wdHkSTAoQQ29ubmVjdExvY2FsaG9zdBIdLmdycGMuQ29ubmVjdExvY2FsaG9zdFJlcXVlc3QaGS5ncnBjLkxvY2FsaG9zdENvbm5lY3Rpb24SQAoNUmVhZExvY2FsaG9zdBIZLmdycGMuTG9jYWxob3N0Q29ubmVjdGlvbhoULmdycGMuTG9jYWxob3N0Qnl0ZXMSRQoOV3JpdGVMb2NhbGhvc3QSGy5ncnBjLldyaXRlTG9jYWxob3N0UmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJDCg5DbG9zZUxvY2FsaG9zdBIZLmdycGMuTG9jYWxob3N0Q29ubmVjdGlvbhoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJPChNMb2FkQXBwYXJtb3JQcm9maWxlEiAuZ3JwYy5Mb2FkQXBwYXJtb3JQcm9maWxlUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eRJHChVGaWxsVHJhbnNsYXRpb25CdWZmZXISFi5nb29nbGUucHJvdG9idWYuRW1wdHkaFi5nb29nbGUucHJvdG9idWYuRW1wdHliBnByb3RvMw", [file_google_protobuf_empty, file_oci, file_types]);
 
 /**
  * @generated from message grpc.CreateContainerRequest
@@ -1111,6 +1111,13 @@ export type UpdateRoutesRequest = Message<"grpc.UpdateRoutesRequest"> & {
    * @generated from field: grpc.Routes routes = 1;
    */
   routes?: Routes | undefined;
+
+  /**
+   * Hearth: the tables that are replaced. Default: the main one.
+   *
+   * @generated from field: repeated uint32 tables = 100;
+   */
+  tables: number[];
 };
 
 /**
@@ -1119,6 +1126,28 @@ export type UpdateRoutesRequest = Message<"grpc.UpdateRoutesRequest"> & {
  */
 export const UpdateRoutesRequestSchema: GenMessage<UpdateRoutesRequest> = /*@__PURE__*/
   messageDesc(file_agent, 36);
+
+/**
+ * @generated from message grpc.UpdateRulesRequest
+ */
+export type UpdateRulesRequest = Message<"grpc.UpdateRulesRequest"> & {
+  /**
+   * @generated from field: repeated types.Rule rules = 1;
+   */
+  rules: Rule[];
+
+  /**
+   * @generated from field: repeated types.Rule gone = 2;
+   */
+  gone: Rule[];
+};
+
+/**
+ * Describes the message grpc.UpdateRulesRequest.
+ * Use `create(UpdateRulesRequestSchema)` to create a new message.
+ */
+export const UpdateRulesRequestSchema: GenMessage<UpdateRulesRequest> = /*@__PURE__*/
+  messageDesc(file_agent, 37);
 
 /**
  * @generated from message grpc.ListInterfacesRequest
@@ -1131,7 +1160,7 @@ export type ListInterfacesRequest = Message<"grpc.ListInterfacesRequest"> & {
  * Use `create(ListInterfacesRequestSchema)` to create a new message.
  */
 export const ListInterfacesRequestSchema: GenMessage<ListInterfacesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 37);
+  messageDesc(file_agent, 38);
 
 /**
  * @generated from message grpc.ListRoutesRequest
@@ -1144,7 +1173,7 @@ export type ListRoutesRequest = Message<"grpc.ListRoutesRequest"> & {
  * Use `create(ListRoutesRequestSchema)` to create a new message.
  */
 export const ListRoutesRequestSchema: GenMessage<ListRoutesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 38);
+  messageDesc(file_agent, 39);
 
 /**
  * @generated from message grpc.ARPNeighbors
@@ -1161,7 +1190,7 @@ export type ARPNeighbors = Message<"grpc.ARPNeighbors"> & {
  * Use `create(ARPNeighborsSchema)` to create a new message.
  */
 export const ARPNeighborsSchema: GenMessage<ARPNeighbors> = /*@__PURE__*/
-  messageDesc(file_agent, 39);
+  messageDesc(file_agent, 40);
 
 /**
  * @generated from message grpc.AddARPNeighborsRequest
@@ -1178,7 +1207,7 @@ export type AddARPNeighborsRequest = Message<"grpc.AddARPNeighborsRequest"> & {
  * Use `create(AddARPNeighborsRequestSchema)` to create a new message.
  */
 export const AddARPNeighborsRequestSchema: GenMessage<AddARPNeighborsRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 40);
+  messageDesc(file_agent, 41);
 
 /**
  * @generated from message grpc.OnlineCPUMemRequest
@@ -1205,7 +1234,7 @@ export type OnlineCPUMemRequest = Message<"grpc.OnlineCPUMemRequest"> & {
  * Use `create(OnlineCPUMemRequestSchema)` to create a new message.
  */
 export const OnlineCPUMemRequestSchema: GenMessage<OnlineCPUMemRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 41);
+  messageDesc(file_agent, 42);
 
 /**
  * @generated from message grpc.ReseedRandomDevRequest
@@ -1222,7 +1251,7 @@ export type ReseedRandomDevRequest = Message<"grpc.ReseedRandomDevRequest"> & {
  * Use `create(ReseedRandomDevRequestSchema)` to create a new message.
  */
 export const ReseedRandomDevRequestSchema: GenMessage<ReseedRandomDevRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 42);
+  messageDesc(file_agent, 43);
 
 /**
  * @generated from message grpc.AgentDetails
@@ -1264,7 +1293,7 @@ export type AgentDetails = Message<"grpc.AgentDetails"> & {
  * Use `create(AgentDetailsSchema)` to create a new message.
  */
 export const AgentDetailsSchema: GenMessage<AgentDetails> = /*@__PURE__*/
-  messageDesc(file_agent, 43);
+  messageDesc(file_agent, 44);
 
 /**
  * @generated from message grpc.GuestDetailsRequest
@@ -1286,7 +1315,7 @@ export type GuestDetailsRequest = Message<"grpc.GuestDetailsRequest"> & {
  * Use `create(GuestDetailsRequestSchema)` to create a new message.
  */
 export const GuestDetailsRequestSchema: GenMessage<GuestDetailsRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 44);
+  messageDesc(file_agent, 45);
 
 /**
  * @generated from message grpc.GuestDetailsResponse
@@ -1313,7 +1342,7 @@ export type GuestDetailsResponse = Message<"grpc.GuestDetailsResponse"> & {
  * Use `create(GuestDetailsResponseSchema)` to create a new message.
  */
 export const GuestDetailsResponseSchema: GenMessage<GuestDetailsResponse> = /*@__PURE__*/
-  messageDesc(file_agent, 45);
+  messageDesc(file_agent, 46);
 
 /**
  * @generated from message grpc.SetGuestDateTimeRequest
@@ -1335,7 +1364,7 @@ export type SetGuestDateTimeRequest = Message<"grpc.SetGuestDateTimeRequest"> & 
  * Use `create(SetGuestDateTimeRequestSchema)` to create a new message.
  */
 export const SetGuestDateTimeRequestSchema: GenMessage<SetGuestDateTimeRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 46);
+  messageDesc(file_agent, 47);
 
 /**
  * @generated from message grpc.FSGroup
@@ -1357,7 +1386,7 @@ export type FSGroup = Message<"grpc.FSGroup"> & {
  * Use `create(FSGroupSchema)` to create a new message.
  */
 export const FSGroupSchema: GenMessage<FSGroup> = /*@__PURE__*/
-  messageDesc(file_agent, 47);
+  messageDesc(file_agent, 48);
 
 /**
  * @generated from message grpc.SharedMount
@@ -1394,7 +1423,7 @@ export type SharedMount = Message<"grpc.SharedMount"> & {
  * Use `create(SharedMountSchema)` to create a new message.
  */
 export const SharedMountSchema: GenMessage<SharedMount> = /*@__PURE__*/
-  messageDesc(file_agent, 48);
+  messageDesc(file_agent, 49);
 
 /**
  * @generated from message grpc.Storage
@@ -1446,7 +1475,7 @@ export type Storage = Message<"grpc.Storage"> & {
  * Use `create(StorageSchema)` to create a new message.
  */
 export const StorageSchema: GenMessage<Storage> = /*@__PURE__*/
-  messageDesc(file_agent, 49);
+  messageDesc(file_agent, 50);
 
 /**
  * @generated from message grpc.Device
@@ -1483,7 +1512,7 @@ export type Device = Message<"grpc.Device"> & {
  * Use `create(DeviceSchema)` to create a new message.
  */
 export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
-  messageDesc(file_agent, 50);
+  messageDesc(file_agent, 51);
 
 /**
  * @generated from message grpc.StringUser
@@ -1510,7 +1539,7 @@ export type StringUser = Message<"grpc.StringUser"> & {
  * Use `create(StringUserSchema)` to create a new message.
  */
 export const StringUserSchema: GenMessage<StringUser> = /*@__PURE__*/
-  messageDesc(file_agent, 51);
+  messageDesc(file_agent, 52);
 
 /**
  * @generated from message grpc.CopyFileRequest
@@ -1562,7 +1591,7 @@ export type CopyFileRequest = Message<"grpc.CopyFileRequest"> & {
  * Use `create(CopyFileRequestSchema)` to create a new message.
  */
 export const CopyFileRequestSchema: GenMessage<CopyFileRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 52);
+  messageDesc(file_agent, 53);
 
 /**
  * @generated from message grpc.GetOOMEventRequest
@@ -1575,7 +1604,7 @@ export type GetOOMEventRequest = Message<"grpc.GetOOMEventRequest"> & {
  * Use `create(GetOOMEventRequestSchema)` to create a new message.
  */
 export const GetOOMEventRequestSchema: GenMessage<GetOOMEventRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 53);
+  messageDesc(file_agent, 54);
 
 /**
  * @generated from message grpc.OOMEvent
@@ -1592,7 +1621,7 @@ export type OOMEvent = Message<"grpc.OOMEvent"> & {
  * Use `create(OOMEventSchema)` to create a new message.
  */
 export const OOMEventSchema: GenMessage<OOMEvent> = /*@__PURE__*/
-  messageDesc(file_agent, 54);
+  messageDesc(file_agent, 55);
 
 /**
  * @generated from message grpc.ListProcessesRequest
@@ -1623,7 +1652,7 @@ export type ListProcessesRequest = Message<"grpc.ListProcessesRequest"> & {
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
 export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 55);
+  messageDesc(file_agent, 56);
 
 /**
  * @generated from message grpc.ListProcessesResponse
@@ -1640,7 +1669,7 @@ export type ListProcessesResponse = Message<"grpc.ListProcessesResponse"> & {
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
 export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
-  messageDesc(file_agent, 56);
+  messageDesc(file_agent, 57);
 
 /**
  * @generated from message grpc.ServeNamesRequest
@@ -1659,7 +1688,7 @@ export type ServeNamesRequest = Message<"grpc.ServeNamesRequest"> & {
  * Use `create(ServeNamesRequestSchema)` to create a new message.
  */
 export const ServeNamesRequestSchema: GenMessage<ServeNamesRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 57);
+  messageDesc(file_agent, 58);
 
 /**
  * @generated from message grpc.NextNameQueryRequest
@@ -1672,7 +1701,7 @@ export type NextNameQueryRequest = Message<"grpc.NextNameQueryRequest"> & {
  * Use `create(NextNameQueryRequestSchema)` to create a new message.
  */
 export const NextNameQueryRequestSchema: GenMessage<NextNameQueryRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 58);
+  messageDesc(file_agent, 59);
 
 /**
  * @generated from message grpc.NameQuery
@@ -1710,7 +1739,7 @@ export type NameQuery = Message<"grpc.NameQuery"> & {
  * Use `create(NameQuerySchema)` to create a new message.
  */
 export const NameQuerySchema: GenMessage<NameQuery> = /*@__PURE__*/
-  messageDesc(file_agent, 59);
+  messageDesc(file_agent, 60);
 
 /**
  * @generated from message grpc.ConnectLocalhostRequest
@@ -1736,7 +1765,7 @@ export type ConnectLocalhostRequest = Message<"grpc.ConnectLocalhostRequest"> & 
  * Use `create(ConnectLocalhostRequestSchema)` to create a new message.
  */
 export const ConnectLocalhostRequestSchema: GenMessage<ConnectLocalhostRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 60);
+  messageDesc(file_agent, 61);
 
 /**
  * @generated from message grpc.LocalhostConnection
@@ -1753,7 +1782,7 @@ export type LocalhostConnection = Message<"grpc.LocalhostConnection"> & {
  * Use `create(LocalhostConnectionSchema)` to create a new message.
  */
 export const LocalhostConnectionSchema: GenMessage<LocalhostConnection> = /*@__PURE__*/
-  messageDesc(file_agent, 61);
+  messageDesc(file_agent, 62);
 
 /**
  * @generated from message grpc.LocalhostBytes
@@ -1770,7 +1799,7 @@ export type LocalhostBytes = Message<"grpc.LocalhostBytes"> & {
  * Use `create(LocalhostBytesSchema)` to create a new message.
  */
 export const LocalhostBytesSchema: GenMessage<LocalhostBytes> = /*@__PURE__*/
-  messageDesc(file_agent, 62);
+  messageDesc(file_agent, 63);
 
 /**
  * @generated from message grpc.WriteLocalhostRequest
@@ -1792,7 +1821,7 @@ export type WriteLocalhostRequest = Message<"grpc.WriteLocalhostRequest"> & {
  * Use `create(WriteLocalhostRequestSchema)` to create a new message.
  */
 export const WriteLocalhostRequestSchema: GenMessage<WriteLocalhostRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 63);
+  messageDesc(file_agent, 64);
 
 /**
  * @generated from message grpc.LoadApparmorProfileRequest
@@ -1811,7 +1840,7 @@ export type LoadApparmorProfileRequest = Message<"grpc.LoadApparmorProfileReques
  * Use `create(LoadApparmorProfileRequestSchema)` to create a new message.
  */
 export const LoadApparmorProfileRequestSchema: GenMessage<LoadApparmorProfileRequest> = /*@__PURE__*/
-  messageDesc(file_agent, 64);
+  messageDesc(file_agent, 65);
 
 /**
  * @generated from service grpc.AgentService
@@ -2008,7 +2037,7 @@ export const AgentService: GenService<{
     output: typeof InterfaceSchema;
   },
   /**
-   * Replaces the routes of the sandbox.
+   * Replaces the routes of the sandbox: those of the main table, and of others where the request names them.
    *
    * @generated from rpc grpc.AgentService.UpdateRoutes
    */
@@ -2016,6 +2045,16 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof UpdateRoutesRequestSchema;
     output: typeof RoutesSchema;
+  },
+  /**
+   * Hearth: gives the sandbox rules that choose among tables of routes, and takes others away; those that are as wanted stay.
+   *
+   * @generated from rpc grpc.AgentService.UpdateRules
+   */
+  updateRules: {
+    methodKind: "unary";
+    input: typeof UpdateRulesRequestSchema;
+    output: typeof EmptySchema;
   },
   /**
    * The interfaces of the sandbox as they are.

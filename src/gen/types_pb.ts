@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file types.proto.
  */
 export const file_types: GenFile = /*@__PURE__*/
-  fileDesc("Cgt0eXBlcy5wcm90bxIFdHlwZXMimQEKCUlQQWRkcmVzcxIfCgZmYW1pbHkYASABKA4yDy50eXBlcy5JUEZhbWlseRIPCgdhZGRyZXNzGAIgASgJEgwKBG1hc2sYAyABKAkSDAoEcGVlchhkIAEoCRIRCglicm9hZGNhc3QYZSABKAkSDQoFc2NvcGUYZiABKA0SDQoFbGFiZWwYZyABKAkSDQoFZmxhZ3MYaCABKA0iugEKCUludGVyZmFjZRIOCgZkZXZpY2UYASABKAkSDAoEbmFtZRgCIAEoCRIlCgtJUEFkZHJlc3NlcxgDIAMoCzIQLnR5cGVzLklQQWRkcmVzcxILCgNtdHUYBCABKAQSDgoGaHdBZGRyGAUgASgJEhIKCmRldmljZVBhdGgYBiABKAkSDAoEdHlwZRgHIAEoCRIRCglyYXdfZmxhZ3MYCCABKA0SFgoOZm9ybWVyX2h3X2FkZHIYZCABKAkiwQIKBVJvdXRlEgwKBGRlc3QYASABKAkSDwoHZ2F0ZXdheRgCIAEoCRIOCgZkZXZpY2UYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXNjb3BlGAUgASgNEh8KBmZhbWlseRgGIAEoDjIPLnR5cGVzLklQRmFtaWx5Eg0KBWZsYWdzGAcgASgNEgsKA210dRgIIAEoDRIOCgZtZXRyaWMYZCABKA0SDAoEdHlwZRhlIAEoDRILCgN0b3MYZiABKA0SEAoIcHJvdG9jb2wYZyABKA0SEgoKcHJlZmVyZW5jZRhoIAEoDRIPCgdleHBpcmVzGGkgASgNEiMKB21ldHJpY3MYaiADKAsyEi50eXBlcy5Sb3V0ZU1ldHJpYxImCgluZXh0X2hvcHMYayADKAsyEy50eXBlcy5Sb3V0ZU5leHRIb3AiKgoLUm91dGVNZXRyaWMSDAoEa2luZBgBIAEoDRINCgV2YWx1ZRgCIAEoDSJOCgxSb3V0ZU5leHRIb3ASDwoHZ2F0ZXdheRgBIAEoCRIOCgZkZXZpY2UYAiABKAkSDgoGd2VpZ2h0GAMgASgNEg0KBWZsYWdzGAQgASgNInIKC0FSUE5laWdoYm9yEiUKC3RvSVBBZGRyZXNzGAEgASgLMhAudHlwZXMuSVBBZGRyZXNzEg4KBmRldmljZRgCIAEoCRIOCgZsbGFkZHIYAyABKAkSDQoFc3RhdGUYBCABKAUSDQoFZmxhZ3MYBSABKAUqGgoISVBGYW1pbHkSBgoCdjQQABIGCgJ2NhABKjUKE0ZTR3JvdXBDaGFuZ2VQb2xpY3kSCgoGQWx3YXlzEAASEgoOT25Sb290TWlzbWF0Y2gQAWIGcHJvdG8z");
+  fileDesc("Cgt0eXBlcy5wcm90bxIFdHlwZXMimQEKCUlQQWRkcmVzcxIfCgZmYW1pbHkYASABKA4yDy50eXBlcy5JUEZhbWlseRIPCgdhZGRyZXNzGAIgASgJEgwKBG1hc2sYAyABKAkSDAoEcGVlchhkIAEoCRIRCglicm9hZGNhc3QYZSABKAkSDQoFc2NvcGUYZiABKA0SDQoFbGFiZWwYZyABKAkSDQoFZmxhZ3MYaCABKA0iugEKCUludGVyZmFjZRIOCgZkZXZpY2UYASABKAkSDAoEbmFtZRgCIAEoCRIlCgtJUEFkZHJlc3NlcxgDIAMoCzIQLnR5cGVzLklQQWRkcmVzcxILCgNtdHUYBCABKAQSDgoGaHdBZGRyGAUgASgJEhIKCmRldmljZVBhdGgYBiABKAkSDAoEdHlwZRgHIAEoCRIRCglyYXdfZmxhZ3MYCCABKA0SFgoOZm9ybWVyX2h3X2FkZHIYZCABKAki0AIKBVJvdXRlEgwKBGRlc3QYASABKAkSDwoHZ2F0ZXdheRgCIAEoCRIOCgZkZXZpY2UYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXNjb3BlGAUgASgNEh8KBmZhbWlseRgGIAEoDjIPLnR5cGVzLklQRmFtaWx5Eg0KBWZsYWdzGAcgASgNEgsKA210dRgIIAEoDRIOCgZtZXRyaWMYZCABKA0SDAoEdHlwZRhlIAEoDRILCgN0b3MYZiABKA0SEAoIcHJvdG9jb2wYZyABKA0SEgoKcHJlZmVyZW5jZRhoIAEoDRIPCgdleHBpcmVzGGkgASgNEiMKB21ldHJpY3MYaiADKAsyEi50eXBlcy5Sb3V0ZU1ldHJpYxImCgluZXh0X2hvcHMYayADKAsyEy50eXBlcy5Sb3V0ZU5leHRIb3ASDQoFdGFibGUYbCABKA0iKgoLUm91dGVNZXRyaWMSDAoEa2luZBgBIAEoDRINCgV2YWx1ZRgCIAEoDSJOCgxSb3V0ZU5leHRIb3ASDwoHZ2F0ZXdheRgBIAEoCRIOCgZkZXZpY2UYAiABKAkSDgoGd2VpZ2h0GAMgASgNEg0KBWZsYWdzGAQgASgNIsIDCgRSdWxlEh8KBmZhbWlseRgBIAEoDjIPLnR5cGVzLklQRmFtaWx5EhAKCHByaW9yaXR5GAIgASgNEg4KBmFjdGlvbhgDIAEoDRINCgV0YWJsZRgEIAEoDRIQCghwcm90b2NvbBgFIAEoDRIQCghpbnZlcnRlZBgGIAEoCBIOCgZzb3VyY2UYByABKAkSEwoLZGVzdGluYXRpb24YCCABKAkSCwoDdG9zGAkgASgNEhQKDGlucHV0X2RldmljZRgKIAEoCRIVCg1vdXRwdXRfZGV2aWNlGAsgASgJEgwKBG1hcmsYDCABKA0SEQoJbWFya19tYXNrGA0gASgNEhMKC2lwX3Byb3RvY29sGA4gASgNEigKDHNvdXJjZV9wb3J0cxgPIAEoCzISLnR5cGVzLk51bWJlclJhbmdlEi0KEWRlc3RpbmF0aW9uX3BvcnRzGBAgASgLMhIudHlwZXMuTnVtYmVyUmFuZ2USJAoIdXNlcl9pZHMYESABKAsyEi50eXBlcy5OdW1iZXJSYW5nZRIZChFwcmVmaXhfbGVuZ3RoX21pbhgSIAEoDRIVCg1nb3RvX3ByaW9yaXR5GBMgASgNIioKC051bWJlclJhbmdlEg0KBWZpcnN0GAEgASgNEgwKBGxhc3QYAiABKA0icgoLQVJQTmVpZ2hib3ISJQoLdG9JUEFkZHJlc3MYASABKAsyEC50eXBlcy5JUEFkZHJlc3MSDgoGZGV2aWNlGAIgASgJEg4KBmxsYWRkchgDIAEoCRINCgVzdGF0ZRgEIAEoBRINCgVmbGFncxgFIAEoBSoaCghJUEZhbWlseRIGCgJ2NBAAEgYKAnY2EAEqNQoTRlNHcm91cENoYW5nZVBvbGljeRIKCgZBbHdheXMQABISCg5PblJvb3RNaXNtYXRjaBABYgZwcm90bzM");
 
 /**
  * @generated from message types.IPAddress
@@ -235,6 +235,13 @@ export type Route = Message<"types.Route"> & {
    * @generated from field: repeated types.RouteNextHop next_hops = 107;
    */
   nextHops: RouteNextHop[];
+
+  /**
+   * Hearth: 0: the main one.
+   *
+   * @generated from field: uint32 table = 108;
+   */
+  table: number;
 };
 
 /**
@@ -309,6 +316,165 @@ export const RouteNextHopSchema: GenMessage<RouteNextHop> = /*@__PURE__*/
   messageDesc(file_types, 4);
 
 /**
+ * Hearth: a rule of routing policy, as ip-rule(8) describes them.
+ *
+ * @generated from message types.Rule
+ */
+export type Rule = Message<"types.Rule"> & {
+  /**
+   * @generated from field: types.IPFamily family = 1;
+   */
+  family: IPFamily;
+
+  /**
+   * The lowest is asked first.
+   *
+   * @generated from field: uint32 priority = 2;
+   */
+  priority: number;
+
+  /**
+   * FR_ACT_*.
+   *
+   * @generated from field: uint32 action = 3;
+   */
+  action: number;
+
+  /**
+   * 0: none.
+   *
+   * @generated from field: uint32 table = 4;
+   */
+  table: number;
+
+  /**
+   * RTPROT_*.
+   *
+   * @generated from field: uint32 protocol = 5;
+   */
+  protocol: number;
+
+  /**
+   * It holds for all other packets.
+   *
+   * @generated from field: bool inverted = 6;
+   */
+  inverted: boolean;
+
+  /**
+   * Those of packets, in CIDR notation; empty: any.
+   *
+   * @generated from field: string source = 7;
+   */
+  source: string;
+
+  /**
+   * @generated from field: string destination = 8;
+   */
+  destination: string;
+
+  /**
+   * 0: any.
+   *
+   * @generated from field: uint32 tos = 9;
+   */
+  tos: number;
+
+  /**
+   * Names; empty: any.
+   *
+   * @generated from field: string input_device = 10;
+   */
+  inputDevice: string;
+
+  /**
+   * @generated from field: string output_device = 11;
+   */
+  outputDevice: string;
+
+  /**
+   * Bits of the packet's mark that are compared, and how they have to be. No bits: any.
+   *
+   * @generated from field: uint32 mark = 12;
+   */
+  mark: number;
+
+  /**
+   * @generated from field: uint32 mark_mask = 13;
+   */
+  markMask: number;
+
+  /**
+   * IPPROTO_*; 0: any.
+   *
+   * @generated from field: uint32 ip_protocol = 14;
+   */
+  ipProtocol: number;
+
+  /**
+   * @generated from field: types.NumberRange source_ports = 15;
+   */
+  sourcePorts?: NumberRange | undefined;
+
+  /**
+   * @generated from field: types.NumberRange destination_ports = 16;
+   */
+  destinationPorts?: NumberRange | undefined;
+
+  /**
+   * Of who sends.
+   *
+   * @generated from field: types.NumberRange user_ids = 17;
+   */
+  userIds?: NumberRange | undefined;
+
+  /**
+   * Routes with a shorter prefix are passed over; 0: none are.
+   *
+   * @generated from field: uint32 prefix_length_min = 18;
+   */
+  prefixLengthMin: number;
+
+  /**
+   * The priority of the rule that is asked next.
+   *
+   * @generated from field: uint32 goto_priority = 19;
+   */
+  gotoPriority: number;
+};
+
+/**
+ * Describes the message types.Rule.
+ * Use `create(RuleSchema)` to create a new message.
+ */
+export const RuleSchema: GenMessage<Rule> = /*@__PURE__*/
+  messageDesc(file_types, 5);
+
+/**
+ * Hearth: from first to last.
+ *
+ * @generated from message types.NumberRange
+ */
+export type NumberRange = Message<"types.NumberRange"> & {
+  /**
+   * @generated from field: uint32 first = 1;
+   */
+  first: number;
+
+  /**
+   * @generated from field: uint32 last = 2;
+   */
+  last: number;
+};
+
+/**
+ * Describes the message types.NumberRange.
+ * Use `create(NumberRangeSchema)` to create a new message.
+ */
+export const NumberRangeSchema: GenMessage<NumberRange> = /*@__PURE__*/
+  messageDesc(file_types, 6);
+
+/**
  * @generated from message types.ARPNeighbor
  */
 export type ARPNeighbor = Message<"types.ARPNeighbor"> & {
@@ -343,7 +509,7 @@ export type ARPNeighbor = Message<"types.ARPNeighbor"> & {
  * Use `create(ARPNeighborSchema)` to create a new message.
  */
 export const ARPNeighborSchema: GenMessage<ARPNeighbor> = /*@__PURE__*/
-  messageDesc(file_types, 5);
+  messageDesc(file_types, 7);
 
 /**
  * @generated from enum types.IPFamily

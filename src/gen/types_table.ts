@@ -3,9 +3,11 @@
 export const typesMessages = {
   "types.IPAddress": "family:1:i;address:2:s;mask:3:s;peer:100:s;broadcast:101:s;scope:102:u;label:103:s;flags:104:u",
   "types.Interface": "device:1:s;name:2:s;IPAddresses:3:*m:types.IPAddress;mtu:4:U;hwAddr:5:s;devicePath:6:s;type:7:s;rawFlags:8:u;formerHwAddr:100:s",
-  "types.Route": "dest:1:s;gateway:2:s;device:3:s;source:4:s;scope:5:u;family:6:i;flags:7:u;mtu:8:u;metric:100:u;type:101:u;tos:102:u;protocol:103:u;preference:104:u;expires:105:u;metrics:106:*m:types.RouteMetric;nextHops:107:*m:types.RouteNextHop",
+  "types.Route": "dest:1:s;gateway:2:s;device:3:s;source:4:s;scope:5:u;family:6:i;flags:7:u;mtu:8:u;metric:100:u;type:101:u;tos:102:u;protocol:103:u;preference:104:u;expires:105:u;metrics:106:*m:types.RouteMetric;nextHops:107:*m:types.RouteNextHop;table:108:u",
   "types.RouteMetric": "kind:1:u;value:2:u",
   "types.RouteNextHop": "gateway:1:s;device:2:s;weight:3:u;flags:4:u",
+  "types.Rule": "family:1:i;priority:2:u;action:3:u;table:4:u;protocol:5:u;inverted:6:b;source:7:s;destination:8:s;tos:9:u;inputDevice:10:s;outputDevice:11:s;mark:12:u;markMask:13:u;ipProtocol:14:u;sourcePorts:15:m:types.NumberRange;destinationPorts:16:m:types.NumberRange;userIds:17:m:types.NumberRange;prefixLengthMin:18:u;gotoPriority:19:u",
+  "types.NumberRange": "first:1:u;last:2:u",
   "types.ARPNeighbor": "toIPAddress:1:m:types.IPAddress;device:2:s;lladdr:3:s;state:4:i;flags:5:i",
 };
 

@@ -10,7 +10,8 @@ import { interfaceIndex } from "../sys/interface-index.ts";
 import { inNetns } from "../sys/namespace.ts";
 import { runProcess } from "../sys/run-process.ts";
 import { openTap } from "../sys/tap.ts";
-import { isOrphanedRedirect, type NetworkInterface, type NetworkView, parseNetworkView } from "./network-view.ts";
+import { type InterfacesView, isOrphanedRedirect, type NetworkInterface, parseInterfaces } from "./interface-view.ts";
+import type { RoutingText } from "./routing-view.ts";
 
 /** A tap joined to an interface. Disposing it removes tap and filters; QEMU must have closed its descriptor or be gone. */
 export interface NetworkEndpoint extends AsyncDisposable {
@@ -55,22 +56,22 @@ export function interfaceIndices(netns: string): ReadonlyMap<string, number> {
   }
 }
 
-/** Everything the guest has to take over. Fails with unimplemented for what it cannot have. */
-export async function readNetwork(netns: string, signal: AbortSignal): Promise<NetworkView> {
-  const ip = (...args: string[]) => run(netns, ["ip", "-json", ...args], signal);
-  const [addresses, routes4, routes6, neighbours] = await Promise.all([
-    ip("-details", "address", "show"),
-    ip("-N", "-4", "route", "show", "table", "all"),
-    ip("-N", "-6", "route", "show", "table", "all"),
-    ip("neigh", "show", "nud", "permanent"),
-  ]);
-  return parseNetworkView({ addresses, routes4, routes6, neighbours });
+/** Fails with unimplemented for an address that the guest cannot have. */
+export async function readInterfaces(netns: string, signal: AbortSignal): Promise<InterfacesView> {
+  return parseInterfaces(await run(netns, ["ip", "-json", "-details", "address", "show"], signal));
 }
 
-/** The interfaces alone, with their addresses, in one call. */
-export async function readInterfaces(netns: string, signal: AbortSignal): Promise<NetworkView> {
-  const addresses = await run(netns, ["ip", "-json", "-details", "address", "show"], signal);
-  return parseNetworkView({ addresses, routes4: "", routes6: "", neighbours: "" });
+/** For `parseRouting`. */
+export async function readRouting(netns: string, signal: AbortSignal): Promise<RoutingText> {
+  const ip = (...args: string[]) => run(netns, ["ip", "-json", ...args], signal);
+  const [routes4, routes6, rules4, rules6, neighbours] = await Promise.all([
+    ip("-N", "-4", "route", "show", "table", "all"),
+    ip("-N", "-6", "route", "show", "table", "all"),
+    ip("-N", "-details", "-4", "rule", "show"),
+    ip("-N", "-details", "-6", "rule", "show"),
+    ip("neigh", "show", "nud", "permanent"),
+  ]);
+  return { routes4, routes6, rules4, rules6, neighbours };
 }
 
 /** Makes the tap and the filters; nothing of it is left when this fails. `tapNumber` makes the tap's name unique in the namespace. */

@@ -7,13 +7,14 @@ import { inNetns } from "../sys/namespace.ts";
 import { decodeAttributes, decodeMessages, type NetlinkMessage, readU32 } from "../sys/netlink-message.ts";
 import { isTapName } from "./endpoint.ts";
 
-/** Links and neighbours, addresses and routes of both families. Source: linux/rtnetlink.h, RTMGRP_*. */
-const GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+/** Links and neighbours; addresses, routes and rules of both families. Source: linux/rtnetlink.h, RTNLGRP_*. */
+const GROUPS = [1, 3, 5, 7, 8, 9, 11, 19].reduce((mask, group) => mask | (1 << (group - 1)), 0);
 /** Source: linux/rtnetlink.h; the one that tells of an end is the next number. */
 const RTM_NEWLINK = 16;
 const RTM_DELLINK = 17;
 const RTM_NEWROUTE = 24;
 const RTM_NEWNEIGH = 28;
+const RTM_NEWRULE = 32;
 /** Sizes of struct ifinfomsg and rtmsg, which attributes follow. */
 const LINK_BYTES = 16;
 const ROUTE_BYTES = 12;
@@ -71,6 +72,8 @@ export class InterfaceWatch implements Disposable {
         return !this.#taps.has(readU32(decodeAttributes(payload, ROUTE_BYTES).get(RTA_OIF)) ?? 0);
       case RTM_NEWNEIGH:
         return (view.getUint16(NEIGHBOUR_STATE, true) & NUD_PERMANENT) !== 0;
+      case RTM_NEWRULE:
+        return true;
       default:
         return !this.#taps.has(view.getUint32(4, true));
     }

@@ -2,7 +2,7 @@
 import { HearthError } from "../errors.ts";
 import { NETWORK_COMMAND_TIMEOUT_MS } from "../limits.ts";
 import { runProcess } from "../sys/run-process.ts";
-import { parseAddresses } from "./network-view.ts";
+import { parseAddresses } from "./interface-view.ts";
 
 export interface NetDevice {
   /** In this network namespace. */

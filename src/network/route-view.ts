@@ -13,6 +13,8 @@ export interface RouteNextHop {
 
 export interface NetworkRoute {
   readonly family: "v4" | "v6";
+  /** Source: linux/rtnetlink.h, RT_TABLE_*. */
+  readonly table: number;
   /** CIDR; empty for the default route. */
   readonly destination: string;
   /** Source: rtnetlink(7), rtm_type; 1 is unicast, 6 to 9 refuse packets in their ways. */
@@ -92,13 +94,13 @@ const METRICS: Readonly<Record<string, number>> = {
 const RTAX_MTU = 2;
 const PREFERENCES = { medium: 0, high: 1, low: 3 } as const;
 /** Source: linux/rtnetlink.h. */
-const RT_TABLE_MAIN = 254;
+export const RT_TABLE_MAIN = 254;
 const RTPROT_KERNEL = 2;
 const RTN_BLACKHOLE = 6;
 const RTN_THROW = 9;
 
 /**
- * Whole: the guest's table becomes what this says, the routes that addresses imply included. Fails with unimplemented for
+ * Whole: the guest's tables become what this says, the routes that addresses imply included. Fails with unimplemented for
  * what cannot be carried.
  */
 export function parseRoutes(text: string, family: "v4" | "v6"): NetworkRoute[] {
@@ -120,11 +122,11 @@ function isGuestsOwn({ protocol, table, dev, dst }: RouteEntry): boolean {
 function parseRoute(entry: RouteEntry, family: "v4" | "v6"): NetworkRoute {
   const what = `route ${entry.dst}`;
   refuseOtherKeys(entry, ROUTE_KEYS, what);
-  if (entry.table !== RT_TABLE_MAIN) throw notSupported(what, `table ${entry.table}`);
   const refusesPackets = entry.type >= RTN_BLACKHOLE && entry.type <= RTN_THROW;
   const metrics = entry.metrics.flatMap((group) => Object.entries(group).map((metric) => parseMetric(metric, what)));
   return {
     family,
+    table: entry.table,
     destination: destinationOf(entry.dst, family),
     type: entry.type,
     gateway: entry.gateway,

@@ -3,10 +3,7 @@
  * while, and one that comes meanwhile takes it over: the guest keeps its own, as a replaced one's programs do.
  */
 import { randomBytes } from "node:crypto";
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { HearthError } from "../errors.ts";
-import type { RouteSchema, IPFamily as WireFamily } from "../gen/types_pb.ts";
-import { IPFamily } from "../gen/types_table.ts";
 import type { Hypervisor } from "../hypervisor/interface.ts";
 import { INTERFACE_GONE_MS } from "../limits.ts";
 import type { Log } from "../log.ts";
@@ -16,11 +13,14 @@ import {
   isTapName,
   type NetworkEndpoint,
   readInterfaces,
-  readNetwork,
+  readRouting,
 } from "../network/endpoint.ts";
-import { type NetworkInterface, type NetworkView, obstacleTo } from "../network/network-view.ts";
-import { devicesOf, type NetworkRoute } from "../network/route-view.ts";
+import { type NetworkInterface, obstacleTo } from "../network/interface-view.ts";
+import { devicesOf, RT_TABLE_MAIN } from "../network/route-view.ts";
+import { parseRouting, type RoutingView } from "../network/routing-view.ts";
+import { FIRST_RULES, type NetworkRule } from "../network/rule-view.ts";
 import type { AgentCalls } from "../rpc/protocols.ts";
+import { wireAddress, wireNeighbour, wireRoute, wireRule } from "./network-wire.ts";
 
 interface Nic {
   /** Of QEMU's device. */
@@ -46,7 +46,7 @@ export interface Settled {
 
 /** What is asked of the VM and of its agent. */
 type Devices = Pick<Hypervisor, "addDevice" | "removeDevice">;
-type Guest = Pick<AgentCalls, "updateInterface" | "updateRoutes" | "addARPNeighbors">;
+type Guest = Pick<AgentCalls, "updateInterface" | "updateRoutes" | "updateRules" | "addARPNeighbors">;
 
 export class Interfaces implements AsyncDisposable {
   readonly #devices: Devices;
@@ -59,6 +59,11 @@ export class Interfaces implements AsyncDisposable {
   #joining: Promise<unknown> = Promise.resolve();
   /** What the guest was told of routes and neighbours last; undefined: to be told again. */
   #toldRoutes: string | undefined;
+  /** Tables in which the guest may have routes that it was told of. */
+  #tables: readonly number[] = [RT_TABLE_MAIN];
+  /** Rules that it may have, beside those that its containers made. */
+  #rules: readonly NetworkRule[] = FIRST_RULES;
+  #toldRules: string | undefined = JSON.stringify(FIRST_RULES);
 
   /** `netns` stays valid until this is disposed of. */
   constructor(devices: Devices, guest: Guest, netns: string, log: Log) {
@@ -86,7 +91,7 @@ export class Interfaces implements AsyncDisposable {
   }
 
   /**
-   * Gives the guest the interfaces that are `complete`, all routes and neighbours, as they are now, and takes away what is
+   * Gives the guest the interfaces that are `complete`, all routes, rules and neighbours, as they are now, and takes away what is
    * gone for good. Does what it can, whatever fails.
    */
   async settle(complete: (entry: NetworkInterface) => boolean, signal: AbortSignal): Promise<Settled> {
@@ -101,7 +106,10 @@ export class Interfaces implements AsyncDisposable {
     };
     failures.push(...((await trying(() => this.join(signal))) ?? []));
     for (const nic of this.#nics) if (isOverdue(nic)) await trying(() => this.#remove(nic, signal));
-    const view = await trying(() => readNetwork(this.#netns, signal));
+    const [view, routingText] = await Promise.all([
+      trying(() => readInterfaces(this.#netns, signal)),
+      trying(() => readRouting(this.#netns, signal)),
+    ]);
     let added = 0;
     for (const entry of view?.interfaces ?? []) {
       const nic = this.#joinedTo(entry.index);
@@ -111,8 +119,14 @@ export class Interfaces implements AsyncDisposable {
       if (isNew && nic.told !== undefined) added++;
     }
     // Those of an interface that may be replaced stay as long as that.
-    const isWhole = view !== undefined && this.#free().length === 0;
-    if (isWhole) await trying(() => this.#configureRoutes(view, signal));
+    if (view !== undefined && routingText !== undefined && this.#free().length === 0) {
+      const names = new Set(view.interfaces.map(({ name }) => name));
+      const routing = await trying(async () => parseRouting(routingText, names));
+      if (routing !== undefined) {
+        await trying(() => this.#configureRoutes(routing, signal));
+        await trying(() => this.#configureRules(routing, signal));
+      }
+    }
     return { added, failures };
   }
 
@@ -211,11 +225,7 @@ export class Interfaces implements AsyncDisposable {
     // Some of them go with what changes here.
     this.#toldRoutes = undefined;
     try {
-      const IPAddresses = addresses.map(({ family, prefixLength, ...rest }) => ({
-        ...rest,
-        family: wireFamily(family),
-        mask: String(prefixLength),
-      }));
+      const IPAddresses = addresses.map(wireAddress);
       const told = { device: name, name, IPAddresses, mtu: BigInt(mtu), hwAddr: mac, rawFlags: flags, formerHwAddr };
       await this.#guest.updateInterface({ interface: told }, { signal });
     } catch (thrown) {
@@ -238,7 +248,7 @@ export class Interfaces implements AsyncDisposable {
   }
 
   /** Unless the guest knows them all. */
-  async #configureRoutes(view: NetworkView, signal: AbortSignal): Promise<void> {
+  async #configureRoutes(view: RoutingView, signal: AbortSignal): Promise<void> {
     const plugged = new Set([...this.#nics].flatMap(({ name, mac }) => (mac === undefined ? [] : [name])));
     const connected = (device: string) => device === "lo" || plugged.has(device);
     const routes = view.routes.filter((route) => devicesOf(route).every(connected));
@@ -247,16 +257,30 @@ export class Interfaces implements AsyncDisposable {
     const telling = JSON.stringify([routes.map((route) => ({ ...route, expiresS: 0 })), neighbours]);
     if (telling === this.#toldRoutes) return;
     this.#toldRoutes = undefined;
-    await this.#guest.updateRoutes({ routes: { Routes: routes.map(wireRoute) } }, { signal });
-    const ARPNeighbors = neighbours.map((entry) => ({
-      toIPAddress: { family: wireFamily(entry.family), address: entry.address },
-      device: entry.device,
-      lladdr: entry.mac,
-      state: NUD_PERMANENT,
-      flags: entry.isRouter ? NTF_ROUTER : 0,
-    }));
+    const tables = [...new Set([RT_TABLE_MAIN, ...routes.map(({ table }) => table)])];
+    // Those that have no routes any more are emptied.
+    this.#tables = [...new Set([...this.#tables, ...tables])];
+    await this.#guest.updateRoutes(
+      { routes: { Routes: routes.map(wireRoute) }, tables: [...this.#tables] },
+      { signal },
+    );
+    this.#tables = tables;
+    const ARPNeighbors = neighbours.map(wireNeighbour);
     if (ARPNeighbors.length > 0) await this.#guest.addARPNeighbors({ neighbors: { ARPNeighbors } }, { signal });
     this.#toldRoutes = telling;
+  }
+
+  /** Unless the guest knows them all. */
+  async #configureRules({ rules }: RoutingView, signal: AbortSignal): Promise<void> {
+    const telling = JSON.stringify(rules);
+    if (telling === this.#toldRules) return;
+    this.#toldRules = undefined;
+    const wanted = new Set(rules.map((rule) => JSON.stringify(rule)));
+    const gone = this.#rules.filter((rule) => !wanted.has(JSON.stringify(rule)));
+    this.#rules = [...rules, ...gone];
+    await this.#guest.updateRules({ rules: rules.map(wireRule), gone: gone.map(wireRule) }, { signal });
+    this.#rules = rules;
+    this.#toldRules = telling;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -273,45 +297,6 @@ function isOverdue({ state }: Nic): boolean {
 
 function notConnected({ name }: NetworkInterface, why: string): HearthError {
   return new HearthError("unimplemented", `connect interface ${name}: ${why}`);
-}
-
-/** Source: rtnetlink(7), ndm_state and ndm_flags; linux/rtnetlink.h. */
-const NUD_PERMANENT = 0x80;
-const NTF_ROUTER = 0x80;
-const RTNH_F_ONLINK = 4;
-
-function wireRoute(route: NetworkRoute): MessageInitShape<typeof RouteSchema> {
-  return {
-    dest: route.destination,
-    gateway: route.gateway,
-    device: route.device,
-    source: route.source,
-    scope: route.scope,
-    family: wireFamily(route.family),
-    flags: wireFlags(route),
-    mtu: route.mtu,
-    metric: route.metric,
-    type: route.type,
-    tos: route.tos,
-    protocol: route.protocol,
-    preference: route.preference,
-    expires: route.expiresS,
-    metrics: [...route.metrics],
-    nextHops: route.nextHops.map((hop) => ({
-      gateway: hop.gateway,
-      device: hop.device,
-      weight: hop.weight,
-      flags: wireFlags(hop),
-    })),
-  };
-}
-
-function wireFlags({ onLink }: { readonly onLink: boolean }): number {
-  return onLink ? RTNH_F_ONLINK : 0;
-}
-
-function wireFamily(family: "v4" | "v6"): WireFamily {
-  return family === "v4" ? IPFamily.v4 : IPFamily.v6;
 }
 
 /** Locally administered, unicast. */

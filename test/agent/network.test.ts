@@ -293,6 +293,37 @@ describe("routes", () => {
     ).toEqual([]);
   });
 
+  test("of other tables are replaced where the request names them, and only there", async () => {
+    await ip("link", "set", "lo", "up");
+    await ip("route", "add", "10.55.0.0/16", "dev", "eth0", "table", "7");
+    await ip("route", "add", "10.56.0.0/16", "dev", "eth0", "table", "1000");
+    const Routes = [
+      ...routes,
+      { dest: "", gateway: "10.1.2.2", device: "eth0", family: v4, table: 1000 },
+      { dest: "10.1.2.0/24", device: "eth0", scope: 253, family: v4, table: 1000 },
+      { dest: "", device: "lo", type: 2, scope: 254, family: v4, table: 100 },
+      { dest: "fd05::/64", gateway: "fd00::1", device: "eth0", table: 1000 },
+    ];
+    const tables = [254, 100, 1000];
+    const answer = await agent.client.agent.updateRoutes({ routes: { Routes }, tables });
+    expect(await lines("route", "show", "table", "1000")).toEqual([
+      "default via 10.1.2.2 dev eth0 proto static",
+      "10.1.2.0/24 dev eth0 proto static scope link",
+    ]);
+    expect(await lines("-6", "route", "show", "table", "1000")).toEqual([
+      "fd05::/64 via fd00::1 dev eth0 proto static metric 1024 pref medium",
+    ]);
+    expect(await lines("route", "show", "table", "100")).toEqual(["local default dev lo proto static scope host"]);
+    expect(await lines("route", "show", "table", "7")).toEqual(["10.55.0.0/16 dev eth0 scope link"]);
+    const main = await lines("route");
+    expect(main).toHaveLength(4);
+    // Those of the main table, as for a client that knows no other.
+    expect(answer.Routes.filter(({ family }) => family === v4)).toHaveLength(4);
+    await agent.client.agent.updateRoutes({ routes: { Routes: routes }, tables });
+    for (const table of ["100", "1000"]) expect(await lines("route", "show", "table", table)).toEqual([]);
+    expect(await lines("route")).toEqual(main);
+  });
+
   test.each([
     [{ dest: "10.0.0.0/8", device: "nope" }, "not-found"],
     [{ dest: "10.0.0.0/99", device: "eth0" }, "invalid-argument"],
@@ -303,6 +334,56 @@ describe("routes", () => {
     const before = await lines("route");
     await expect(agent.client.agent.updateRoutes({ routes: { Routes: [route] } })).rejects.toMatchObject({ code });
     expect(await lines("route")).toEqual(before);
+  });
+});
+
+describe("rules", () => {
+  const shown = async (family: "-4" | "-6"): Promise<string[]> =>
+    (await lines(family, "-details", "rule", "show")).map((line) => line.replaceAll("\t", " "));
+  const toTable = { action: 1, table: 100 };
+  const rules = [
+    { ...toTable, family: v4, priority: 100, source: "10.1.2.3/32" },
+    {
+      ...{ family: v4, priority: 101, action: 1, table: 1000, inverted: true, destination: "10.9.0.0/16", tos: 16 },
+      ...{ inputDevice: "in0", outputDevice: "out0", mark: 1, markMask: 0xff, userIds: { first: 0, last: 10 } },
+      ...{ ipProtocol: 6, sourcePorts: { first: 10, last: 20 }, destinationPorts: { first: 80, last: 80 } },
+      ...{ prefixLengthMin: 1, protocol: 99 },
+    },
+    { family: v4, priority: 102, action: 2, gotoPriority: 32766 },
+    { family: v4, priority: 103, action: 7, source: "10.3.0.0/16" },
+    { ...toTable, family: v6, priority: 104, source: "fd00::/64" },
+  ];
+  const written4 = [
+    "100: from 10.1.2.3 lookup 100 proto unspec",
+    "101: not from all to 10.9.0.0/16 tos 0x10 fwmark 0x1/0xff iif in0 [detached] oif out0 [detached] uidrange 0-10 ipproto tcp sport 10-20 dport 80 lookup 1000 suppress_prefixlength 0 proto openr",
+    "102: from all goto 32766 proto unspec",
+    "103: from 10.3.0.0/16 unreachable proto unspec",
+  ];
+  const first = ["0: from all lookup local proto kernel", "32766: from all lookup main proto kernel"];
+  const last = "32767: from all lookup default proto kernel";
+
+  test("come and go; those that are as wanted, and those of others, stay", async () => {
+    await ip("rule", "add", "from", "10.7.7.7", "table", "7", "pref", "50");
+    const mine = "50: from 10.7.7.7 lookup 7 proto unspec";
+    for (const _again of [1, 2]) {
+      await agent.client.agent.updateRules({ rules });
+      expect(await shown("-4")).toEqual([first[0] ?? "", mine, ...written4, first[1] ?? "", last]);
+      expect(await shown("-6")).toEqual([
+        first[0] ?? "",
+        "104: from fd00::/64 lookup 100 proto unspec",
+        first[1] ?? "",
+      ]);
+    }
+    for (const _again of [1, 2]) {
+      await agent.client.agent.updateRules({ rules: rules.slice(0, 1), gone: rules.slice(1) });
+      expect(await shown("-4")).toEqual([first[0] ?? "", mine, written4[0] ?? "", first[1] ?? "", last]);
+      expect(await shown("-6")).toEqual(first);
+    }
+  });
+
+  test("one with an address that is none is refused", async () => {
+    const refused = agent.client.agent.updateRules({ rules: [{ ...toTable, family: v4, source: "10.1.2/8" }] });
+    await expect(refused).rejects.toMatchObject({ code: "invalid-argument" });
   });
 });
 

@@ -30,6 +30,17 @@ const SETUP = [
   "-6 route add fd96::/64 via fe80::1 dev eth0",
   "-6 route add fd95::/64 nexthop via fd99::1 nexthop via fd99::4 weight 4",
   "-6 route add blackhole fd94::/64",
+  "route add default via 10.99.0.7 table 1000",
+  "route add 10.99.0.0/24 dev eth0 src 10.99.0.3 table 1000",
+  "route add 10.90.0.0/16 via 10.99.0.8 table 5",
+  "-6 route add default via fd99::7 table 1000",
+  "rule add pref 100 from 10.99.0.3 table 1000",
+  "rule add pref 101 not to 10.89.0.0/16 tos 0x10 fwmark 0x1/0xff iif lo ipproto tcp sport 10-20 dport 80 table 5",
+  "rule add pref 102 table main suppress_prefixlength 0",
+  "rule add pref 103 from 10.88.0.0/16 prohibit",
+  "-6 rule add pref 100 from fd99::2 table 1000",
+  "-6 rule del pref 32766",
+  "-6 rule add pref 200 table main",
   "neigh add 10.99.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
   "neigh add fd99::9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent router",
 ];
@@ -37,6 +48,14 @@ const SETUP = [
 const QUESTIONS = [
   "-4 route show",
   "-6 route show",
+  "-4 route show table 1000",
+  "-6 route show table 1000",
+  "-4 route show table 5",
+  "-N -4 rule show",
+  "-N -6 rule show",
+  // By its rule, one of them goes another way than the others.
+  "route get 10.70.0.1 from 10.99.0.3",
+  "route get 10.70.0.1 from 10.99.0.2",
   "-4 addr show dev eth0",
   "-6 addr show dev eth0 scope global",
   "neigh show nud permanent",
@@ -72,7 +91,7 @@ async function runInNamespace(hearth: Hearth, script: string) {
 }
 
 test(
-  "metrics, several next hops, routes that refuse, labels, peers, flags: iproute2 says the same inside and outside",
+  "metrics, several next hops, routes that refuse, tables and their rules, labels, peers, flags: iproute2 says the same inside and outside",
   async () => {
     const outside: string[] = [];
     for (const question of QUESTIONS) outside.push(question, ...comparable(await ip(...question.split(" "))));
@@ -89,13 +108,13 @@ test(
 );
 
 test(
-  "a route of another table is refused by name, and nothing is left",
+  "a rule that the guest cannot have is refused by name, and nothing is left",
   async () => {
-    await ip("route", "add", "10.91.0.0/16", "via", "10.99.0.1", "table", "5");
+    await ip("rule", "add", "pref", "300", "l3mdev");
     await withHearth({}, async (hearth) => {
       const { status, stderr } = await runInNamespace(hearth, "true");
       expect(status).toBe(1);
-      expect(stderr).toContain("connect network: route 10.91.0.0/16: table 5 is not supported");
+      expect(stderr).toContain("connect network: rule 300: l3mdev is not supported");
     });
     expect(await ip("-o", "link")).not.toContain("hearth0");
   },

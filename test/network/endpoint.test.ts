@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import { readSync } from "node:fs";
-import { connectInterface, interfaceIndices, readNetwork } from "../../src/network/endpoint.ts";
+import { connectInterface, interfaceIndices, readInterfaces, readRouting } from "../../src/network/endpoint.ts";
+import { parseRouting } from "../../src/network/routing-view.ts";
+import { FIRST_RULES } from "../../src/network/rule-view.ts";
 import { inNetns } from "../../src/sys/namespace.ts";
 import { runOrThrow, runProcess } from "../../src/sys/run-process.ts";
 import { openTap } from "../../src/sys/tap.ts";
@@ -46,8 +48,9 @@ afterAll(async () => {
 
 test("reads what the guest has to take over", async () => {
   expect([...interfaceIndices(netns).keys()].sort()).toEqual(["eth0", "peer0"]);
-  const view = await readNetwork(netns, signal);
-  const eth0 = view.interfaces.find((entry) => entry.name === "eth0");
+  const { interfaces } = await readInterfaces(netns, signal);
+  const view = parseRouting(await readRouting(netns, signal), new Set(interfaces.map((entry) => entry.name)));
+  const eth0 = interfaces.find((entry) => entry.name === "eth0");
   expect(eth0?.mtu).toBe(1400);
   expect(eth0?.kind).toBe("veth");
   expect(eth0?.addresses).toMatchObject([{ family: "v4", address: "10.99.0.2", prefixLength: 24, label: "eth0" }]);
@@ -59,6 +62,7 @@ test("reads what the guest has to take over", async () => {
     ]),
   );
   expect(view.routes).toHaveLength(2);
+  expect(view.rules).toEqual(FIRST_RULES);
   expect(view.neighbours).toEqual([
     { family: "v4", address: "10.99.0.9", device: "eth0", mac: "02:00:00:00:00:09", isRouter: false },
   ]);
@@ -77,8 +81,8 @@ test("an interface that has another's name since has another index", async () =>
 });
 
 test("packets of the interface reach the tap, and disposing leaves neither tap nor filter", async () => {
-  const view = await readNetwork(netns, signal);
-  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  const { interfaces } = await readInterfaces(netns, signal);
+  const source = interfaces.find((entry) => entry.name === "eth0");
   if (source === undefined) throw new Error("no eth0");
   {
     await using endpoint = await connectInterface(netns, source, 0, signal);
@@ -126,8 +130,8 @@ test("the tap of an interface that has gone is joined to another one of its name
 });
 
 test("filters of an owner that was killed are replaced, those of somebody else are not", async () => {
-  const view = await readNetwork(netns, signal);
-  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  const { interfaces } = await readInterfaces(netns, signal);
+  const source = interfaces.find((entry) => entry.name === "eth0");
   if (source === undefined) throw new Error("no eth0");
   const killed = await connectInterface(netns, source, 3, signal);
   await expect(connectInterface(netns, source, 4, signal)).rejects.toThrow("tc qdisc add dev if");
@@ -143,8 +147,8 @@ test("filters of an owner that was killed are replaced, those of somebody else a
 
 test("a failure half-way leaves nothing: the name of the tap is taken", async () => {
   using _taken = inNetns(netns, () => openTap("hearth7"));
-  const view = await readNetwork(netns, signal);
-  const source = view.interfaces.find((entry) => entry.name === "eth0");
+  const { interfaces } = await readInterfaces(netns, signal);
+  const source = interfaces.find((entry) => entry.name === "eth0");
   if (source === undefined) throw new Error("no eth0");
   await expect(connectInterface(netns, source, 7, signal)).rejects.toThrow("EBUSY");
   expect(await inside("tc", "qdisc", "show", "dev", "eth0")).not.toContain("ingress");

@@ -58,6 +58,7 @@ const guest: ConstructorParameters<typeof Interfaces>[1] = {
     return create(InterfaceSchema);
   },
   updateRoutes: async () => create(RoutesSchema),
+  updateRules: async () => create(EmptySchema),
   addARPNeighbors: async () => create(EmptySchema),
 };
 

@@ -3,7 +3,7 @@
  * a wire of its own to a peer.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { obstacleTo, parseNetworkView } from "../../src/network/network-view.ts";
+import { obstacleTo, parseInterfaces } from "../../src/network/interface-view.ts";
 import { makeBundle } from "../harness/bundle.ts";
 import { type Scratch, scratch } from "../harness/scratch.ts";
 import { NestedHearth } from "../harness/test-host/nested-hearth.ts";
@@ -125,7 +125,7 @@ test("an ipvlan in mode l3s is known by what ip says of it", async () => {
   const addresses = await host.sh(`
     ip netns add odd && ip -n odd link add wire0 type dummy && ip -n odd link add link wire0 name odd0 type ipvlan mode l3s
     ip -n odd -json -details address show`);
-  const { interfaces } = parseNetworkView({ addresses, routes4: "", routes6: "", neighbours: "" });
+  const { interfaces } = parseInterfaces(addresses);
   const odd = interfaces.find(({ name }) => name === "odd0");
   if (odd === undefined) throw new Error(addresses);
   expect(obstacleTo(odd)).toContain("mode l3s");

@@ -10,6 +10,7 @@ type NetworkHandlers = Pick<
   Required<HandlersOf<typeof AgentService>>,
   | "updateInterface"
   | "updateRoutes"
+  | "updateRules"
   | "addARPNeighbors"
   | "listInterfaces"
   | "listRoutes"
@@ -39,8 +40,12 @@ export function networkHandlers(log: Log): NetworkHandlers {
       if (wanted === undefined) throw new HearthError("invalid-argument", "update interface: none given");
       return await (await network()).updateInterface(wanted, signal);
     },
-    async updateRoutes({ routes }) {
-      return await (await network()).updateRoutes(routes?.Routes ?? []);
+    async updateRoutes({ routes, tables }) {
+      return await (await network()).updateRoutes(routes?.Routes ?? [], tables);
+    },
+    async updateRules({ rules, gone }) {
+      await (await import("./rules.ts")).updateRules(rules, gone);
+      return {};
     },
     async addARPNeighbors({ neighbors }) {
       if (neighbors !== undefined) await (await network()).addNeighbours(neighbors);

@@ -31,6 +31,7 @@ import {
   type LinkChange,
   type LinkRoute,
   RT_SCOPE_LINK,
+  RT_TABLE_MAIN,
   RTM_DELADDR,
   RTM_DELROUTE,
   RTM_NEWADDR,
@@ -92,13 +93,20 @@ export async function listInterfaces(): Promise<MessageInitShape<typeof Interfac
   return { Interfaces: links.map((link) => describeInterface(link, addresses)) };
 }
 
-/** Routes of the main table are replaced by these: first those to what is on the link, which gateways need. */
-export async function updateRoutes(wanted: readonly Route[]): Promise<MessageInitShape<typeof RoutesSchema>> {
+/**
+ * Routes of these tables, or of the main one, are replaced by what is `wanted`: first those to what is on the link, which
+ * gateways need.
+ */
+export async function updateRoutes(
+  wanted: readonly Route[],
+  tables: readonly number[],
+): Promise<MessageInitShape<typeof RoutesSchema>> {
+  const replaced = new Set(tables.length === 0 ? [RT_TABLE_MAIN] : tables);
   using channel = new RouteChannel();
   const links = await channel.links();
   const routes = wanted.map((route) => parseRoute(route, links));
   for (const old of await channel.routes()) {
-    if (isReplaceable(old, links)) await deleteRoute(channel, old, links);
+    if (replaced.has(old.table) && isReplaceable(old, links)) await deleteRoute(channel, old, links);
   }
   const needsOthers = (route: LinkRoute): boolean =>
     [route, ...route.hops].some(({ gateway }) => gateway !== undefined);
@@ -229,9 +237,10 @@ function isLinkLocal(bytes: Uint8Array): boolean {
   return bytes.length === 16 && bytes[0] === 0xfe && ((bytes[1] ?? 0) & 0xc0) === 0x80;
 }
 
-/** Not the kernel's own of the loopback and to the link-local network, which no host sends. */
+/** Not the kernel's own of the loopback and to the link-local network, and for its own addresses, which no host sends. */
 function isReplaceable(route: LinkRoute, links: readonly Link[]): boolean {
   if (route.protocol !== RTPROT_KERNEL) return true;
+  if (route.table !== RT_TABLE_MAIN) return false;
   const link = links.find(({ index }) => index === route.linkIndex);
   if (link !== undefined && (link.flags & IFF_LOOPBACK) !== 0) return false;
   return route.destination === undefined || !isLinkLocal(route.destination.bytes);
@@ -268,6 +277,7 @@ function parseRoute(route: Route, links: readonly Link[]): LinkRoute {
   const address = (text: string): Uint8Array | undefined => parseOptional(text, family, `route ${route.dest}`);
   return {
     family,
+    table: route.table === 0 ? RT_TABLE_MAIN : route.table,
     destination: prefix === undefined || prefix.prefixLength === 0 ? undefined : prefix,
     type: route.type === 0 ? RTN_UNICAST : route.type,
     gateway: address(route.gateway),
@@ -313,13 +323,14 @@ function linkNamed(name: string, links: readonly Link[]): Link {
   return link;
 }
 
+/** Of the main table. */
 async function describeRoutes(
   channel: RouteChannel,
   links: readonly Link[],
 ): Promise<MessageInitShape<typeof RoutesSchema>> {
   const text = (bytes: Uint8Array | undefined): string => (bytes === undefined ? "" : formatIp(bytes));
   const nameOf = (linkIndex: number | undefined): string => links.find(({ index }) => index === linkIndex)?.name ?? "";
-  const routes = await channel.routes();
+  const routes = (await channel.routes()).filter(({ table }) => table === RT_TABLE_MAIN);
   return {
     Routes: routes.map((route) => ({
       dest: route.destination === undefined ? "" : describeDestination(route),

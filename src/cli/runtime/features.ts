@@ -1,6 +1,7 @@
 /** `features`: what this runtime supports, as engines read it. Source: OCI runtime spec, features.md. */
 import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../../version.ts";
 import { writeOut } from "../output.ts";
+import { refusePositionals } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 
 /** Flags and propagations that the guest's crun applies to a mount, and those that have no effect there. Source: crun, libcrun/mount_flags.perf. */
@@ -64,7 +65,8 @@ export const FEATURES = {
 export const command = defineRuntimeCommand({
   flags: {},
   positionals: "",
-  async run() {
+  async run(_context, _flags, positionals) {
+    refusePositionals(positionals);
     await writeOut(`${JSON.stringify(FEATURES, null, 4)}\n`);
   },
 });

@@ -3,6 +3,7 @@ import { HearthError } from "../../errors.ts";
 import { type PrintedState, printedState } from "../../oci/container-record.ts";
 import { listContainers } from "../../oci/container-store.ts";
 import { formatTable, writeOut } from "../output.ts";
+import { refusePositionals } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 
 export const command = defineRuntimeCommand({
@@ -12,9 +13,7 @@ export const command = defineRuntimeCommand({
   },
   positionals: "",
   async run(context, flags, positionals) {
-    if (positionals.length > 0) {
-      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
-    }
+    refusePositionals(positionals);
     const { format = "table" } = flags;
     if (format !== "table" && format !== "json") {
       throw new HearthError("invalid-argument", `invalid format option ${JSON.stringify(format)}: table or json`);

@@ -2,6 +2,7 @@
 import { existsSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { HearthError, toHearthError } from "../../errors.ts";
+import { refusePositionals } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 import { STARTER_SPEC } from "./starter-spec.ts";
 
@@ -12,9 +13,7 @@ export const command = defineRuntimeCommand({
   },
   positionals: "",
   async run(_context, flags, positionals) {
-    if (positionals.length > 0) {
-      throw new HearthError("invalid-argument", `no arguments are wanted, got ${JSON.stringify(positionals[0])}`);
-    }
+    refusePositionals(positionals);
     if (flags.rootless) {
       throw new HearthError("unimplemented", "write rootless spec: not supported, a VM needs the host's root");
     }

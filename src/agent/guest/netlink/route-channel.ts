@@ -44,7 +44,7 @@ export class RouteChannel implements Disposable {
     return payloads.flatMap((payload) => decodeAddress(payload) ?? []);
   }
 
-  /** Routes of the main table. */
+  /** Of all tables. */
   async routes(): Promise<LinkRoute[]> {
     const payloads = await this.#dump(RTM_GETROUTE, RTM_NEWROUTE, "list routes");
     return payloads.flatMap((payload) => decodeRoute(payload) ?? []);

@@ -4,6 +4,7 @@ import { decodeRoute, encodeRoute, type LinkRoute } from "./rtnetlink.ts";
 test("routes survive encoding", () => {
   const route: LinkRoute = {
     family: "v4",
+    table: 1000,
     destination: { bytes: Uint8Array.of(10, 0, 0, 0), prefixLength: 8 },
     gateway: Uint8Array.of(192, 168, 0, 1),
     source: Uint8Array.of(192, 168, 0, 2),

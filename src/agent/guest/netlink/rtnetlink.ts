@@ -51,14 +51,14 @@ const RTA_EXPIRES = 23;
 const NDA_DST = 1;
 const NDA_LLADDR = 2;
 
-const RT_TABLE_MAIN = 254;
+export const RT_TABLE_MAIN = 254;
 export const RTN_UNICAST = 1;
 export const RTPROT_KERNEL = 2;
 export const RTPROT_STATIC = 4;
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
 
-function familyNumber(family: Family | undefined): number {
+export function familyNumber(family: Family | undefined): number {
   if (family === undefined) return AF_UNSPEC;
   return family === "v4" ? AF_INET : AF_INET6;
 }
@@ -186,6 +186,7 @@ export interface RouteHop {
 
 export interface LinkRoute {
   readonly family: Family;
+  readonly table: number;
   /** Undefined: the default route. */
   readonly destination: { readonly bytes: Uint8Array; readonly prefixLength: number } | undefined;
   /** RTN_* */
@@ -215,16 +216,17 @@ const ROUTE_BYTES = 12;
 /** struct rtnexthop. */
 const HOP_BYTES = 8;
 
-/** Undefined for routes of other tables than the main one. */
+/** Undefined for families other than IP. */
 export function decodeRoute(payload: Uint8Array): LinkRoute | undefined {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   const attributes = decodeAttributes(payload, ROUTE_BYTES);
   const family = familyOf(view.getUint8(0));
   const table = readU32(attributes.get(RTA_TABLE)) ?? view.getUint8(4);
-  if (family === undefined || table !== RT_TABLE_MAIN) return undefined;
+  if (family === undefined) return undefined;
   const destination = attributes.get(RTA_DST);
   return {
     family,
+    table,
     destination: destination && { bytes: destination, prefixLength: view.getUint8(1) },
     type: view.getUint8(7),
     gateway: attributes.get(RTA_GATEWAY),
@@ -282,13 +284,13 @@ export function encodeRoute(route: LinkRoute): Uint8Array {
   view.setUint8(0, familyNumber(route.family));
   view.setUint8(1, route.destination?.prefixLength ?? 0);
   view.setUint8(3, route.tos);
-  view.setUint8(4, RT_TABLE_MAIN);
   view.setUint8(5, route.protocol);
   view.setUint8(6, route.scope);
   view.setUint8(7, route.type);
   view.setUint32(8, route.flags, true);
   const metrics = [...route.metrics].map(([kind, value]) => [kind, u32(value)] as const);
   return withAttributes(fixed, [
+    [RTA_TABLE, u32(route.table)],
     [RTA_DST, route.destination?.bytes],
     [RTA_GATEWAY, route.gateway],
     [RTA_PREFSRC, route.source],

@@ -1,7 +1,6 @@
-/** What a network namespace holds, read from iproute2's JSON: interfaces, routes and permanent neighbours. Pure. */
+/** Interfaces of a network namespace with their addresses, read from iproute2's JSON. Pure. */
 import * as v from "valibot";
 import { notSupported, parseIpJson, refuseOtherKeys } from "./ip-json.ts";
-import { devicesOf, type NetworkRoute, parseRoutes } from "./route-view.ts";
 
 export interface InterfaceAddress {
   readonly family: "v4" | "v6";
@@ -40,21 +39,10 @@ export interface NetworkInterface {
   readonly addresses: readonly InterfaceAddress[];
 }
 
-export interface Neighbour {
-  readonly family: "v4" | "v6";
-  readonly address: string;
-  readonly device: string;
-  readonly mac: string;
-  /** It says of itself that it is a router, as IPv6's do. */
-  readonly isRouter: boolean;
-}
-
-export interface NetworkView {
+export interface InterfacesView {
   readonly interfaces: readonly NetworkInterface[];
   /** Names of interfaces that are up and carry no Ethernet frames, as a tun or a tunnel does not. */
   readonly otherInterfaces: readonly string[];
-  readonly routes: readonly NetworkRoute[];
-  readonly neighbours: readonly Neighbour[];
 }
 
 /** Source: rtnetlink(7), rtm_scope. Others are told by their numbers. */
@@ -105,35 +93,12 @@ const LinkSchema = v.looseObject({
   addr_info: v.optional(v.array(v.looseObject({})), []),
 });
 
-const NeighbourSchema = v.looseObject({
-  dst: v.string(),
-  dev: v.optional(v.string(), ""),
-  lladdr: v.optional(v.string(), ""),
-  router: v.optional(v.null()),
-});
-
-/** Beside those carried: who found it, and where else it is known. */
-const NEIGHBOUR_KEYS: ReadonlySet<string> = new Set([
-  ...Object.keys(NeighbourSchema.entries),
-  ...["state", "extern_learn", "offload", "protocol"],
-]);
-
-export interface NetworkText {
-  /** `ip -json -details address show` */
-  readonly addresses: string;
-  /** `ip -N -json -4 route show table all` */
-  readonly routes4: string;
-  readonly routes6: string;
-  /** `ip -json neigh show nud permanent` */
-  readonly neighbours: string;
-}
-
 /**
- * Loopback is left out, and what is down and no Ethernet. Fails with unimplemented for what a guest cannot have, and with
- * internal when ip's answer is not understood.
+ * From `ip -json -details address show`. Loopback is left out, and what is down and no Ethernet. Fails with unimplemented for
+ * addresses that a guest cannot have, and with internal when ip's answer is not understood.
  */
-export function parseNetworkView(text: NetworkText): NetworkView {
-  const links = parseIpJson(v.array(LinkSchema), text.addresses, "addresses");
+export function parseInterfaces(text: string): InterfacesView {
+  const links = parseIpJson(v.array(LinkSchema), text, "addresses");
   const otherInterfaces = links
     .filter((link) => link.link_type !== "ether" && link.link_type !== "loopback" && link.flags.includes("UP"))
     .map((link) => link.ifname);
@@ -153,14 +118,7 @@ export function parseNetworkView(text: NetworkText): NetworkView {
         addresses: addressesOf(link),
       };
     });
-  const known = new Set(interfaces.map((entry) => entry.name));
-  const routes = [...parseRoutes(text.routes4, "v4"), ...parseRoutes(text.routes6, "v6")];
-  const neighbours = parseIpJson(v.array(NeighbourSchema), text.neighbours, "neighbours")
-    .filter((entry) => entry.lladdr !== "" && known.has(entry.dev))
-    .map(parseNeighbour);
-  const leadsToKnown = (route: NetworkRoute): boolean =>
-    devicesOf(route).every((device) => device === LOOPBACK || known.has(device));
-  return { interfaces, otherInterfaces, routes: routes.filter(leadsToKnown), neighbours };
+  return { interfaces, otherInterfaces };
 }
 
 /** Of all interfaces in `text`: `ip -json address show …`. */
@@ -202,13 +160,6 @@ function parseAddress(entry: object, device: string, mac: string): InterfaceAddr
   ];
 }
 
-function parseNeighbour(entry: v.InferOutput<typeof NeighbourSchema>): Neighbour {
-  refuseOtherKeys(entry, NEIGHBOUR_KEYS, `neighbour ${entry.dst} of ${entry.dev}`);
-  const { dst, dev, lladdr, router } = entry;
-  return { family: familyOf(dst), address: dst, device: dev, mac: lladdr, isRouter: router === null };
-}
-
-const LOOPBACK = "lo";
 const RT_SCOPE_LINK = 253;
 /** Source: linux/if.h, linux/if_addr.h. */
 const LINK_FLAGS = { NOARP: 0x80, PROMISC: 0x100, ALLMULTI: 0x200 } as const;
@@ -256,8 +207,4 @@ export function isOrphanedRedirect(text: string): boolean {
   const targets = filters.flatMap(({ options }) => options?.actions.map((action) => action.to_dev) ?? []);
   // iproute2's name of an interface without a number.
   return targets.length > 0 && targets.every((target) => target === "*");
-}
-
-function familyOf(address: string): "v4" | "v6" {
-  return address.includes(":") ? "v6" : "v4";
 }
