@@ -172,6 +172,8 @@ describe("command lines", () => {
     [["kill", "a", "9", "b"], "at most 2 arguments are wanted, got 3"],
     [["exec"], "container id is missing", 1],
     [["list", "x"], "no arguments are wanted"],
+    [["features", "x"], "no arguments are wanted"],
+    [["spec", "x"], "no arguments are wanted"],
     [["list", "--format", "yaml"], "invalid format option"],
     [["ps", "--format", "yaml", "x"], "invalid format option"],
     [["checkpoint", "x"], "checkpoint and restore of containers are not supported"],
