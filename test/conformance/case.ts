@@ -59,6 +59,8 @@ export interface Case {
   readonly files?: Readonly<Record<string, string | Uint8Array>>;
   /** Symbolic links below the case's directory: link to target. */
   readonly links?: Readonly<Record<string, string>>;
+  /** What is taken away of the root file system, before anything is put into the case's directory. */
+  readonly removed?: readonly string[];
   /** Directories below the case's directory. */
   readonly directories?: readonly string[];
   /** Hearth gives the container a VM of its own; otherwise it joins one that cases share, as a container of a pod. */

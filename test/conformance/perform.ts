@@ -6,6 +6,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -61,6 +62,7 @@ export async function perform(given: Case, subject: Subject, dir: string, id: st
 async function layOut(given: Case, place: Place): Promise<void> {
   const { dir, subject } = place;
   await makeRootfs(join(dir, "rootfs"));
+  for (const path of given.removed ?? []) rmSync(join(dir, path), { recursive: true });
   for (const path of given.directories ?? []) mkdirSync(join(dir, path), { recursive: true });
   for (const [path, content] of Object.entries(given.files ?? {})) {
     const file = join(dir, path);

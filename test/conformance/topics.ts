@@ -14,6 +14,7 @@ import { PATHS } from "./cases/paths.ts";
 import { PROCESS } from "./cases/process.ts";
 import { REFUSALS } from "./cases/refusals.ts";
 import { SECCOMP } from "./cases/seccomp.ts";
+import { UPDATES } from "./cases/updates.ts";
 
 export const TOPICS: readonly Topic[] = [
   LIFECYCLE,
@@ -25,6 +26,7 @@ export const TOPICS: readonly Topic[] = [
   NAMESPACES,
   DEVICES,
   CGROUPS,
+  UPDATES,
   SECCOMP,
   HOOKS,
   EXEC,

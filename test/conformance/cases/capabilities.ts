@@ -58,6 +58,35 @@ export const CAPABILITIES: Topic = {
     prints("no capabilities member", SPEC, SETS, "Inh:\nPrm:\nEff:\nBnd:\nAmb:", {
       config: { process: { capabilities: undefined } },
     }),
+    prints("no bounding set is an empty one", SPEC, SETS, "Inh:\nPrm:\nEff:\nBnd:\nAmb:", {
+      config: { process: { capabilities: { effective: [], permitted: [], inheritable: [], ambient: [] } } },
+    }),
+    prints("permitted ones beyond the bounding set end with the program's start", SPEC, SETS, /Prm:1\nEff:1\nBnd:1\n/, {
+      config: { process: { capabilities: { bounding: [CHOWN], effective: [CHOWN], permitted: [CHOWN, KILL] } } },
+    }),
+    {
+      name: "inheritable ones beyond the bounding set are an error",
+      spec: SPEC,
+      config: { process: { capabilities: { effective: [KILL], permitted: [KILL], inheritable: [KILL] } } },
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], status: "fails", stderr: /not permitted/i }],
+    },
+    {
+      name: "what is executed in a container has its sets, and --cap adds to them",
+      spec: SPEC,
+      config: {
+        process: {
+          capabilities: { bounding: [CHOWN, KILL], effective: [CHOWN], permitted: [CHOWN], inheritable: [CHOWN] },
+        },
+      },
+      steps: [
+        { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+        { run: ["exec", "$ID", "/bin/sh", "-c", SETS], stdout: "Inh:1\nPrm:1\nEff:1\nBnd:21\nAmb:" },
+        {
+          run: ["exec", "--cap", "CAP_SYSLOG", "$ID", "/bin/sh", "-c", SETS],
+          stdout: /^Inh:1\nPrm:400000001\nEff:400000001\nBnd:400000021\n/,
+        },
+      ],
+    },
     prints("what a missing capability forbids", SPEC, "chown 5 /x 2>/dev/null || echo denied", "denied", {
       files: { "rootfs/x": "" },
       config: { process: { capabilities: { bounding: [KILL], effective: [KILL], permitted: [KILL] } } },

@@ -23,16 +23,10 @@ const limited = (
     ...extra,
   });
 
-/** Quota and period of the container's cgroup. */
-const cpuLimit = {
-  run: [
-    "exec",
-    "$ID",
-    "/bin/sh",
-    "-c",
-    "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)",
-  ],
-} as const;
+/** Prints quota and period of the container's cgroup. */
+const CPU_LIMIT =
+  "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)";
+const cpuLimit = { run: ["exec", "$ID", "/bin/sh", "-c", CPU_LIMIT] } as const;
 
 export const CGROUPS: Topic = {
   topic: "cgroups",
@@ -66,6 +60,7 @@ export const CGROUPS: Topic = {
       "killed",
     ),
     limited("a limit of processes", "pids", { pids: { limit: 33 } }, value("pids/pids.max", "pids.max"), "33"),
+    limited("no limit of processes", "pids", { pids: { limit: -1 } }, value("pids/pids.max", "pids.max"), "max"),
     limited(
       "more processes than the limit cannot be",
       "pids",
@@ -73,13 +68,13 @@ export const CGROUPS: Topic = {
       "(for i in 1 2 3 4 5 6; do sleep 1 & done) 2>/dev/null || echo refused",
       "refused",
     ),
-    limited(
-      "CPU quota and period",
-      "cpu",
-      { cpu: { quota: 50_000, period: 100_000 } },
-      "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)",
-      "50000 100000",
-    ),
+    limited("CPU quota and period", "cpu", { cpu: { quota: 50_000, period: 100_000 } }, CPU_LIMIT, "50000 100000"),
+    limited("a CPU quota without a period", "cpu", { cpu: { quota: 5000 } }, CPU_LIMIT, "5000 100000"),
+    limited("a CPU period without a quota", "cpu", { cpu: { period: 50_000 } }, CPU_LIMIT, /^(?:max|-1) 50000$/),
+    refusesResources("a CPU period that no kernel takes", "cpu", { cpu: { period: 100 } }),
+    refusesResources("huge pages of a size that no machine has", "huge-page-limits", {
+      hugepageLimits: [{ pageSize: "3MB", limit: 3 * MIB }],
+    }),
     limited("CPU shares", "cpu", { cpu: { shares: 512 } }, value("cpu/cpu.shares", "cpu.weight"), /^(?:512|20)$/),
     limited(
       "values of cgroup v2 itself",

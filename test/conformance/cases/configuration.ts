@@ -54,6 +54,9 @@ export const CONFIGURATION: Topic = {
     prints("a host name of 64 characters", "config.md#hostname", "hostname", "h".repeat(64), {
       config: { hostname: "h".repeat(64) },
     }),
+    prints("an empty host name is none", "config.md#hostname", 'test -n "$(hostname)" && echo named', "named", {
+      config: { hostname: "" },
+    }),
     refuses("a host name that no kernel takes", "config.md#hostname", undefined, {
       config: { hostname: "h".repeat(65) },
     }),

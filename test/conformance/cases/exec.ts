@@ -33,6 +33,12 @@ export const EXEC: Topic = {
     }),
     exec("--cwd", { ...sh("pwd", "--cwd", "/tmp"), stdout: "/tmp" }),
     exec("--env", { ...sh("echo $A $B", "--env", "A=1", "--env", "B=2"), stdout: "1 2" }),
+    exec("--env of what the container has", { ...sh("echo $TERM", "--env", "TERM=dumb"), stdout: "dumb" }),
+    exec(
+      "masked paths hold for it, once",
+      { ...sh("wc -c </proc/version; grep -c ' /proc/version ' /proc/self/mountinfo"), stdout: "0\n1" },
+      { config: { linux: { maskedPaths: ["/proc/version"] } } },
+    ),
     exec("the environment of the container", { ...sh("echo $TERM"), stdout: "xterm" }),
     exec("--user", { ...sh("echo $(id -u) $(id -g)", "--user", "1000:50"), stdout: "1000 50" }),
     exec(

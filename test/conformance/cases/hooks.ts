@@ -196,6 +196,17 @@ export const HOOKS: Topic = {
       steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "one own" }],
     },
     {
+      name: "a startContainer hook without an environment has the program's",
+      spec: SPEC,
+      args: ["/bin/cat", "/seen"],
+      files: { "rootfs/hook": "#!/bin/sh\ncat >/dev/null; echo $A >/seen\n" },
+      config: {
+        process: { env: ["PATH=/bin", "A=the program's"] },
+        hooks: { startContainer: [{ path: "/hook" }] },
+      },
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: "the program's" }],
+    },
+    {
       name: "environment, arguments and timeout of a createContainer hook",
       spec: SPEC,
       files: { hook: '#!/bin/sh\ncat >/dev/null; test "$1 $A" = "one own"\n' },

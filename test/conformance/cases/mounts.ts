@@ -48,6 +48,8 @@ const propagation = (given: string, shows: string): Case =>
 const taken = (given: string): Case =>
   prints(`${given} is taken`, SPEC, "touch /m/x && echo ok", "ok", mounts(tmpfs([given])));
 
+const TWO_TIMES = "runc 1.1.5 asks the kernel for what it refuses";
+
 const NESTED = {
   directories: ["src/inner"],
   files: { "src/file": "outer\n", "src/inner/file": "inner\n" },
@@ -191,6 +193,16 @@ export const MOUNTS: Topic = {
     bindFlag("rnosuid", /\bnosuid\b/),
     bindFlag("rnodev", /\bnodev\b/),
     bindFlag("rnoexec", /\bnoexec\b/),
+    bindFlag("rrw", /^rw,relatime$/),
+    bindFlag("rsuid", /^rw,relatime$/),
+    bindFlag("rdev", /^rw,relatime$/),
+    bindFlag("rexec", /^rw,relatime$/),
+    { ...bindFlag("ratime", /^rw,relatime$/), runcFails: TWO_TIMES },
+    bindFlag("rnorelatime", /^rw/),
+    bindFlag("rstrictatime", /^rw$/),
+    { ...bindFlag("rnostrictatime", /^rw,relatime$/), runcFails: TWO_TIMES },
+    bindFlag("rnodiratime", /\bnodiratime\b/),
+    bindFlag("rdiratime", /^rw,relatime$/),
     prints("the last of opposite options of a file system", SPEC, OPTIONS, /^rw,relatime$/, mounts(tmpfs(OPPOSITE))),
     prints("the last of opposite options of a bind mount", SPEC, OPTIONS, /^rw,relatime$/, {
       directories: ["src"],
@@ -302,6 +314,12 @@ export const MOUNTS: Topic = {
       mounts({ destination: "/m", type: "tmpfs", source: "tmpfs", options: "ro" }),
     ),
     refuses("an option that the file system does not know", SPEC, undefined, mounts(tmpfs(["bogus=1"]))),
+    ...["/proc", "/sys"].map((path) =>
+      refuses(`${path} over a symbolic link`, SPEC, /ordinary directory/, {
+        removed: [`rootfs${path}`],
+        links: { [`rootfs${path}`]: "etc" },
+      }),
+    ),
     refuses("a directory over a file", SPEC, undefined, {
       ...NESTED,
       ...mounts(bind(["bind"], "$DIR/src", "/etc/passwd")),

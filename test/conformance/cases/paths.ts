@@ -12,6 +12,12 @@ const READONLY = "config-linux.md#readonly-paths";
 const ROOT = "config-linux.md#rootfs-mount-propagation";
 const ROOT_PROPAGATION = "awk '$5 == \"/\"' /proc/self/mountinfo | sed 's/ - .*//' | cut -d' ' -f7- | tr -d '0-9'";
 
+/** Nodes that are there before paths are masked. */
+const NODES = [
+  { path: "/dev/pipe", type: "p", fileMode: 0o666, uid: 0, gid: 0 },
+  { path: "/dev/endless", type: "c", major: 1, minor: 5, fileMode: 0o666, uid: 0, gid: 0 },
+];
+
 export const PATHS: Topic = {
   topic: "paths",
   cases: [
@@ -30,6 +36,34 @@ export const PATHS: Topic = {
       },
     ),
     prints("a masked path that is missing is none", MASKED, "echo ok", "ok", linux({ maskedPaths: ["/nowhere"] })),
+    prints("a masked path through a symbolic link masks what it leads to", MASKED, "cat /real /link | wc -c", "0", {
+      files: { "rootfs/real": "secret\n" },
+      links: { "rootfs/link": "real" },
+      ...linux({ maskedPaths: ["/link"] }),
+    }),
+    prints("a masked path through a symbolic link that leads nowhere is none", MASKED, "echo ok", "ok", {
+      links: { "rootfs/link": "../nowhere" },
+      ...linux({ maskedPaths: ["/link"] }),
+    }),
+    prints("a masked path without a slash at its begin is below the root", MASKED, "cat /secret | wc -c", "0", {
+      files: { "rootfs/secret": "secret\n" },
+      ...linux({ maskedPaths: ["secret"] }),
+    }),
+    prints("a masked path that leads out of the root is none", MASKED, "echo ok", "ok", {
+      files: { outside: "outside\n" },
+      ...linux({ maskedPaths: ["../outside"] }),
+    }),
+    prints("masked paths below a masked directory", MASKED, "ls /hidden | wc -l; cat /open/secret | wc -c", "0\n0", {
+      files: { "rootfs/hidden/deep/file": "secret\n", "rootfs/open/secret": "secret\n" },
+      ...linux({ maskedPaths: ["/hidden", "/hidden/deep", "/hidden/deep/file", "/open/secret", "/open/secret"] }),
+    }),
+    prints(
+      "a masked fifo and a masked device",
+      MASKED,
+      "test -p /dev/pipe || echo none; head -c 1 /dev/endless | wc -c",
+      "none\n0",
+      linux({ devices: NODES, maskedPaths: ["/dev/pipe", "/dev/endless"] }),
+    ),
     prints("masked paths of /proc", MASKED, "wc -c </proc/version", "0", linux({ maskedPaths: ["/proc/version"] })),
     prints(
       "a user namespace of its own shows a process no more of /proc",
@@ -64,6 +98,38 @@ export const PATHS: Topic = {
       "ok",
       linux({ readonlyPaths: ["/nowhere"] }),
     ),
+    prints(
+      "a read-only path through a symbolic link",
+      READONLY,
+      "echo x 2>/dev/null >/real/file || cat /real/file",
+      "fixed",
+      {
+        files: { "rootfs/real/file": "fixed\n" },
+        links: { "rootfs/link": "real" },
+        ...linux({ readonlyPaths: ["/link"] }),
+      },
+    ),
+    prints(
+      "a read-only path without a slash at its begin is below the root",
+      READONLY,
+      "echo x 2>/dev/null >/fixed || cat /fixed",
+      "fixed",
+      {
+        files: { "rootfs/fixed": "fixed\n" },
+        ...linux({ readonlyPaths: ["fixed"] }),
+      },
+    ),
+    prints(
+      "a read-only fifo and a read-only device can be used, but not changed",
+      READONLY,
+      "test -p /dev/pipe && chmod 600 /dev/pipe 2>/dev/null || echo fixed; head -c 1 /dev/endless | wc -c; echo x >/dev/endless && echo written",
+      "fixed\n1\nwritten",
+      linux({ devices: NODES, readonlyPaths: ["/dev/pipe", "/dev/endless"] }),
+    ),
+    prints("a path that is masked and read-only", MASKED, "cat /secret | wc -c", "0", {
+      files: { "rootfs/secret": "secret\n" },
+      ...linux({ maskedPaths: ["/secret"], readonlyPaths: ["/secret"] }),
+    }),
     prints(
       "read-only paths of /proc",
       READONLY,

@@ -60,6 +60,13 @@ export const PROCESS: Topic = {
     prints("user and group", "config.md#user", "echo $(id -u) $(id -g)", "1000 50", {
       config: { process: { user: { uid: 1000, gid: 50 } } },
     }),
+    prints(
+      "additional groups given twice",
+      "config.md#posix-platform-user",
+      "grep Groups /proc/self/status | tr '\\t' ' '",
+      /^Groups: 60( 60)? 70 *$/,
+      { config: { process: { user: { uid: 1000, gid: 50, additionalGids: [60, 70, 60] } } } },
+    ),
     prints("additional groups", "config.md#user", "id -G", "50 60 70", {
       config: { process: { user: { uid: 1000, gid: 50, additionalGids: [60, 70] } } },
     }),
