@@ -264,6 +264,11 @@ test("crun, which knows 1.0 only, is given 1.0 whatever 1.x the bundle says", ()
 
 describe("refused, naming the property", () => {
   const linux = (more: object): Partial<Spec> => ({ linux: { namespaces: NAMESPACES, ...more } });
+  const NOTIFYING = {
+    defaultAction: "SCMP_ACT_ALLOW",
+    listenerPath: "/x",
+    syscalls: [{ names: ["mkdir"], action: "SCMP_ACT_NOTIFY" }],
+  };
   const bind = (source: string): Partial<Spec> => ({ mounts: [{ destination: "/m", type: "bind", source }] });
   test.each<[string, Partial<Spec>]>([
     ["linux.namespaces without network", { linux: { namespaces: [{ type: "mount" }] } }],
@@ -272,7 +277,7 @@ describe("refused, naming the property", () => {
     ["linux.intelRdt", linux({ intelRdt: { closID: "x" } })],
     ["linux.namespaces time path", linux({ namespaces: [...NAMESPACES, { type: "time", path: "/proc/1/ns/time" }] })],
     ["linux.memoryPolicy", linux({ memoryPolicy: { mode: "MPOL_LOCAL" } })],
-    ["linux.seccomp.listenerPath", linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/x" } })],
+    ["linux.seccomp.listenerPath", linux({ seccomp: NOTIFYING })],
     ["linux.devices /dev/sda", linux({ devices: [{ path: "/dev/sda", type: "b", major: 8, minor: 0 }] })],
     ["linux.resources.rdma", linux({ resources: { rdma: { mlx: { hcaHandles: 1 } } } })],
     ["linux.resources.network", linux({ resources: { network: { classID: 1 } } })],

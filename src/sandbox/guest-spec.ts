@@ -337,6 +337,9 @@ function guestProcess(process: Process, { security }: GuestSpecContext, warnings
   return labelledProcess(process, security, false, warnings);
 }
 
+/** The one action that has a use for a listener. */
+const SECCOMP_NOTIFY = "SCMP_ACT_NOTIFY";
+
 function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): NonNullable<Spec["linux"]> {
   const linux = spec.linux ?? {};
   for (const property of ["intelRdt", "memoryPolicy"]) {
@@ -348,7 +351,9 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   // Interfaces are moved on the host, and come with the network namespace.
   const { mountLabel, netDevices: _moved, maskedPaths, ...rest } = linux;
   if (mountLabel) dropLabel("linux.mountLabel", mountLabel, context.security, warnings);
-  if (linux.seccomp?.listenerPath) refuse("linux.seccomp.listenerPath", "its socket is on the host");
+  const { listenerPath, ...seccomp } = linux.seccomp ?? {};
+  const notifies = seccomp.syscalls?.some(({ action }) => action === SECCOMP_NOTIFY) === true;
+  if (listenerPath && notifies) refuse("linux.seccomp.listenerPath", "its socket is on the host");
   const resources =
     linux.resources === undefined
       ? {}
@@ -356,6 +361,7 @@ function guestLinux(spec: Spec, context: GuestSpecContext, warnings: string[]): 
   return {
     ...rest,
     ...rootPropagation(spec),
+    ...(linux.seccomp === undefined ? {} : { seccomp }),
     // Each is a mount, and one that is masked twice would be two.
     ...(maskedPaths === undefined ? {} : { maskedPaths: [...new Set(maskedPaths)] }),
     namespaces: guestNamespaces(spec, context),

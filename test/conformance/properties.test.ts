@@ -39,7 +39,11 @@ const VALUES: Readonly<Record<string, unknown>> = {
 /** What must stand beside a property for the configuration to be one. */
 const BESIDE: Readonly<Record<string, object>> = {
   "mounts[]": { destination: "/m", type: "bind", source: "/", options: ["rbind"] },
-  "linux.seccomp": { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/run/x.sock" },
+  "linux.seccomp": {
+    defaultAction: "SCMP_ACT_ALLOW",
+    listenerPath: "/run/x.sock",
+    syscalls: [{ names: ["mkdir"], action: "SCMP_ACT_NOTIFY" }],
+  },
 };
 
 /** A configuration that has the property. */

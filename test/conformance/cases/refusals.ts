@@ -93,7 +93,13 @@ export const REFUSALS: Topic = {
     refused(
       "a seccomp listener",
       /listenerPath/,
-      linux({ seccomp: { defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/run/x.sock" } }),
+      linux({
+        seccomp: {
+          defaultAction: "SCMP_ACT_ALLOW",
+          listenerPath: "/run/x.sock",
+          syscalls: [{ names: ["mkdir"], action: "SCMP_ACT_NOTIFY" }],
+        },
+      }),
       HOST,
     ),
   ],

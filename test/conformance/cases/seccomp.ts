@@ -32,6 +32,23 @@ export const SECCOMP: Topic = {
       "Seccomp:2",
       one({ names: MKDIR, action: "SCMP_ACT_ERRNO" }),
     ),
+    prints(
+      "a listener that no action has a use for is ignored",
+      SPEC,
+      "mkdir /x 2>&1 || true",
+      /Operation not permitted/,
+      {
+        config: {
+          linux: {
+            seccomp: {
+              defaultAction: "SCMP_ACT_ALLOW",
+              listenerPath: "/nowhere.sock",
+              syscalls: [{ names: MKDIR, action: "SCMP_ACT_ERRNO" }],
+            },
+          },
+        },
+      },
+    ),
     prints("no filter", SPEC, "grep '^Seccomp:' /proc/self/status | tr -d '\\t'", "Seccomp:0"),
     prints(
       "ERRNO is EPERM",
