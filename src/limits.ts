@@ -136,6 +136,8 @@ export const SOCKET_PROBE_MS = 1000;
 export const SOCKET_LISTEN_LOCK_MS = 5000;
 /** Exit statuses kept of orphans that ended before anybody asked for them; the asker is at most one program start behind. */
 export const ORPHAN_STATUSES_MAX = 256;
+/** Symbolic links in a path within a container's root. Source: Linux include/linux/namei.h, MAXSYMLINKS. */
+export const SYMBOLIC_LINKS_MAX = 40;
 /** Directories inside each other that a tree we remove may have: our own have about five, each holds a descriptor open. */
 export const REMOVE_TREE_DEPTH_MAX = 512;
 /** Milliseconds a sandbox process that has ended stays to have its last answers read. */

@@ -3,6 +3,7 @@ import type { Spec } from "./spec.ts";
 import { checkRules } from "./spec-rules.ts";
 
 const spec = (changes: Partial<Spec>): Spec => ({ ociVersion: "1.0.2", ...changes });
+const MAPPING = { containerID: 0, hostID: 0, size: 1 };
 const user = { uid: 0, gid: 0 };
 const limit = (type: string): { type: string; soft: number; hard: number } => ({ type, soft: 1, hard: 2 });
 
@@ -18,7 +19,7 @@ describe("refused, naming the property", () => {
     ['"a/b" is no name of an interface', { linux: { netDevices: { "a/b": {} } } }],
     ['"sixteen_letters_" is no name', { linux: { netDevices: { eth0: { name: "sixteen_letters_" } } } }],
     ["linux.netDevices gives eth0 to more than one", { linux: { netDevices: { eth0: {}, eth1: { name: "eth0" } } } }],
-    ["need a user namespace", { linux: { uidMappings: [{ containerID: 0 }] } }],
+    ["need a user namespace", { linux: { uidMappings: [MAPPING] } }],
     ["linux.seccomp.defaultAction is missing", { linux: { seccomp: {} } }],
     [
       "linux.seccomp.syscalls.1.names",
@@ -43,7 +44,7 @@ test("what the spec allows passes", () => {
   const process = { cwd: "/", user, rlimits: [limit("RLIMIT_A"), limit("RLIMIT_B")] };
   const linux = {
     namespaces: [{ type: "pid" }, { type: "user" }],
-    uidMappings: [{ containerID: 0 }],
+    uidMappings: [MAPPING],
     rootfsPropagation: "rslave",
     netDevices: { eth0: { name: "eth1" }, eth1: { name: "eth0" }, eth2: {} },
     seccomp: { defaultAction: "A", syscalls: [{ names: ["x"], action: "B" }] },

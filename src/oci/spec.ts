@@ -71,13 +71,21 @@ export const ProcessSchema = v.looseObject({
   selinuxLabel: v.optional(text),
 });
 
+/** Missing ones are 0. Source: OCI runtime spec, config-linux.md#user-namespace-mappings. */
+const IdMappingSchema = v.looseObject({
+  containerID: v.optional(id, 0),
+  hostID: v.optional(id, 0),
+  size: v.optional(id, 0),
+});
+const idMappings = v.optional(v.array(IdMappingSchema, "must be a list of mappings"));
+
 const MountSchema = v.looseObject({
   destination: v.pipe(noZero, v.nonEmpty("must not be empty")),
   type: v.optional(text),
   source: v.optional(noZero),
   options: v.optional(strings),
-  uidMappings: v.optional(v.array(object)),
-  gidMappings: v.optional(v.array(object)),
+  uidMappings: idMappings,
+  gidMappings: idMappings,
 });
 
 const HookSchema = v.looseObject({
@@ -157,8 +165,8 @@ const TimeOffsetSchema = v.looseObject({ secs: v.optional(whole), nanosecs: v.op
 
 const LinuxSchema = v.looseObject({
   namespaces: v.optional(v.array(v.looseObject({ type: text, path: v.optional(text) }), "must be a list")),
-  uidMappings: v.optional(v.array(object)),
-  gidMappings: v.optional(v.array(object)),
+  uidMappings: idMappings,
+  gidMappings: idMappings,
   devices: v.optional(v.array(DeviceSchema, "must be a list of devices")),
   netDevices: v.optional(v.record(text, v.looseObject({ name: v.optional(text) }))),
   cgroupsPath: v.optional(noZero),
@@ -194,6 +202,7 @@ const SpecSchema = v.looseObject({
 
 export type Spec = v.InferOutput<typeof SpecSchema>;
 export type Process = v.InferOutput<typeof ProcessSchema>;
+export type IdMapping = v.InferOutput<typeof IdMappingSchema>;
 export type Mount = v.InferOutput<typeof MountSchema>;
 export type Hook = v.InferOutput<typeof HookSchema>;
 export type Hooks = v.InferOutput<typeof HooksSchema>;

@@ -13,12 +13,12 @@ import type { Log } from "../log.ts";
 import type { Neighbours } from "../oci/pod.ts";
 import { type Namespace, type Process, parseProcess, type Spec, stringifySpec } from "../oci/spec.ts";
 import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.ts";
-import { mountPointsBelow } from "../sys/mount.ts";
+import { mountOptionsAt, mountPointsBelow } from "../sys/mount.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
-import { directoryModeInRoot } from "../sys/open-in-root.ts";
+import { directoryModeInRoot, makeInRoot, resolveInRoot } from "../sys/open-in-root.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import type { GuestProfiles } from "./guest-profiles.ts";
-import { type GuestVolume, toGuestSpec } from "./guest-spec.ts";
+import { type GuestSpec, type GuestVolume, toGuestSpec } from "./guest-spec.ts";
 import { namedHookFailure } from "./hook-failure.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
 import { hostSecurity } from "./host-security.ts";
@@ -133,7 +133,9 @@ export class Container {
         fileTypeOf: hostFileType,
         ownBootId: dependencies.ownBootId,
         modeInRoot: directoryModeInRoot,
+        placeInRoot: resolveInRoot,
         mountsBelow: mountPointsBelow,
+        mountFlags: mountOptionsAt,
         tmpfsAt: hostTmpfs,
         security: hostSecurity(),
         hasDevice: hostHasDevice,
@@ -147,8 +149,11 @@ export class Container {
     await using undo = new AsyncDisposableStack();
     const exposed: ExposedPath[] = [];
     await steps.run("expose", AGENT_CALL_TIMEOUT_MS, async () => {
-      for (const { hostPath, relativePath, recursive, overlay } of guest.exposures) {
-        const options = { recursive, overlay, mountNamespace };
+      const makePoints = () => makeMountPoints(guest);
+      if (mountNamespace === undefined) makePoints();
+      else inMountNamespace(mountNamespace, makePoints);
+      for (const { hostPath, relativePath, recursive, overlay, idMapping } of guest.exposures) {
+        const options = { recursive, overlay, idMapping, mountNamespace };
         exposed.push(undo.use(await shared.expose(hostPath, relativePath, options)));
       }
     });
@@ -348,6 +353,11 @@ export class Container {
   get #agent(): AgentClient["agent"] {
     return this.#dependencies.agent.agent;
   }
+}
+
+/** crun would make them too, but with another mode, and neither through a link that leads nowhere nor for a /proc deep inside. */
+function makeMountPoints({ hostRootfs, mountPoints }: GuestSpec): void {
+  for (const { path, kind } of mountPoints) makeInRoot(hostRootfs, path, kind);
 }
 
 function notRunning(id: string): HearthError {

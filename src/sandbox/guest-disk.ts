@@ -39,7 +39,7 @@ export interface GuestDiskContext {
 /** How the mount is propagated, which is the container's. */
 const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
 /** Flags that a mount has for itself: crun takes those away from a bind mount that it is not told of. */
-const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime))$/;
+const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
 
 /** Undefined for a mount of another kind. Fails as mount(2) would when the source is no block device. */
 export function guestDisk(

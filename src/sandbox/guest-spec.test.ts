@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { MOUNTS_BELOW_MAX } from "../limits.ts";
 import type { Spec } from "../oci/spec.ts";
 import { type GuestSpecContext, toGuestSpec } from "./guest-spec.ts";
@@ -15,7 +16,9 @@ const context: GuestSpecContext = {
     if (path.startsWith("/missing")) return "missing";
     return "directory";
   },
+  placeInRoot: (_root, path) => join("/", path),
   modeInRoot: (root, path) => (root === "/bundle/rootfs" && path === "/run" ? 0o755 : undefined),
+  mountFlags: (path) => (path === "/flagged" ? ["rw", "nosuid", "relatime"] : ["rw", "relatime"]),
   mountsBelow: (path) => (path === "/nested" ? ["a", "a/b"] : []),
   tmpfsAt: (path) => (path.includes("tmpfs") ? { sizeBytes: 65_536, mode: 0o1777, uid: 0, gid: 5 } : undefined),
   hasDevice: ({ major }) => major !== 230,
@@ -90,7 +93,7 @@ describe("paths", () => {
     expect(nested("bind").exposures.at(-1)?.recursive).toBe(false);
   });
 
-  test("a tmpfs without a mode has that of the directory in the image, and a later bind mount of it is one of it", () => {
+  test("a tmpfs without a mode has that of the directory in the image, and a later bind mount of it is one of it, with its flags", () => {
     const mounts = [
       { destination: "/run", type: "tmpfs", source: "tmpfs", options: ["nosuid"] },
       { destination: "/bundle/rootfs/other", type: "bind", source: "rootfs/run/x", options: ["bind"] },
@@ -98,9 +101,40 @@ describe("paths", () => {
     const { config, exposures } = toGuestSpec(spec({ mounts }), context);
     expect(config.mounts).toEqual([
       { destination: "/run", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
-      { destination: "/other", type: "bind", source: "/run/hearth/shared/c1/rootfs/run/x", options: ["bind"] },
+      {
+        destination: "/other",
+        type: "bind",
+        source: "/run/hearth/shared/c1/rootfs/run/x",
+        options: ["bind", "nosuid"],
+      },
     ]);
     expect(exposures).toHaveLength(1);
+  });
+
+  test("an id-mapped mount is mapped on the host, and the guest does not hear of it", () => {
+    const ids = [{ containerID: 0, hostID: 1000, size: 1 }];
+    const mount = { destination: "/m", type: "bind", source: "/flagged", options: ["bind", "ridmap"] };
+    const { config, exposures } = toGuestSpec(
+      spec({ mounts: [{ ...mount, uidMappings: ids, gidMappings: ids }] }),
+      context,
+    );
+    const source = "/run/hearth/shared/c1/0/flagged";
+    expect(config.mounts).toEqual([{ destination: "/m", type: "bind", source, options: ["bind", "nosuid"] }]);
+    expect(exposures.at(-1)).toMatchObject({ idMapping: { uids: ids, gids: ids, recursive: true } });
+  });
+
+  test("a directory that is mounted at the root is the root", () => {
+    const mounts = [
+      { destination: "/hidden", type: "tmpfs", source: "tmpfs" },
+      { destination: "/.", type: "bind", source: "other", options: ["rbind", "ro"] },
+      { destination: "/seen", type: "tmpfs", source: "tmpfs" },
+    ];
+    const { config, hostRootfs, mountPoints } = toGuestSpec(spec({ mounts }), context);
+    expect([hostRootfs, config.root?.readonly]).toEqual(["/bundle/other", true]);
+    expect(config.mounts?.map(({ destination }) => destination)).toEqual(["/seen"]);
+    expect(mountPoints).toEqual([{ path: "/seen", kind: "directory" }]);
+    const flagged = [{ destination: "/", type: "bind", source: "other", options: ["bind", "noexec"] }];
+    expect(() => toGuestSpec(spec({ mounts: flagged }), context)).toThrow("on the top of rootfs");
   });
 
   test("a path that is masked twice is masked once", () => {
@@ -284,8 +318,8 @@ describe("refused, naming the property", () => {
     ["hooks.createContainer.0", { hooks: { createContainer: [{ path: "/missing/x" }] } }],
     ["hooks.createContainer.0", { hooks: { createContainer: [{ path: "/dev/x" }] } }],
     ["process.execCPUAffinity", { process: { args: ["x"], cwd: "/", user: { uid: 0, gid: 0 }, execCPUAffinity: {} } }],
-    ["mount /m option nosymfollow", { mounts: [{ destination: "/m", type: "tmpfs", options: ["nosymfollow"] }] }],
-    ["mount /m option idmap", { mounts: [{ destination: "/m", type: "bind", source: "/x", options: ["idmap"] }] }],
+    ["id-mapped mounts are only", { mounts: [{ destination: "/m", type: "tmpfs", options: ["idmap"] }] }],
+    ["id-mapped mounts must", { mounts: [{ destination: "/m", type: "bind", source: "/x", options: ["ridmap"] }] }],
     ["mount /m", bind("/run/docker.sock")],
     ["mount /m", bind("/dev/sda")],
     ["mount /m", { mounts: [{ destination: "/m", type: "ext4", source: "/dev/tty" }] }],

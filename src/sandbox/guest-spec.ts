@@ -7,16 +7,26 @@ import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { MOUNTS_BELOW_MAX } from "../limits.ts";
 import { CONTAINER_NAMESPACE_PREFIX, type Neighbours, podRole, vmRole } from "../oci/pod.ts";
-import type { Hooks, LinuxDevice, Mount, Namespace, Process, Resources, Spec } from "../oci/spec.ts";
+import type { Hooks, LinuxDevice, Mount, Namespace, Process, Spec } from "../oci/spec.ts";
 import { BOOT_ID_NAME } from "../paths.ts";
 import { type GuestBind, keepFlags } from "./bind-flags.ts";
+import { guestDevices } from "./guest-devices.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { HostSecurity } from "./host-security.ts";
-import { guestOptions } from "./mount-options.ts";
+import { type MountIdMapping, mountIdMapping } from "./id-mapping.ts";
+import { guestOptions, withFlags } from "./mount-options.ts";
 import { dropLabel, type GuestProfile, type LabelledProcess, labelledProcess } from "./process-labels.ts";
 import { refuse } from "./refuse.ts";
-import { mountedSource, mountsInRootfs } from "./rootfs-mounts.ts";
+import {
+  insideOf,
+  isBindMount,
+  type MountPoint,
+  mountedSource,
+  mountPointsOf,
+  mountsInRootfs,
+  withRootMounted,
+} from "./rootfs-mounts.ts";
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
@@ -34,6 +44,8 @@ export interface Exposure {
   readonly recursive: boolean;
   /** Options of an overlay file system that appears instead; see ExposeOptions. */
   readonly overlay?: string;
+  /** Whose its files appear to be; see ExposeOptions. */
+  readonly idMapping?: MountIdMapping;
 }
 
 /** Memory of the guest's own in place of a file system in the host's; containers that name the same one share it. */
@@ -47,6 +59,10 @@ export interface GuestVolume {
 
 export interface GuestSpec {
   readonly config: Spec;
+  /** What its root is on the host; absolute. */
+  readonly hostRootfs: string;
+  /** To be made in it, unless they are there or what is mounted before hides them. */
+  readonly mountPoints: readonly MountPoint[];
   readonly exposures: readonly Exposure[];
   readonly volumes: readonly GuestVolume[];
   readonly disks: readonly GuestDisk[];
@@ -67,8 +83,12 @@ export interface GuestSpecContext extends Neighbours {
   readonly ownBootId?: boolean;
   /** Mode of a directory in a root directory of the host; undefined where there is none. */
   readonly modeInRoot: (root: string, path: string) => number | undefined;
+  /** See resolveInRoot. */
+  readonly placeInRoot: (root: string, path: string, isHidden: (place: string) => boolean) => string;
   /** Where something is mounted below a path of the host: relative paths, an outer one first. */
   readonly mountsBelow: (hostPath: string) => readonly string[];
+  /** Options of the mount that a path of the host is on, "ro" or "nosuid" among them. */
+  readonly mountFlags: (hostPath: string) => readonly string[];
   /** What a file system in memory that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
   readonly security: HostSecurity;
@@ -109,11 +129,9 @@ const GUEST_FILESYSTEMS: ReadonlySet<string> = new Set([
   "bpf",
 ]);
 
-/** Character devices whose numbers mean the same in every kernel. Source: Linux Documentation/admin-guide/devices.txt. */
-const PORTABLE_DEVICES: ReadonlySet<string> = new Set(["c1", "c5", "c10:200", "c10:229", "c10:237"]);
-
 /** Fails with invalid-argument or unimplemented, naming the property. */
-export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
+export function toGuestSpec(given: Spec, context: GuestSpecContext): GuestSpec {
+  const spec = withRootMounted(given, context.bundle);
   const warnings: string[] = [];
   const exposures: Exposure[] = [];
   const volumes: GuestVolume[] = [];
@@ -122,14 +140,22 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   if (rootPath === undefined) throw new HearthError("invalid-argument", "read config.json: root.path is missing");
   const hostRootfs = resolve(context.bundle, rootPath);
   const rootfs = expose(exposures, hostRootfs, `${context.containerId}/rootfs`);
-  const given = mountsInRootfs(spec.mounts ?? [], hostRootfs, (path) => context.modeInRoot(hostRootfs, path));
-  const mounts = given.flatMap((mount, index) => [
-    ...(guestVolume(mount, context, volumes) ??
+  const placed = mountsInRootfs(spec.mounts ?? [], hostRootfs, {
+    modeOf: (path) => context.modeInRoot(hostRootfs, path),
+    placeOf: (path, isHidden) => context.placeInRoot(hostRootfs, path, isHidden),
+  });
+  const mounts = placed.flatMap((mount, index) => {
+    const idMapping = mountIdMapping(mount, spec.linux, isBindMount(mount));
+    const inGuest =
+      guestVolume(mount, context, volumes) ??
       diskMount(mount, index, context, disks) ??
-      remountedPart(mount, context, hostRootfs, rootfs, given.slice(0, index)) ??
-      guestMount(mount, index, context, exposures, warnings)),
-    ...(context.ownBootId === true && mount.type === "proc" ? [bootIdMount(mount.destination)] : []),
-  ]);
+      remountedPart(mount, context, hostRootfs, rootfs, placed.slice(0, index));
+    if (inGuest !== undefined && idMapping !== undefined) {
+      refuse(`mount ${mount.destination} idmap`, "the guest's own file systems have no id-mapped mounts");
+    }
+    const made = inGuest ?? guestMount({ mount, index, idMapping }, context, exposures, warnings);
+    return context.ownBootId === true && mount.type === "proc" ? [...made, bootIdMount(mount.destination)] : made;
+  });
   const hasUserNamespace = spec.linux?.namespaces?.some(({ type }) => type === "user") === true;
   const flagged = hasUserNamespace
     ? keepFlags(mounts, { rootfs, containerId: context.containerId })
@@ -147,14 +173,27 @@ export function toGuestSpec(spec: Spec, context: GuestSpecContext): GuestSpec {
   };
   if (hooks === undefined) delete config.hooks;
   refuseVm(spec["vm"]);
-  return { config, exposures, volumes, disks, binds: flagged.binds, profiles: labelled?.profiles ?? [], warnings };
+  return {
+    config,
+    hostRootfs,
+    // Root of a user namespace makes them as its own: crun does.
+    mountPoints: hasUserNamespace
+      ? []
+      : mountPointsOf(placed, (path) => context.fileTypeOf(resolve(context.bundle, path))),
+    exposures,
+    volumes,
+    disks,
+    binds: flagged.binds,
+    profiles: labelled?.profiles ?? [],
+    warnings,
+  };
 }
 
 function expose(
   exposures: Exposure[],
   hostPath: string,
   relativePath: string,
-  how: Partial<Pick<Exposure, "recursive" | "overlay">> = {},
+  how: Partial<Pick<Exposure, "recursive" | "overlay" | "idMapping">> = {},
 ): string {
   exposures.push({ hostPath, relativePath, recursive: true, ...how });
   return `${GUEST_SHARED_DIR}/${relativePath}`;
@@ -200,10 +239,6 @@ function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolu
 /** Characters of a hash of the host's path: enough to tell the volumes of one VM apart. */
 const VOLUME_NAME_LENGTH = 16;
 
-function isBindMount({ type, options = [] }: Mount): boolean {
-  return type === "bind" || options.includes("bind") || options.includes("rbind");
-}
-
 /**
  * The hooks that run inside the namespaces of the container. A program of createContainer is named by its path on the host:
  * that one file comes into the guest, where whatever else it needs (interpreter, libraries) is the guest's.
@@ -242,15 +277,18 @@ function remountedPart(
 ): Mount[] | undefined {
   if (!isBindMount(mount) || mount.source === undefined) return undefined;
   const part = mountedSource(resolve(bundle, mount.source), hostRootfs, earlier);
-  return part === undefined
-    ? undefined
-    : [{ ...mount, options: guestOptions(mount, true), source: join(rootfs, part) }];
+  if (part === undefined) return undefined;
+  const around = earlier.findLast(({ destination }) => insideOf(destination, join("/", part)) !== undefined);
+  const options = guestOptions(
+    withFlags(mount, () => around?.options ?? []),
+    true,
+  );
+  return [{ ...mount, options, source: join(rootfs, part) }];
 }
 
 /** Bind mounts come through the shared directory, with what is mounted below as one file system; file systems of the kernel are made in the guest. */
 function guestMount(
-  mount: Mount,
-  index: number,
+  { mount, index, idMapping }: { mount: Mount; index: number; idMapping: MountIdMapping | undefined },
   context: GuestSpecContext,
   exposures: Exposure[],
   warnings: string[],
@@ -263,9 +301,6 @@ function guestMount(
   }
   if (mount.source === undefined) {
     throw new HearthError("invalid-argument", `read config.json: mount ${mount.destination} has no source`);
-  }
-  if ((mount.uidMappings ?? []).length > 0 || (mount.gidMappings ?? []).length > 0) {
-    refuse(`mount ${mount.destination} uidMappings`, "the shared file system has no id-mapped mounts");
   }
   const hostPath = resolve(context.bundle, mount.source);
   const type = context.fileTypeOf(hostPath);
@@ -293,9 +328,11 @@ function guestMount(
   const { options = [] } = mount;
   const isRecursive = options.includes("rbind") || !options.includes("bind");
   const path = `${context.containerId}/${index}/${basename(hostPath) || "root"}`;
-  const source = expose(exposures, hostPath, path, { recursive: isRecursive });
-  const made = { ...mount, options: guestOptions(mount), source };
-  const below = isRecursive && isReadOnly(mount) ? context.mountsBelow(hostPath) : [];
+  const how = { recursive: isRecursive, ...(idMapping === undefined ? {} : { idMapping }) };
+  const source = expose(exposures, hostPath, path, how);
+  const { uidMappings: _uids, gidMappings: _gids, ...others } = withFlags(mount, () => context.mountFlags(hostPath));
+  const made = { ...others, options: guestOptions(others), source };
+  const below = isRecursive && isReadOnly(others) ? context.mountsBelow(hostPath) : [];
   if (below.length > MOUNTS_BELOW_MAX) {
     warnings.push(
       `${below.length - MOUNTS_BELOW_MAX} mounts below ${hostPath} are read-only at ${mount.destination} too`,
@@ -428,46 +465,6 @@ function joinedNamespace(
     );
   }
   return { type, path: `${CONTAINER_NAMESPACE_PREFIX}${containerId}` };
-}
-
-/**
- * A device of the host is refused, but for a privileged container: its engine lists whatever the host has, and nobody
- * asked for any of it by name.
- */
-function guestDevices(
-  devices: readonly LinuxDevice[],
-  resources: Resources | undefined,
-  { hasDevice }: GuestSpecContext,
-  warnings: string[],
-): LinuxDevice[] {
-  // Numbers that the host has no device for are none that it could lend: their node leads nowhere in the guest too.
-  const isOfHost = (device: LinuxDevice) => !isPortable(device) && hasDevice(device);
-  const foreign = devices.filter(isOfHost);
-  // crun would make no node whose path ends with a slash.
-  const portable = devices
-    .filter((device) => !isOfHost(device))
-    .map((device) => ({ ...device, path: resolve("/", device.path) }));
-  const [first] = foreign;
-  if (first === undefined) return portable;
-  const { path, type, major, minor } = first;
-  const why = `${type} ${major}:${minor} is a device of the host, which does not reach into a VM`;
-  if (!allowsEveryDevice(resources)) return refuse(`linux.devices ${path}`, why);
-  warnings.push(`linux.devices ${path} and ${foreign.length - 1} more are not applied: ${why}`);
-  return portable;
-}
-
-function isPortable({ type, major, minor }: LinuxDevice): boolean {
-  if (type === "p") return true;
-  const family = `${type === "u" ? "c" : type}${major}`;
-  return PORTABLE_DEVICES.has(family) || PORTABLE_DEVICES.has(`${family}:${minor}`);
-}
-
-/** One rule for all, as engines write it for a privileged container. */
-function allowsEveryDevice(resources: Resources | undefined): boolean {
-  const [rule, ...more] = resources?.devices ?? [];
-  if (rule === undefined || more.length > 0) return false;
-  const isForAll = (rule["type"] ?? "a") === "a" && rule["major"] === undefined && rule["minor"] === undefined;
-  return isForAll && rule["allow"] === true;
 }
 
 /** Top-level sections of other platforms are theirs (the spec says to ignore them); what one for VMs asks for is the operator's to set. */

@@ -1,13 +1,10 @@
-/** The options of a mount as crun 1.8 has to be given them, so that they do what they do to runc. */
+/** The options of a mount as crun 1.8, or the agent in its place, has to be given them, so that they do what they do to runc. */
 import type { Mount } from "../oci/spec.ts";
-import { refuse } from "./refuse.ts";
 
 /** Known to mount(8) and not to crun. Without effect on every file system that the guest can mount: taken away. */
 const IDLE: ReadonlySet<string> = new Set(["silent", "loud", "iversion", "noiversion", "acl"]);
-/** What crun would take for data of the file system, which a bind mount ignores. */
-const UNKNOWN: ReadonlySet<string> = new Set(
-  ["nosymfollow", "symfollow", "idmap"].flatMap((name) => [name, `r${name}`]),
-);
+/** See id-mapping.ts: nothing for the guest, which has the mount as it is then. */
+const ID_MAPPING: ReadonlySet<string> = new Set(["idmap", "ridmap"]);
 
 const recursiveForms = (...names: readonly string[]): string[] => names.flatMap((name) => [`r${name}`, `rno${name}`]);
 /** crun gives the kernel wrong flags for these. */
@@ -17,7 +14,7 @@ const RECURSIVE: ReadonlySet<string> = new Set([
   ...RECURSIVE_TIMES,
   "rro",
   "rrw",
-  ...recursiveForms("suid", "dev", "exec"),
+  ...recursiveForms("suid", "dev", "exec", "symfollow"),
 ]);
 
 /** Of which the last one counts; crun takes nothing back. */
@@ -25,20 +22,29 @@ const OPPOSITES: ReadonlyMap<string, string> = new Map(
   [
     ["ro", "rw"],
     ["async", "sync"],
-    ...["suid", "dev", "exec", "atime", "diratime"].map((name) => [name, `no${name}`]),
+    ...["suid", "dev", "exec", "atime", "diratime", "symfollow"].map((name) => [name, `no${name}`]),
   ].flatMap(([one = "", other = ""]) => [[one, other] as const, [other, one] as const]),
 );
 
+const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
+/** Those of the kernel's, as it shows them, that take something away. */
+const KEPT = /^(?:ro|no(?:suid|dev|exec|atime|diratime|symfollow))$/;
+
+/** A bind mount that says nothing of flags keeps those of the mount that it is of, to which crun would put an end. */
+export function withFlags<T extends Mount>(mount: T, flagsOfSource: () => readonly string[]): T {
+  const { options = [] } = mount;
+  if (options.some((option) => FLAG.test(option))) return mount;
+  return { ...mount, options: [...options, ...flagsOfSource().filter((option) => KEPT.test(option))] };
+}
+
 /**
  * Recursive options become their plain forms, which say the same unless `hasMountsBelow`. They are applied after the others.
- * Fails with "unimplemented", naming the option.
+ * Those of symbolic links the agent takes out and applies itself (agent/guest/mount-attributes.ts).
  */
-export function guestOptions({ destination, options = [] }: Mount, hasMountsBelow = false): string[] {
-  const unknown = options.find((option) => UNKNOWN.has(option));
-  if (unknown !== undefined) refuse(`mount ${destination} option ${unknown}`, "the guest's crun does not know it");
+export function guestOptions({ options = [] }: Mount, hasMountsBelow = false): string[] {
   const recursive = hasMountsBelow ? RECURSIVE_TIMES : RECURSIVE;
   const ordered = [
-    ...options.filter((option) => !recursive.has(option) && !IDLE.has(option)),
+    ...options.filter((option) => !recursive.has(option) && !IDLE.has(option) && !ID_MAPPING.has(option)),
     ...options.filter((option) => recursive.has(option)).map((option) => option.slice(1)),
   ];
   return ordered.filter((option, at) => {

@@ -7,8 +7,9 @@ import { dirname, join } from "node:path";
 import { describeError, isNotFound } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import { O_RDONLY, type OwnedFd, openFd } from "../sys/fd.ts";
-import { attachTree, cloneTree, makeSlave, mount, pivotRoot, setReadOnly } from "../sys/mount.ts";
+import { attachTree, type BindOptions, cloneTree, makeSlave, mount, pivotRoot, setReadOnly } from "../sys/mount.ts";
 import { inPrivateMounts } from "../sys/namespace.ts";
+import { makeUserNamespace } from "../sys/user-namespace.ts";
 import { type Exposure, GUEST_SHARED_DIR, type GuestSpec } from "./guest-spec.ts";
 import { insideOf } from "./rootfs-mounts.ts";
 
@@ -37,7 +38,15 @@ export interface RootView {
  * /proc is left to the shim, whose pid namespace has no process of the host's: by the root of one, a link of the container's
  * would lead out of it. (An empty one would not do: podman starts its own program anew through it.)
  */
-export function openRootView({ config, exposures }: GuestSpec, rootfs: string): RootView {
+export async function openRootView({ config, hostRootfs, exposures }: GuestSpec): Promise<RootView> {
+  using userNamespaces = new DisposableStack();
+  const mapped = new Map<Exposure, BindOptions["idMapping"]>();
+  for (const exposure of exposures) {
+    const { idMapping } = exposure;
+    if (idMapping === undefined) continue;
+    const { fd } = userNamespaces.use(await makeUserNamespace(idMapping.uids, idMapping.gids));
+    mapped.set(exposure, { userNamespace: fd, recursive: idMapping.recursive });
+  }
   return inPrivateMounts(() => {
     const namespace = openFd("/proc/thread-self/ns/mnt", O_RDONLY);
     try {
@@ -45,8 +54,8 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
       using copies = new DisposableStack();
       // Parts of the root as earlier mounts have made it are the guest's alone.
       const others = exposures.filter(({ relativePath }) => join(GUEST_SHARED_DIR, relativePath) !== config.root?.path);
-      const shown = (config.mounts ?? []).map((one) => showMount(one, others, copies));
-      using root = cloneTree(rootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
+      const shown = (config.mounts ?? []).map((one) => showMount(one, others, mapped, copies));
+      using root = cloneTree(hostRootfs, { recursive: true, slave: true, readOnly: config.root?.readonly === true });
       attachTree(root, PLACE);
       pivotRoot(PLACE);
       return { namespace, ...putInPlace(shown) };
@@ -60,6 +69,7 @@ export function openRootView({ config, exposures }: GuestSpec, rootfs: string): 
 function showMount(
   { destination, type, source = "", options = [] }: Mount,
   exposures: readonly Exposure[],
+  mapped: ReadonlyMap<Exposure, BindOptions["idMapping"]>,
   copies: DisposableStack,
 ): Shown {
   const inside = (exposure: Exposure) => insideOf(join(GUEST_SHARED_DIR, exposure.relativePath), source);
@@ -70,8 +80,8 @@ function showMount(
   }
   const hostPath = join(exposure.hostPath, inside(exposure) ?? "");
   const isDirectory = statSync(hostPath).isDirectory();
-  const readOnly = options.includes("ro");
-  const tree = copies.use(cloneTree(hostPath, { recursive: isDirectory && exposure.recursive, slave: true, readOnly }));
+  const how = { slave: true, readOnly: options.includes("ro"), idMapping: mapped.get(exposure) };
+  const tree = copies.use(cloneTree(hostPath, { recursive: isDirectory && exposure.recursive, ...how }));
   return { destination, copy: { tree, isDirectory }, isProc: false };
 }
 

@@ -7,6 +7,7 @@ import type { VmPaths } from "../paths.ts";
 import type { OwnedFd } from "../sys/fd.ts";
 import {
   attachTree,
+  type BindOptions,
   bindMount,
   cloneTree,
   makePrivate,
@@ -19,6 +20,7 @@ import {
 } from "../sys/mount.ts";
 import { inMountNamespace, inPrivateMounts } from "../sys/namespace.ts";
 import type { ProcessIdentity } from "../sys/process-identity.ts";
+import { type IdRange, makeUserNamespace } from "../sys/user-namespace.ts";
 import { startVirtiofsd, type Virtiofsd } from "./virtiofsd.ts";
 
 export const SHARED_DIRECTORY_TAG = "hearthShared";
@@ -48,6 +50,16 @@ export interface ExposeOptions {
   readonly mountNamespace?: string | undefined;
   /** Options of an overlay file system ("lowerdir=/a:/b"): that is what appears; the host's path is any directory. */
   readonly overlay?: string | undefined;
+  /** Its files appear to be those users' that their owners are mapped to; not of an overlay. Default: their owners'. */
+  readonly idMapping?: ExposeIdMapping | undefined;
+}
+
+export interface ExposeIdMapping {
+  /** From what is on the disk ("container") to what is seen ("host"). */
+  readonly uids: readonly IdRange[];
+  readonly gids: readonly IdRange[];
+  /** Of what is mounted below the path too. */
+  readonly recursive: boolean;
 }
 
 /** A host path that appears in the shared directory until this is disposed of. */
@@ -66,7 +78,7 @@ export interface SharedDirectory extends AsyncDisposable {
   /**
    * Makes a path of the host appear at `relativePath`, a new name in the shared directory, for the guest at once.
    * "not-found" without the path, "already-exists" for a taken name, "invalid-argument" for one that leads elsewhere,
-   * "failed-precondition" when it would not reach the guest.
+   * "failed-precondition" when it would not reach the guest, "unimplemented" for an id mapping over 9p.
    */
   expose(hostPath: string, relativePath: string, options?: ExposeOptions): Promise<ExposedPath>;
 }
@@ -162,7 +174,14 @@ class OpenSharedDirectory implements SharedDirectory {
   async expose(hostPath: string, relativePath: string, options: ExposeOptions = {}): Promise<ExposedPath> {
     if (this.#disposed) throw new HearthError("failed-precondition", `expose ${hostPath}: shared directory is closed`);
     assertRelativePath(relativePath, this.#exposed);
-    const copy = () => copyPath(hostPath, options);
+    const { idMapping } = options;
+    if (idMapping !== undefined && this.device.kind === "shared-directory-9p") {
+      // QEMU makes files as root and gives them away then: where root is nobody it could not.
+      throw new HearthError("unimplemented", `expose ${hostPath}: virtio-9p has no id-mapped mounts`);
+    }
+    using userNamespace = idMapping && (await makeUserNamespace(idMapping.uids, idMapping.gids));
+    const mapped = userNamespace && { userNamespace: userNamespace.fd, recursive: idMapping?.recursive === true };
+    const copy = () => copyPath(hostPath, options, mapped);
     const { isDirectory, tree } =
       options.mountNamespace === undefined ? copy() : inMountNamespace(options.mountNamespace, copy);
     using _tree = tree;
@@ -223,13 +242,17 @@ function assertRelativePath(relativePath: string, exposed: ReadonlySet<string>):
 }
 
 /** Slave mounts: undoing a recursive bind of a shared source must not unmount the host's own mounts. */
-function copyPath(hostPath: string, options: ExposeOptions): { isDirectory: boolean; tree: OwnedFd } {
+function copyPath(
+  hostPath: string,
+  options: ExposeOptions,
+  idMapping: BindOptions["idMapping"],
+): { isDirectory: boolean; tree: OwnedFd } {
   if (options.overlay !== undefined) return { isDirectory: true, tree: overlayTree(hostPath, options.overlay) };
   const isDirectory = statPath(hostPath).isDirectory();
   const recursive = isDirectory && options.recursive !== false;
   return {
     isDirectory,
-    tree: cloneTree(hostPath, { recursive, readOnly: options.readOnly === true, slave: true }),
+    tree: cloneTree(hostPath, { recursive, readOnly: options.readOnly === true, slave: true, idMapping }),
   };
 }
 

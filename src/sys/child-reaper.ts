@@ -5,7 +5,7 @@ import { ORPHAN_STATUSES_MAX } from "../limits.ts";
 import { lastErrno, lazyLibc } from "./libc.ts";
 import { type ExitStatus, isOwnChild } from "./process.ts";
 import { openPidfd } from "./process-identity.ts";
-import { pidStartTime, processStat } from "./process-stat.ts";
+import { processStat } from "./process-stat.ts";
 import { pollFd } from "./readiness.ts";
 
 const WNOHANG = 1;
@@ -34,14 +34,19 @@ export function tryReap(pid: number): ExitStatus | "running" | "not-a-child" {
   throw new SystemError(errno, `reap process ${pid}`);
 }
 
+export type ReapedStatus = ExitStatus & {
+  /** Name of the program that it ran last. Source: proc(5), /proc/PID/comm. */
+  readonly command: string;
+};
+
 /**
  * Collects the children of a subreaper. Processes that somebody waits for are reaped when they end; the rest on
  * `sweep`, whose statuses are kept for a while, because the pid of a short-lived process may become known to us only
  * after it ended.
  */
 export class ChildReaper implements Disposable {
-  readonly #waited = new Map<number, Promise<ExitStatus>>();
-  readonly #swept = new Map<number, ExitStatus>();
+  readonly #waited = new Map<number, Promise<ReapedStatus>>();
+  readonly #swept = new Map<number, ReapedStatus>();
   readonly #onSigchld = (): void => {
     this.sweep();
   };
@@ -56,7 +61,7 @@ export class ChildReaper implements Disposable {
   }
 
   /** Resolves with the status of a child once it has ended, also when it has already; every caller gets the same. */
-  wait(pid: number): Promise<ExitStatus> {
+  wait(pid: number): Promise<ReapedStatus> {
     const known = this.#waited.get(pid);
     if (known !== undefined) return known;
     const waiting = this.#reap(pid).finally(() => this.#waited.delete(pid));
@@ -68,25 +73,27 @@ export class ChildReaper implements Disposable {
   sweep(): number {
     let count = 0;
     for (const pid of childPids()) {
-      if (this.#waited.has(pid) || isOwnChild(pid) || processStat(pid)?.state !== "Z") continue;
+      if (this.#waited.has(pid) || isOwnChild(pid)) continue;
+      const stat = processStat(pid);
+      if (stat?.state !== "Z") continue;
       const status = tryReap(pid);
       if (typeof status === "string") continue;
       count++;
       this.#swept.delete(pid);
-      this.#swept.set(pid, status);
+      this.#swept.set(pid, { ...status, command: stat.command });
       const [oldest] = this.#swept.keys();
       if (this.#swept.size > ORPHAN_STATUSES_MAX && oldest !== undefined) this.#swept.delete(oldest);
     }
     return count;
   }
 
-  async #reap(pid: number): Promise<ExitStatus> {
+  async #reap(pid: number): Promise<ReapedStatus> {
     for (;;) {
+      const stat = processStat(pid);
       const status = tryReap(pid);
       if (status === "not-a-child") return this.#sweptStatus(pid);
-      if (status !== "running") return status;
-      const startTime = pidStartTime(pid);
-      using pidfd = startTime === undefined ? undefined : openPidfd({ pid, startTime });
+      if (status !== "running") return { ...status, command: stat?.command ?? "" };
+      using pidfd = stat && openPidfd({ pid, startTime: stat.startTime });
       if (pidfd === undefined) continue;
       const polled = pollFd(pidfd.fd);
       try {
@@ -97,7 +104,7 @@ export class ChildReaper implements Disposable {
     }
   }
 
-  #sweptStatus(pid: number): ExitStatus {
+  #sweptStatus(pid: number): ReapedStatus {
     const status = this.#swept.get(pid);
     if (status === undefined) throw new SystemError("ECHILD", `wait for process ${pid}`);
     this.#swept.delete(pid);

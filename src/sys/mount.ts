@@ -33,7 +33,12 @@ const MOVE_MOUNT_F_EMPTY_PATH = 4n;
 const MOVE_MOUNT_T_SYMLINKS = 0x10n;
 /** struct mount_attr: attr_set, attr_clr, propagation, userns_fd, 64 bits each. */
 const MOUNT_ATTR_BYTES = 32;
-const MOUNT_ATTR_RDONLY = 1n;
+export const MOUNT_ATTR_RDONLY = 0x1n;
+export const MOUNT_ATTR_NOSUID = 0x2n;
+export const MOUNT_ATTR_NODEV = 0x4n;
+export const MOUNT_ATTR_NOEXEC = 0x8n;
+const MOUNT_ATTR_IDMAP = 0x100000n;
+export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000n;
 /** Source: asm/unistd_64.h; glibc has names for them only since 2.36 or not at all. */
 const SYS_PIVOT_ROOT = 155n;
 const SYS_OPEN_TREE = 428n;
@@ -94,6 +99,8 @@ export interface BindOptions {
    * shared, unmounting what came along with it here unmounts it there. Default false.
    */
   readonly slave?: boolean;
+  /** The owners of its files are mapped as the ids of this user namespace are; `recursive`: of what is mounted below too. */
+  readonly idMapping?: { readonly userNamespace: Fd; readonly recursive: boolean } | undefined;
 }
 
 /** Makes `source` appear at the existing `target` too; read-only and cut off from its source from its first moment. */
@@ -117,15 +124,24 @@ export function cloneTree(source: string, options: BindOptions = {}): OwnedFd {
   const opened = syscall(SYS_OPEN_TREE, AT_FDCWD, cString(source), flags, null, 0n);
   if (opened < 0n) throw new SystemError(lastErrno(), message);
   const tree = new OwnedFd(asFd(Number(opened)));
-  const { bytes, view } = struct(MOUNT_ATTR_BYTES);
-  view.setBigUint64(0, options.readOnly === true ? MOUNT_ATTR_RDONLY : 0n, true);
-  view.setBigUint64(16, options.slave === true ? BigInt(MS_SLAVE) : 0n, true);
-  const size = BigInt(MOUNT_ATTR_BYTES);
-  const changed = syscall(SYS_MOUNT_SETATTR, BigInt(tree.fd), cString(""), AT_EMPTY_PATH | deep, bytes, size);
-  if (changed >= 0n) return tree;
-  const errno = lastErrno();
-  tree.close();
-  throw new SystemError(errno, message);
+  try {
+    const change = {
+      set: options.readOnly === true ? MOUNT_ATTR_RDONLY : 0n,
+      propagation: options.slave === true ? MS_SLAVE : 0,
+    };
+    const place = [BigInt(tree.fd), ""] as const;
+    changeMount(place, AT_EMPTY_PATH | deep, change, message);
+    const { idMapping } = options;
+    if (idMapping !== undefined) {
+      const flags = AT_EMPTY_PATH | (idMapping.recursive ? AT_RECURSIVE : 0n);
+      const mapping = { set: MOUNT_ATTR_IDMAP, userNamespace: idMapping.userNamespace };
+      changeMount(place, flags, mapping, `map owners of mount ${source} (its file system may not know how)`);
+    }
+    return tree;
+  } catch (thrown) {
+    tree.close();
+    throw thrown;
+  }
 }
 
 /**
@@ -159,18 +175,39 @@ export function pivotRoot(path: string): void {
 
 /** Makes an existing mount read-only without touching its other flags or other mounts of the same file system. */
 export function setReadOnly(target: string, recursive: boolean): void {
-  const { bytes, view } = struct(MOUNT_ATTR_BYTES);
-  view.setBigUint64(0, MOUNT_ATTR_RDONLY, true);
   const flags = AT_SYMLINK_NOFOLLOW | (recursive ? AT_RECURSIVE : 0n);
-  const result = mountLibc().syscall(
-    SYS_MOUNT_SETATTR,
-    AT_FDCWD,
-    cString(target),
-    flags,
-    bytes,
-    BigInt(MOUNT_ATTR_BYTES),
-  );
-  if (result < 0n) throw new SystemError(lastErrno(), `make mount ${target} read-only`);
+  changeMount([AT_FDCWD, target], flags, { set: MOUNT_ATTR_RDONLY }, `make mount ${target} read-only`);
+}
+
+/** Flags (MOUNT_ATTR_*) of a mount that there is; its others stay. `target` may be a symbolic link that leads to it. */
+export function setMountAttributes(
+  target: string,
+  { set, clear, recursive }: { readonly set: bigint; readonly clear: bigint; readonly recursive: boolean },
+): void {
+  changeMount([AT_FDCWD, target], recursive ? AT_RECURSIVE : 0n, { set, clear }, `change mount ${target}`);
+}
+
+/** Members of struct mount_attr; 0 for those left out. */
+interface MountChange {
+  readonly set?: bigint;
+  readonly clear?: bigint;
+  readonly propagation?: number;
+  readonly userNamespace?: Fd;
+}
+
+/** mount_setattr(2) of a path from a directory. `message` is for the error. */
+function changeMount(
+  [directory, path]: readonly [bigint, string],
+  flags: bigint,
+  { set = 0n, clear = 0n, propagation = 0, userNamespace = asFd(0) }: MountChange,
+  message: string,
+): void {
+  const { bytes, view } = struct(MOUNT_ATTR_BYTES);
+  const members = [set, clear, BigInt(propagation), BigInt(userNamespace)];
+  for (const [at, value] of members.entries()) view.setBigUint64(8 * at, value, true);
+  const size = BigInt(MOUNT_ATTR_BYTES);
+  const changed = mountLibc().syscall(SYS_MOUNT_SETATTR, directory, cString(path), flags, bytes, size);
+  if (changed < 0n) throw new SystemError(lastErrno(), message);
 }
 
 /** Mounts made below this one appear in every mount that shares with it, and the other way round. */
@@ -237,6 +274,13 @@ export function mountPointsBelow(dir: string): string[] {
     )
     .map(({ mountPoint }) => mountPoint.slice(inside.length))
     .sort();
+}
+
+/** Options of the mount that a path is on, as the calling thread's mount namespace has it; none where nothing is. Source: proc(5), mountinfo. */
+export function mountOptionsAt(path: string): readonly string[] {
+  const wanted = mountIdAt(realPath(path));
+  const mounts = parseMountinfo(readFileSync("/proc/thread-self/mountinfo", "utf8"));
+  return mounts.find(({ id }) => id === wanted)?.options ?? [];
 }
 
 /** Of the mount that a path leads to; undefined where it leads nowhere. Source: proc(5), fdinfo. */

@@ -89,8 +89,9 @@ async function exec(containerId: string, execId: string, args: readonly string[]
 describe("failing to start a program", () => {
   test.each([
     ["nope", "not-found", 'exec: "nope": executable file not found in $PATH'],
-    ["/bin/nope", "not-found", 'exec: "/bin/nope": no such file or directory'],
+    ["/bin/nope", "not-found", 'exec: "/bin/nope": stat /bin/nope: no such file or directory'],
     ["/tmp", "permission-denied", 'exec: "/tmp": permission denied'],
+    ["/bin/sh/x", "permission-denied", 'exec: "/bin/sh/x": stat /bin/sh/x: not a directory'],
   ] as const)("create %s", async (program, code, message) => {
     const id = `bad-${newContainerId()}`;
     const ociJson = agent.config([program]);
@@ -105,8 +106,9 @@ describe("failing to start a program", () => {
 
   test.each([
     ["nope", "not-found", 'exec: "nope": executable file not found in $PATH'],
-    ["/bin/nope", "not-found", 'exec: "/bin/nope": no such file or directory'],
+    ["/bin/nope", "not-found", 'exec: "/bin/nope": stat /bin/nope: no such file or directory'],
     ["/tmp", "permission-denied", 'exec: "/tmp": permission denied'],
+    ["/bin/sh/x", "permission-denied", 'exec: "/bin/sh/x": stat /bin/sh/x: not a directory'],
   ] as const)("exec %s", async (program, code, message) => {
     await using c = await run(["sleep", "1000"]);
     const thrown = await rejection(exec(c.id, "e", [program]));

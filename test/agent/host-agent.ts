@@ -41,6 +41,10 @@ export interface ConfigChanges {
   readonly namespaces?: readonly string[];
   readonly hooks?: Readonly<Record<string, readonly object[]>>;
   readonly annotations?: Readonly<Record<string, string>>;
+  /** More of them. */
+  readonly mounts?: readonly object[];
+  /** Members beside the namespaces. */
+  readonly linux?: object;
 }
 
 /** In namespaces of its own, the network's among them: what it is asked to do to routes and clocks of a guest must not reach this host. */
@@ -124,10 +128,14 @@ function ociConfig(rootfs: string, args: readonly string[], changes: ConfigChang
       { destination: "/proc", type: "proc", source: "proc" },
       { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
       { destination: "/dev/pts", type: "devpts", source: "devpts", options: ["newinstance", "ptmxmode=0666"] },
+      ...(changes.mounts ?? []),
     ],
     ...(changes.hooks === undefined ? {} : { hooks: changes.hooks }),
     ...(changes.annotations === undefined ? {} : { annotations: changes.annotations }),
-    linux: { namespaces: (changes.namespaces ?? ["pid", "mount", "ipc", "uts"]).map((type) => ({ type })) },
+    linux: {
+      ...changes.linux,
+      namespaces: (changes.namespaces ?? ["pid", "mount", "ipc", "uts"]).map((type) => ({ type })),
+    },
   };
   return new TextEncoder().encode(JSON.stringify(config));
 }

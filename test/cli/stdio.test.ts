@@ -237,7 +237,7 @@ describe("exec", () => {
     for (let round = 0; round < 10; round++) {
       await fixture.ok(["exec", "--detach", "--pid-file", pidFile, "c1", "sh", "-c", "exit 7"]);
       const pid = Number(await Bun.file(pidFile).text());
-      expect(await reaper.wait(pid)).toEqual({ kind: "exited", code: 7 });
+      expect(await reaper.wait(pid)).toMatchObject({ kind: "exited", code: 7 });
     }
   });
 

@@ -32,8 +32,6 @@ test("every property is in the table, once, and nothing else", () => {
 
 /** A value for each property whose neighbours decide what happens to it; the others get what their name suggests. */
 const VALUES: Readonly<Record<string, unknown>> = {
-  "mounts[].uidMappings": [{ containerID: 0, hostID: 1, size: 1 }],
-  "mounts[].gidMappings": [{ containerID: 0, hostID: 1, size: 1 }],
   vm: { kernel: { path: "/x" } },
 };
 /** What must stand beside a property for the configuration to be one. */
@@ -94,7 +92,9 @@ function apply(config: Record<string, unknown>): readonly string[] {
     fileTypeOf: () => "directory",
     security: { hasSelinux: true, apparmorProfile: (name) => ({ name, binary: new Uint8Array() }) },
     modeInRoot: () => undefined,
+    placeInRoot: (_root, path) => join("/", path),
     mountsBelow: () => [],
+    mountFlags: () => [],
     tmpfsAt: () => undefined,
     hasDevice: () => true,
     containerOfPid: () => undefined,

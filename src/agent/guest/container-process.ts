@@ -1,8 +1,9 @@
 /** One process of a container that a client started: its pid, standard streams and end. */
 import { HearthError } from "../../errors.ts";
-import type { ChildReaper } from "../../sys/child-reaper.ts";
-import { type ExitStatus, exitCodeOf } from "../../sys/process.ts";
+import type { ChildReaper, ReapedStatus } from "../../sys/child-reaper.ts";
+import { exitCodeOf } from "../../sys/process.ts";
 import { pidStartTime, signalProcess } from "../../sys/process-identity.ts";
+import { processStat } from "../../sys/process-stat.ts";
 import { signalName } from "../../sys/signals.ts";
 import type { PreservedStreams } from "./preserved-streams.ts";
 import type { ProcessStdio } from "./stdio.ts";
@@ -17,6 +18,7 @@ export class ContainerProcess implements Disposable {
   readonly exitCode: Promise<number>;
   readonly #startTime: number | undefined;
   #ended = false;
+  #lastCommand: string | undefined;
 
   /** Owns `streams`. `pid` is our child, or has been and was collected by `reaper`. */
   constructor(
@@ -33,12 +35,17 @@ export class ContainerProcess implements Disposable {
     this.exitCode = reaper.wait(pid).then(
       (status) => this.#end(status),
       // Somebody else has reaped it: the status is lost, the end is not.
-      () => this.#end({ kind: "exited", code: 255 }),
+      () => this.#end({ kind: "exited", code: 255, command: "" }),
     );
   }
 
   get ended(): boolean {
     return this.#ended;
+  }
+
+  /** Name of the program that it runs, or has run last; undefined in the moment of its end. */
+  get command(): string | undefined {
+    return this.#ended ? this.#lastCommand : processStat(this.pid)?.command;
   }
 
   /** An ended process is "failed-precondition", in the words that engines look for. */
@@ -60,8 +67,9 @@ export class ContainerProcess implements Disposable {
     this.stdio[Symbol.dispose]();
   }
 
-  #end(status: ExitStatus): number {
+  #end(status: ReapedStatus): number {
     this.#ended = true;
+    this.#lastCommand = status.command;
     this.stdio.processEnded();
     this.preserved.processEnded();
     return exitCodeOf(status);

@@ -18,7 +18,8 @@ import { withDeadline } from "../../util/wait.ts";
 import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
-import type { CrunCall, CrunStreams } from "./crun.ts";
+import { CRUN_COMMAND, type CrunCall, type CrunStreams } from "./crun.ts";
+import { refusedExec, refusedProgram } from "./exec-failure.ts";
 import { withHome } from "./home.ts";
 import { holdHooks } from "./hook-states.ts";
 import type { JsonRecord } from "./json-record.ts";
@@ -83,10 +84,11 @@ export class Container {
         context.crun.create(call, streams),
       );
       container.#processes.set(id, init);
-      if (startHooks.length > 0) {
-        emptyHookFiles(bundle);
-        init.stdio.beginWith((said) => startHookFailure(said, bundle, startHooks));
-      }
+      if (startHooks.length > 0) emptyHookFiles(bundle);
+      beginInRuncsWords(
+        init,
+        (said) => startHookFailure(said, bundle, startHooks) ?? refusedProgram(said, program ?? ""),
+      );
       config.applyAttributes(init.pid);
       return container;
     } catch (thrown) {
@@ -158,6 +160,7 @@ export class Container {
       const started = await starting;
       // crun has started it already: this comes as soon as may be.
       applyOrKill(started, attributes);
+      beginInRuncsWords(started, (said) => refusedExec(said, program ?? ""));
       this.#processes.get(execId)?.[Symbol.dispose]();
       this.#processes.delete(execId);
       this.#processes.set(execId, started);
@@ -361,6 +364,11 @@ function applyOrKill(process: ContainerProcess, attributes: ProcessAttributes): 
     process[Symbol.dispose]();
     throw thrown;
   }
+}
+
+/** What crun says in a process that it has made and that never became its program; what a program says stays as it is. */
+function beginInRuncsWords(process: ContainerProcess, translate: (said: string) => string | undefined): void {
+  process.stdio.beginWith((said) => (CRUN_COMMAND.test(process.command ?? "") ? translate(said) : undefined));
 }
 
 /** In the words that engines look for. */

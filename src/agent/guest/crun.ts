@@ -11,6 +11,12 @@ import { withDeadline } from "../../util/wait.ts";
 import { programNotExecutable, programNotFound } from "./exec-failure.ts";
 import { insideTimeNamespace, type TimeNamespace } from "./time-namespace.ts";
 
+/**
+ * Name of a process that is crun still. It executes a copy of itself by a descriptor, whose number is the name before Linux 6.14.
+ * Source: crun 1.8, ensure_cloned_binary; Linux fs/exec.c.
+ */
+export const CRUN_COMMAND = /^(?:crun|\d+)$/;
+
 export type CgroupManager = "cgroupfs" | "disabled";
 
 export interface CrunOptions {

@@ -3,18 +3,53 @@
  * found in $PATH`, `no such file or directory` and `permission denied`, and then report 127 or 126 where runc itself
  * ends with 1 or 255.
  */
+import { posix } from "node:path";
+import { stripVTControlCharacters } from "node:util";
 import { HearthError } from "../../errors.ts";
 
 /** `said` is crun's reason. */
 export function programNotFound(program: string, said: string): HearthError {
-  const reason = program.includes("/") ? "no such file or directory" : "executable file not found in $PATH";
+  const isPath = program.includes("/");
+  const reason = isPath ? `stat ${program}: no such file or directory` : "executable file not found in $PATH";
   return new HearthError("not-found", `${exec(program)}: ${reason}`, { facts: { said } });
 }
 
 /** `said` is crun's reason, which is EPERM for a directory where execve(2), runc and the engines' patterns say EACCES. */
 export function programNotExecutable(program: string, said: string): HearthError {
-  const reason = said.toLowerCase().replace("operation not permitted", "permission denied");
+  const denied = said.toLowerCase().replace("operation not permitted", "permission denied");
+  // A directory on its way is a file: runc has not come to it, as with one that is missing.
+  const reason = denied === "not a directory" ? `stat ${program}: ${denied}` : denied;
   return new HearthError("permission-denied", `${exec(program)}: ${reason}`);
+}
+
+/**
+ * In runc's words what crun says once the container has been started and the kernel does not execute its program: another
+ * machine's, no format that it knows, an interpreter that is missing, arguments that are too long. `said` is all that there is on its
+ * standard error or terminal; undefined for anything else. Source: crun 1.8, libcrun_container_run_internal.
+ */
+export function refusedProgram(said: string, program: string): string | undefined {
+  const [, path, reason] = INIT_REFUSED.exec(plain(said)) ?? [];
+  if (path === undefined || reason === undefined || !isPathOf(path, program)) return undefined;
+  return `exec ${program.includes("/") ? program : path}: ${reason.toLowerCase()}\n`;
+}
+
+/** The same of a process that `exec` starts, where crun does not name the program. Source: crun 1.8, exec_process_entrypoint. */
+export function refusedExec(said: string, program: string): string | undefined {
+  const [, reason] = EXEC_REFUSED.exec(plain(said)) ?? [];
+  return reason === undefined ? undefined : `exec ${program}: ${reason.toLowerCase()}\n`;
+}
+
+const INIT_REFUSED = /^(?:\d{4}-\S+Z: )?exec container process(?: \(missing dynamic library\?\))? `(.*)`: ([^\n]+)\n$/;
+const EXEC_REFUSED = /^(?:\d{4}-\S+Z: )?exec: ([^\n]+)\n$/;
+
+/** Without what crun adds on a terminal: colours here, and a time before it. */
+function plain(said: string): string {
+  return stripVTControlCharacters(said).replaceAll("\r\n", "\n");
+}
+
+/** crun has found `path` for `program`. */
+function isPathOf(path: string, program: string): boolean {
+  return posix.normalize(path).endsWith(posix.join("/", program));
 }
 
 function exec(program: string): string {

@@ -5,6 +5,7 @@ import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
 import { hidesPasswd } from "./home.ts";
 import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
+import { mountAttributes } from "./mount-attributes.ts";
 import type { Json } from "./oci-from-grpc.ts";
 import { type ProcessAttributes, processAttributes } from "./process-attributes.ts";
 import type { StartHook } from "./start-hooks.ts";
@@ -34,7 +35,7 @@ export interface OciConfig {
   readonly bindsSysfs: boolean;
   /** The whole of it when it mentions huge pages. */
   readonly withHugepages: JsonRecord | undefined;
-  /** Sets on the init process what crun does not. */
+  /** Sets on the init process and on its mounts what crun does not. */
   readonly applyAttributes: ProcessAttributes["apply"];
 }
 
@@ -80,6 +81,7 @@ export function ociConfig(
   const sysctls = splitSysctls(linux, namespaces);
   const mounts = listAt(parsed, "mounts");
   const sysfs = inUserNamespace && changes.sysfs !== undefined ? bindSysfs(mounts, changes.sysfs) : undefined;
+  const flagged = mountAttributes(sysfs?.mounts ?? mounts, listAt(linux, "readonlyPaths"));
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const attributes = processAttributes(process);
   const { path: root } = recordAt(parsed, "root");
@@ -89,7 +91,7 @@ export function ociConfig(
   const startHooks = listAt(hooks, "startContainer").filter(isRecord).map(startHookOf);
   const complete = {
     ...parsed,
-    ...(sysfs === undefined ? {} : { mounts: sysfs.mounts }),
+    ...(parsed["mounts"] === undefined ? {} : { mounts: flagged.mounts }),
     ...(startHooks.length === 0
       ? {}
       : { annotations: { ...recordAt(parsed, "annotations"), ...changes.startHookAnnotations } }),
@@ -102,7 +104,10 @@ export function ociConfig(
     terminal: process["terminal"] === true,
     program: typeof program === "string" ? program : undefined,
     cgroupPath,
-    applyAttributes: attributes.apply,
+    applyAttributes: (pid) => {
+      attributes.apply(pid);
+      flagged.apply(pid);
+    },
     hasPoststart: listAt(hooks, "poststart").length > 0,
     hasPoststop: listAt(hooks, "poststop").length > 0,
     startHooks,

@@ -1,6 +1,6 @@
 /** Standard input and output of one process in a container, kept by the agent: pipes, or the master of a terminal. */
 import { HearthError, SystemError } from "../../errors.ts";
-import { STDIO_PIPE_BYTES, STREAM_CHUNK_BYTES_MAX } from "../../limits.ts";
+import { CRUN_LOG_BYTES_MAX, STDIO_PIPE_BYTES, STREAM_CHUNK_BYTES_MAX } from "../../limits.ts";
 import { closeInThread } from "../../sys/call-thread.ts";
 import { dup, type OwnedFd, pipe, setPipeCapacity } from "../../sys/fd.ts";
 import { FdReader } from "../../sys/fd-reader.ts";
@@ -222,10 +222,11 @@ export class ProcessStdio implements Disposable {
     (descriptor === 1 ? this.stdout : this.stderr).close();
   }
 
-  /** As for an output, of standard error or the terminal, in text. */
+  /** As for an output, of standard error or the terminal, in text; what is longer than anything of crun's is left as it is. */
   beginWith(translate: (first: string) => string | undefined): void {
     const [output, lineEnd] = this.stderr === undefined ? [this.stdout, "\r\n"] : [this.stderr, "\n"];
     output.beginWith((first) => {
+      if (first.length > CRUN_LOG_BYTES_MAX) return undefined;
       const instead = translate(new TextDecoder().decode(first));
       return instead === undefined ? undefined : new TextEncoder().encode(instead.replaceAll("\n", lineEnd));
     });

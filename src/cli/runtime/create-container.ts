@@ -29,6 +29,7 @@ import { openRootView } from "../../sandbox/root-view.ts";
 import { writeFileAtomic } from "../../sys/atomic-file.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { namespaceInode } from "../../sys/namespace.ts";
+import { resolveInRoot } from "../../sys/open-in-root.ts";
 import { signalProcess } from "../../sys/process-identity.ts";
 import {
   getWindowSize,
@@ -149,7 +150,7 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
     { timeoutMs, signal },
   );
   for (const warning of warnings) context.log.warn(warning, { id });
-  await attachInside(context, shim, guest, bundle);
+  await attachInside(context, shim, guest);
   undo.defer(() => endProcess("shim", shim.identity, 0, SIGKILL));
   for (const warning of await connectNetwork(connection, bundle, role, shim, timeoutMs, signal)) {
     context.log.warn(warning, { id });
@@ -173,13 +174,8 @@ export async function createContainer(context: RuntimeContext, options: CreateOp
 }
 
 /** The shim is in the container's file system from then on. */
-async function attachInside(
-  { log }: RuntimeContext,
-  shim: PendingShim,
-  guest: GuestSpec,
-  { rootfs }: Bundle,
-): Promise<void> {
-  const { namespace, procPaths, warnings } = openRootView(guest, rootfs);
+async function attachInside({ log }: RuntimeContext, shim: PendingShim, guest: GuestSpec): Promise<void> {
+  const { namespace, procPaths, warnings } = await openRootView(guest);
   using _namespace = namespace;
   for (const warning of warnings) log.debug(warning);
   await shim.attach({ mountNamespace: `/proc/${process.pid}/fd/${namespace.fd}`, procPaths });
@@ -217,7 +213,9 @@ function guestSpecOf({ spec, dir }: Bundle, containerId: string, role: PodRole):
     bundle: dir,
     fileTypeOf: hostFileType,
     modeInRoot: () => undefined,
+    placeInRoot: resolveInRoot,
     mountsBelow: () => [],
+    mountFlags: () => [],
     tmpfsAt: hostTmpfs,
     security: hostSecurity(),
     hasDevice: hostHasDevice,

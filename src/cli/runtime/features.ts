@@ -4,12 +4,12 @@ import { writeOut } from "../output.ts";
 import { refusePositionals } from "../usage-error.ts";
 import { defineRuntimeCommand } from "./command.ts";
 
-/** Flags and propagations that the guest's crun applies to a mount, and those that have no effect there. Source: crun, libcrun/mount_flags.perf. */
+/** Flags and propagations that the guest's crun or agent applies to a mount, and those that have no effect there. Source: runc, `features`. */
 const MOUNT_OPTIONS = (
   "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime noexec " +
-  "noiversion nolazytime nomand norelatime nostrictatime nosuid private ratime rbind rdev rdiratime relatime remount " +
-  "rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate rrelatime rro rrw rshared " +
-  "rslave rstrictatime rsuid runbindable rw shared silent slave strictatime suid sync tmpcopyup unbindable"
+  "noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime relatime remount " +
+  "rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared " +
+  "rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync tmpcopyup unbindable"
 ).split(" ");
 
 /** Source: linux/capability.h. */
@@ -49,7 +49,7 @@ export const FEATURES = {
     apparmor: { enabled: true },
     selinux: { enabled: false },
     intelRdt: { enabled: false },
-    mountExtensions: { idmap: { enabled: false } },
+    mountExtensions: { idmap: { enabled: true } },
     netDevices: { enabled: true },
   },
   annotations: {

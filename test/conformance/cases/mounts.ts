@@ -1,4 +1,5 @@
 /** config.md: mounts, and the file systems of config-linux.md. */
+import { readFileSync } from "node:fs";
 import { bundleConfig } from "../../harness/bundle.ts";
 import { type Case, prints, refuses, type Topic } from "../case.ts";
 
@@ -49,6 +50,14 @@ const taken = (given: string): Case =>
   prints(`${given} is taken`, SPEC, "touch /m/x && echo ok", "ok", mounts(tmpfs([given])));
 
 const TWO_TIMES = "runc 1.1.5 asks the kernel for what it refuses";
+const OLD_IDMAP = "id-mapped mounts came with runc 1.2";
+const KEPT = "rw,nosuid,noexec,relatime\nrw,nosuid,noexec,relatime";
+const ROOT = "bin\nfile\nproc\nsh\nread-only";
+const BUSYBOX = readFileSync("/bin/busybox");
+const OVERFLOW = "Value too large for defined data type";
+const OVERRIDE = ["CAP_DAC_OVERRIDE"];
+const ids = (hostID: number): object[] => [{ containerID: 0, hostID, size: 10 }];
+const MAPPED = { uidMappings: ids(1000), gidMappings: ids(2000) };
 
 const NESTED = {
   directories: ["src/inner"],
@@ -212,6 +221,156 @@ export const MOUNTS: Topic = {
     fileFlag("rnosuid", /^rw,nosuid,relatime$/),
     fileFlag("rnodev", /^rw,nodev,relatime$/),
     fileFlag("rnoexec", /^rw,noexec,relatime$/),
+    prints("../.. is no way out of the root", SPEC, "cat /up/file", "outer", {
+      ...NESTED,
+      ...mounts(bind(["bind"], "$DIR/src", "../../up")),
+    }),
+    prints(
+      "nothing is made of a name that .. takes back",
+      SPEC,
+      "cat /b/file; ls -d /a 2>/dev/null || echo none",
+      "outer\nnone",
+      {
+        ...NESTED,
+        ...mounts(bind(["bind"], "$DIR/src", "/a/../b")),
+      },
+    ),
+    prints("a mount point through a link that leads nowhere is made", SPEC, "cat /nowhere/deep/file", "outer", {
+      ...NESTED,
+      links: { "rootfs/link": "/nowhere" },
+      ...mounts(bind(["bind"], "$DIR/src", "/link/deep")),
+    }),
+    refuses("a mount point through a link to itself", SPEC, undefined, {
+      ...NESTED,
+      links: { "rootfs/link": "/link" },
+      ...mounts(bind(["bind"], "$DIR/src", "/link")),
+    }),
+    prints(
+      "the mode of directories that are made",
+      SPEC,
+      "stat -c %a /new /new/deep",
+      "755\n755",
+      mounts(tmpfs([], "/new/deep/er")),
+    ),
+    prints(
+      "another proc, and another sysfs, where there was no directory",
+      SPEC,
+      "ls -d /a/proc/self/status /a/b/sys/kernel",
+      "/a/b/sys/kernel\n/a/proc/self/status",
+      mounts(
+        { destination: "/a/proc", type: "proc", source: "proc" },
+        { destination: "/a/b/sys", type: "sysfs", source: "sysfs" },
+      ),
+    ),
+    prints("a file of /proc that may be replaced", SPEC, "cat /proc/uptime", "outer", {
+      ...NESTED,
+      ...mounts(bind(["bind"], "$DIR/src/file", "/proc/uptime")),
+    }),
+    ...["/proc", "/proc/self", "/proc/version"].map((destination) =>
+      refuses(`a bind mount at ${destination}`, SPEC, /cannot be mounted because it is/, {
+        ...NESTED,
+        ...mounts(bind(["bind"], "$DIR/src", destination)),
+      }),
+    ),
+    refuses("a bind mount in /proc by a link", SPEC, /cannot be mounted because it is inside \/proc/, {
+      ...NESTED,
+      links: { "rootfs/link": "/proc" },
+      ...mounts(bind(["bind"], "$DIR/src", "/link/sys")),
+    }),
+    refuses("a file system at the root", SPEC, undefined, mounts(tmpfs([], "/"))),
+    prints(
+      "a directory in the root's place",
+      SPEC,
+      "ls /; cat /proc/1/comm; touch /x 2>/dev/null || echo read-only",
+      ROOT,
+      {
+        directories: ["root/proc"],
+        files: { "root/bin/busybox": BUSYBOX, "root/file": "" },
+        links: {
+          "root/bin/sh": "busybox",
+          "root/bin/ls": "busybox",
+          "root/bin/cat": "busybox",
+          "root/bin/touch": "busybox",
+        },
+        config: {
+          mounts: [
+            tmpfs([], "/hidden"),
+            bind(["bind", "ro"], "$DIR/root", "/."),
+            { destination: "/proc", type: "proc", source: "proc" },
+          ],
+          linux: { maskedPaths: [], readonlyPaths: [] },
+        },
+      },
+    ),
+    prints(
+      "the root in its own place",
+      SPEC,
+      "cat /proc/1/comm; ls /m",
+      "sh\nsecond",
+      mounts(...[tmpfs([]), tmpfs([], "/m/second"), bind(["rbind"], "$DIR/rootfs", "/")]),
+    ),
+    prints(
+      "a bind mount keeps the flags of what it is of",
+      SPEC,
+      `${OPTIONS}; ${OPTIONS.replace('"/m"', '"/n"')}`,
+      KEPT,
+      {
+        ...mounts(tmpfs(["noexec", "nosuid"]), bind(["rbind"], "$DIR/rootfs/m", "/n")),
+      },
+    ),
+    flag("nosymfollow", /\bnosymfollow\b/),
+    flag("symfollow", /^rw,relatime$/),
+    bindFlag("nosymfollow", /\bnosymfollow\b/),
+    bindFlag("symfollow", /^rw,relatime$/),
+    bindFlag("rnosymfollow", /\bnosymfollow\b/),
+    bindFlag("rsymfollow", /^rw,relatime$/),
+    fileFlag("nosymfollow", /^rw,relatime,nosymfollow$/),
+    prints("a symbolic link on a nosymfollow mount", SPEC, "cat /m/link 2>/dev/null || echo refused", "refused", {
+      files: { "src/file": "outer\n" },
+      links: { "src/link": "file" },
+      ...mounts(bind(["rbind", "ro", "nosymfollow"])),
+    }),
+    prints(
+      "flags of a read-only file system beside nosymfollow",
+      SPEC,
+      OPTIONS,
+      /^ro,nosuid,noexec,relatime,nosymfollow$/,
+      mounts(tmpfs(["ro", "nosuid", "noexec", "nosymfollow"])),
+    ),
+    prints("owners of a mount with mappings", SPEC, "stat -c '%u %g' /m/file", "1000 2000", {
+      files: { "src/file": "" },
+      ...mounts({ ...bind(["rbind"]), uidMappings: ids(1000), gidMappings: ids(2000) }),
+      runcFails: OLD_IDMAP,
+    }),
+    prints("a new file on a mount with mappings", SPEC, "touch /m/new && stat -c '%u %g' /m/new", "1000 2000", {
+      directories: ["src"],
+      config: {
+        ...mounts({ ...bind(["rbind", "idmap"]), ...MAPPED }).config,
+        process: { user: { uid: 1000, gid: 2000 } },
+      },
+      runcFails: OLD_IDMAP,
+    }),
+    prints("a new file of a user that the mappings do not have", SPEC, "touch /m/new 2>&1 | sed 's/.*: //'", OVERFLOW, {
+      directories: ["src"],
+      config: {
+        ...mounts({ ...bind(["rbind", "ridmap"]), ...MAPPED }).config,
+        process: { capabilities: { bounding: OVERRIDE, effective: OVERRIDE, permitted: OVERRIDE } },
+      },
+      runcFails: OLD_IDMAP,
+    }),
+    refuses("idmap without mappings or a user namespace", SPEC, /id-mapped mounts must have both/, {
+      directories: ["src"],
+      ...mounts(bind(["rbind", "idmap"])),
+      runcFails: OLD_IDMAP,
+    }),
+    refuses("mappings of what is no bind mount", SPEC, /id-mapped mounts are only supported for bind/, {
+      ...mounts({ destination: "/m", type: "tmpfs", source: "tmpfs", ...MAPPED }),
+      runcFails: OLD_IDMAP,
+    }),
+    refuses("mappings of a file system that knows of none", SPEC, /invalid argument|EINVAL/i, {
+      ...mounts({ ...bind(["rbind"], "/proc/fs"), ...MAPPED }),
+      runcFails: OLD_IDMAP,
+    }),
     prints("a recursive read-only mount", SPEC, "touch /m/inner/x 2>/dev/null || echo read-only", "read-only", {
       ...NESTED,
       ...mounts(bind(["rbind", "rro"])),

@@ -32,6 +32,22 @@ const userNamespace = (extra: object = {}): { config: { linux: object } & Record
   },
 });
 const USER = "config-linux.md#user-namespace-mappings";
+const IDMAP = {
+  directories: ["src", "rootfs/m"],
+  files: { "src/file": "" },
+  runcFails: "id-mapped mounts came with runc 1.2",
+};
+const shared = (option?: string, mappings?: readonly object[]): { mounts: object[] } => ({
+  mounts: [
+    ...STANDARD_MOUNTS,
+    {
+      ...{ destination: "/m", type: "bind", source: "$DIR/src" },
+      options: ["rbind", ...(option === undefined ? [] : [option])],
+      ...(mappings === undefined ? {} : { uidMappings: mappings, gidMappings: mappings }),
+    },
+  ],
+});
+const OWNERS = "touch /m/new 2>/dev/null && stat -c '%u %g' /m/new; stat -c '%u %g' /m/file";
 const EVERY_ID = [{ containerID: 0, hostID: 0, size: 0xffff_ffff }];
 /** The host's root is the container's user 1. */
 const SWAPPED_IDS = [
@@ -250,6 +266,19 @@ export const NAMESPACES: Topic = {
         },
       },
     ),
+    prints("a user namespace: owners of an id-mapped mount are its own", USER, OWNERS, "0 0\n0 0", {
+      ...IDMAP,
+      ...userNamespace(shared("idmap")),
+    }),
+    prints("a user namespace: owners of a mount that is not", USER, OWNERS, "65534 65534", {
+      directories: ["src", "rootfs/m"],
+      files: { "src/file": "" },
+      ...userNamespace(shared()),
+    }),
+    prints("a user namespace: owners of a mount with mappings of its own", USER, OWNERS, "7 7", {
+      ...IDMAP,
+      ...userNamespace(shared("idmap", [{ containerID: 0, hostID: 100_007, size: 1 }])),
+    }),
     prints(
       "a user namespace: flags of bind mounts",
       USER,

@@ -4,6 +4,7 @@ import { prints, refuses, type Topic } from "../case.ts";
 const linux = (members: Record<string, unknown>): { config: Record<string, unknown> } => ({
   config: { linux: members },
 });
+const PROC = { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "nodev", "noexec"] };
 /** Who maps root of a user namespace must have it. Source: user_namespaces(7). */
 const SETFCAP = ["CAP_SETFCAP"];
 const SYSCTL = "config-linux.md#sysctl";
@@ -136,6 +137,18 @@ export const PATHS: Topic = {
       "echo x 2>/dev/null >/proc/sys/kernel/panic || echo read-only",
       "read-only",
       linux({ readonlyPaths: ["/proc/sys"] }),
+    ),
+    prints(
+      "a read-only path has the flags of the mount that it is in",
+      READONLY,
+      "awk '$5 == \"/proc/sys\" {print $6}' /proc/self/mountinfo",
+      /^ro,nosuid,nodev,noexec,relatime$/,
+      {
+        config: {
+          mounts: [PROC],
+          linux: { maskedPaths: [], readonlyPaths: ["/proc/sys"] },
+        },
+      },
     ),
     prints(
       "a kernel parameter of the IPC namespace",

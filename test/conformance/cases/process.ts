@@ -1,11 +1,31 @@
 /** config.md: process. */
-import { prints, refuses, type Topic } from "../case.ts";
+import { type Case, prints, refuses, type Topic } from "../case.ts";
 
 const rlimit = (type: string, soft: number, hard: number): { config: Record<string, unknown> } => ({
   config: { process: { rlimits: [{ type, soft, hard }] } },
 });
 /** `ulimit` for the soft and the hard limit. */
 const limits = (flag: string): string => `echo $(ulimit -S -${flag}) $(ulimit -H -${flag})`;
+
+/** The head of an ELF file for aarch64. Source: elf(5). */
+const FOREIGN = new Uint8Array(64);
+FOREIGN.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+FOREIGN.set([2, 0, 0xb7, 0], 16);
+/** Programs that there are and that the kernel does not execute. */
+const REFUSED = {
+  "rootfs/garbage": new Uint8Array([1, 2, 3]),
+  "rootfs/arm": FOREIGN,
+  "rootfs/script": "#!/no/such/interpreter\n",
+};
+/** More than it takes for one argument. Source: execve(2), MAX_ARG_STRLEN. */
+const LONG = "x".repeat(131_073);
+const refused = (name: string, args: readonly string[], stderr: RegExp): Case => ({
+  name,
+  spec: "runtime.md#start",
+  args,
+  files: REFUSED,
+  steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], status: 1, stderr }],
+});
 
 export const PROCESS: Topic = {
   topic: "process",
@@ -183,6 +203,30 @@ export const PROCESS: Topic = {
       runcFails: "runc 1.1.5 takes the last one",
     }),
     refuses("a soft limit above the hard one", "config.md#posix-process", undefined, rlimit("RLIMIT_NOFILE", 30, 20)),
+    refused("a program of no format that the kernel knows", ["/garbage"], /^exec \/garbage: exec format error$/m),
+    refused("a program of another machine", ["/arm"], /^exec \/arm: exec format error$/m),
+    refused("a script without its interpreter", ["/script"], /^exec \/script: no such file or directory$/m),
+    refused("too long an argument", ["/bin/sh", "-c", LONG], /^exec \/bin\/sh: argument list too long$/m),
+    {
+      ...refused("a program in what is no directory", ["/garbage/x"], /exec: .*: stat \/garbage\/x: not a directory/),
+      spec: "runtime.md#errors",
+    },
+    {
+      name: "exec of a program that the kernel does not execute",
+      spec: "config.md#process",
+      files: REFUSED,
+      steps: [
+        { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+        { run: ["exec", "$ID", "/garbage"], status: 1, stderr: /^exec \/garbage: exec format error$/m },
+        { run: ["exec", "$ID", "/script"], status: 1, stderr: /^exec \/script: no such file or directory$/m },
+        { run: ["exec", "$ID", "/bin"], status: 255, stderr: /exec: .*\/bin.*: permission denied/ },
+        {
+          run: ["exec", "$ID", "/nowhere"],
+          status: 255,
+          stderr: /exec: .*: stat \/nowhere: no such file or directory/,
+        },
+      ],
+    },
     prints("no terminal unless asked for", "config.md#process", "test -t 1 || echo none", "none"),
     prints("consoleSize without a terminal is ignored", "config.md#process", "echo ok", "ok", {
       config: { process: { consoleSize: { height: 10, width: 20 } } },
