@@ -24,12 +24,25 @@ const noZero = v.pipe(
   v.check((value) => !value.includes("\0"), "must not contain a zero byte"),
 );
 const object = v.looseObject({});
+const variable = v.pipe(
+  noZero,
+  v.check((entry) => entry.indexOf("=") > 0, "must be a name, = and a value"),
+);
+
+/** As runc: of variables with one name the last one counts, where a program would see the first. */
+function lastOfEachName(env: readonly string[]): string[] {
+  const last = new Map(env.map((entry) => [entry.slice(0, entry.indexOf("=")), entry]));
+  return [...last.values()];
+}
+
+/** Of a process, as runc has it; the kernel takes the highest of its own for "stay what you are". Source: setresuid(2). */
+const userId = v.pipe(id, v.maxValue(0x7fff_ffff, "must be below 2^31"));
 
 const UserSchema = v.looseObject({
-  uid: v.optional(id, 0),
-  gid: v.optional(id, 0),
+  uid: v.optional(userId, 0),
+  gid: v.optional(userId, 0),
   umask: v.optional(id),
-  additionalGids: v.optional(v.array(id, "must be a list of group ids")),
+  additionalGids: v.optional(v.array(userId, "must be a list of group ids")),
   username: v.optional(text),
 });
 
@@ -59,7 +72,7 @@ export const ProcessSchema = v.looseObject({
   consoleSize: v.optional(v.looseObject({ height: whole, width: whole })),
   user: v.optional(UserSchema, { uid: 0, gid: 0 }),
   args: v.optional(v.array(noZero, "must be a list of strings")),
-  env: v.optional(v.array(noZero, "must be a list of strings")),
+  env: v.optional(v.pipe(v.array(variable, "must be a list of strings"), v.transform(lastOfEachName))),
   cwd: v.pipe(text, v.nonEmpty("must not be empty"), absolute),
   capabilities: v.optional(CapabilitiesSchema),
   rlimits: v.optional(v.array(v.looseObject({ type: text, hard: whole, soft: whole }), "must be a list")),

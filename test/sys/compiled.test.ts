@@ -22,7 +22,7 @@ afterAll(() => rmSync(dir, { recursive: true }));
 const expected = {
   pipeBytes: 1_000_000,
   ptyText: "from pty\r\n",
-  orphanStatus: { kind: "exited", code: 9 },
+  orphanStatus: { kind: "exited", code: 9, command: "sh" },
   echoed: "echo",
   lockedOut: true,
   mounts: 1,

@@ -64,8 +64,8 @@ function changedUser(own: Process["user"], changes: ProcessChanges): Process["us
 /** Numbers only: names are the container's, and its files are not read here. As runc. */
 function idOf(flag: string, text: string): number {
   const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
-  if (id <= 0xffff_ffff) return id;
-  throw new HearthError("invalid-argument", `use ${flag} ${JSON.stringify(text)}: must be a number below 2^32`);
+  if (id <= 0x7fff_ffff) return id;
+  throw new HearthError("invalid-argument", `use ${flag} ${JSON.stringify(text)}: must be a number below 2^31`);
 }
 
 /** As runc: never to the inheritable set, and so to the ambient one only what the container's inheritable set has. */

@@ -52,7 +52,7 @@ const taken = (given: string): Case =>
 const TWO_TIMES = "runc 1.1.5 asks the kernel for what it refuses";
 const OLD_IDMAP = "id-mapped mounts came with runc 1.2";
 const KEPT = "rw,nosuid,noexec,relatime\nrw,nosuid,noexec,relatime";
-const ROOT = "bin\nfile\nproc\nsh\nread-only";
+const ROOT = "bin\ndev\nfile\nproc\nsh";
 const BUSYBOX = readFileSync("/bin/busybox");
 const OVERFLOW = "Value too large for defined data type";
 const OVERRIDE = ["CAP_DAC_OVERRIDE"];
@@ -278,30 +278,23 @@ export const MOUNTS: Topic = {
       ...mounts(bind(["bind"], "$DIR/src", "/link/sys")),
     }),
     refuses("a file system at the root", SPEC, undefined, mounts(tmpfs([], "/"))),
-    prints(
-      "a directory in the root's place",
-      SPEC,
-      "ls /; cat /proc/1/comm; touch /x 2>/dev/null || echo read-only",
-      ROOT,
-      {
-        directories: ["root/proc"],
-        files: { "root/bin/busybox": BUSYBOX, "root/file": "" },
-        links: {
-          "root/bin/sh": "busybox",
-          "root/bin/ls": "busybox",
-          "root/bin/cat": "busybox",
-          "root/bin/touch": "busybox",
-        },
-        config: {
-          mounts: [
-            tmpfs([], "/hidden"),
-            bind(["bind", "ro"], "$DIR/root", "/."),
-            { destination: "/proc", type: "proc", source: "proc" },
-          ],
-          linux: { maskedPaths: [], readonlyPaths: [] },
-        },
+    prints("a directory in the root's place", SPEC, "ls /; cat /proc/1/comm", ROOT, {
+      directories: ["root/proc", "root/dev"],
+      files: { "root/bin/busybox": BUSYBOX, "root/file": "" },
+      links: {
+        "root/bin/sh": "busybox",
+        "root/bin/ls": "busybox",
+        "root/bin/cat": "busybox",
       },
-    ),
+      config: {
+        mounts: [
+          tmpfs([], "/hidden"),
+          bind(["bind"], "$DIR/root", "/."),
+          { destination: "/proc", type: "proc", source: "proc" },
+        ],
+        linux: { maskedPaths: [], readonlyPaths: [] },
+      },
+    }),
     prints(
       "the root in its own place",
       SPEC,

@@ -57,6 +57,24 @@ export const PROCESS: Topic = {
         config: { process: { env: ["PATH=/bin", "B=x=y", "A=1"] } },
       },
     ),
+    {
+      name: "of variables with one name the last one counts",
+      spec: "config.md#process",
+      config: { process: { args: ["/bin/printenv"], env: ["A=1", "PATH=/bin", "A=3"] } },
+      steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: /^(?!(?:.*\n)*A=1)(?:.*\n)*A=3\n/ }],
+    },
+    refuses("a variable without a value", "config.md#process", /environment|env/, {
+      config: { process: { env: ["PATH=/bin", "A"] } },
+    }),
+    refuses("a variable without a name", "config.md#process", /environment|env/, {
+      config: { process: { env: ["PATH=/bin", "=x"] } },
+    }),
+    refuses("a user that the kernel takes for none", "config.md#user", /2\^31|2147483647/, {
+      config: { process: { user: { uid: 4_294_967_295, gid: 0 } } },
+    }),
+    refuses("a supplementary group that the kernel takes for none", "config.md#user", /2\^31|2147483647|invalid arg/, {
+      config: { process: { user: { uid: 0, gid: 0, additionalGids: [4_294_967_295] } } },
+    }),
     prints("HOME of the user in the container's passwd", "config.md#process", "echo $HOME", "/root", {
       config: { process: { env: ["PATH=/bin"] } },
     }),
