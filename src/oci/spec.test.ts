@@ -18,6 +18,11 @@ describe("configuration", () => {
     expect(parseSpec(with_({ ociVersion }), "f").ociVersion).toBe(ociVersion);
   });
 
+  test("of variables with one name the last one is read", () => {
+    const { process } = parseSpec(process_({ env: ["A=1", "B==", "A=2=3", "AA=1"] }), "f");
+    expect(process?.env).toEqual(["A=2=3", "B==", "AA=1"]);
+  });
+
   test.each<[string, string]>([
     ["{", "parse f: not JSON: "],
     ["", "parse f: not JSON: "],
@@ -35,6 +40,9 @@ describe("configuration", () => {
     [process_({ args: "sh" }), 'check f: process.args must be a list of strings, got "sh"'],
     [process_({ args: [5] }), "check f: process.args.0 must be a string, got 5"],
     [process_({ env: ["A\0=1"] }), "check f: process.env.0 must not contain a zero byte"],
+    [process_({ env: ["A"] }), 'check f: process.env.0 must be a name, = and a value, got "A"'],
+    [process_({ env: ["=x"] }), "check f: process.env.0 must be a name, = and a value"],
+    [process_({ user: { uid: 2_147_483_648 } }), "check f: process.user.uid must be below 2^31"],
     [process_({ user: { uid: -1 } }), "check f: process.user.uid must not be negative, got -1"],
     [process_({ user: { uid: "bob" } }), 'check f: process.user.uid must be a whole number, got "bob"'],
     [process_({ terminal: "yes" }), 'check f: process.terminal must be true or false, got "yes"'],

@@ -30,7 +30,7 @@ const variable = v.pipe(
 );
 
 /** As runc: of variables with one name the last one counts, where a program would see the first. */
-function lastOfEachName(env: readonly string[]): string[] {
+function lastOfEachName(env: string[]): string[] {
   const last = new Map(env.map((entry) => [entry.slice(0, entry.indexOf("=")), entry]));
   return [...last.values()];
 }

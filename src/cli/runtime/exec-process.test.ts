@@ -88,8 +88,8 @@ describe("exec's process", () => {
     expect(() => buildProcess({ ...given, args: [] }, own, none, [])).toThrow("process args cannot be empty");
   });
 
-  test.each(["", "x", "1:", "-1", "4294967296", "1:2:x:"])("user %j", (user) => {
+  test.each(["", "x", "1:", "-1", "2147483648", "1:2:x:"])("user %j", (user) => {
     const build = (): unknown => buildProcess(undefined, own, { ...none, user }, ["ls"]);
-    expect(build).toThrow("must be a number below 2^32");
+    expect(build).toThrow("must be a number below 2^31");
   });
 });
