@@ -26,7 +26,7 @@ const REHEARSAL_SPEC: Spec = {
   root: { path: REHEARSAL_ROOTFS, readonly: true },
   hostname: "rehearsal",
   mounts: [
-    { destination: "/proc", type: "proc", source: "proc" },
+    { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "noexec", "nodev"] },
     {
       destination: "/dev",
       type: "tmpfs",
