@@ -52,7 +52,7 @@ const taken = (given: string): Case =>
 const TWO_TIMES = "runc 1.1.5 asks the kernel for what it refuses";
 const OLD_IDMAP = "id-mapped mounts came with runc 1.2";
 const KEPT = "rw,nosuid,noexec,relatime\nrw,nosuid,noexec,relatime";
-const ROOT = "bin\ndev\nfile\nproc\nsh";
+const ROOT = "bin\ndev\nfile\nproc\ncat";
 const BUSYBOX = readFileSync("/bin/busybox");
 const OVERFLOW = "Value too large for defined data type";
 const OVERRIDE = ["CAP_DAC_OVERRIDE"];

@@ -60,7 +60,7 @@ export const PROCESS: Topic = {
     {
       name: "of variables with one name the last one counts",
       spec: "config.md#process",
-      config: { process: { args: ["/bin/printenv"], env: ["A=1", "PATH=/bin", "A=3"] } },
+      config: { process: { args: ["/bin/env"], env: ["A=1", "PATH=/bin", "A=3"] } },
       steps: [{ run: ["run", "--bundle", "$BUNDLE", "$ID"], stdout: /^(?!(?:.*\n)*A=1)(?:.*\n)*A=3\n/ }],
     },
     refuses("a variable without a value", "config.md#process", /environment|env/, {
