@@ -90,6 +90,7 @@ export class Container {
         (said) => startHookFailure(said, bundle, startHooks) ?? refusedProgram(said, program ?? ""),
       );
       config.applyAttributes(init.pid);
+      config.checkProgram(`/proc/${init.pid}/root`);
       return container;
     } catch (thrown) {
       await container.#discard();
@@ -142,6 +143,7 @@ export class Container {
     }
     if (this.init.ended || this.#status === "removing") throw notRunning(name, undefined);
     const program = Array.isArray(process["args"]) ? String(process["args"][0]) : undefined;
+    this.config.checkProgram(`/proc/${this.init.pid}/root`, process);
     const attributes = processAttributes(process);
     const terminal = process["terminal"] === true;
     const starting = this.#spawn(execId, { terminal, program, descriptors }, async (call, streams) => {

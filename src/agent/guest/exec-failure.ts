@@ -17,8 +17,9 @@ export function programNotFound(program: string, said: string): HearthError {
 /** `said` is crun's reason, which is EPERM for a directory where execve(2), runc and the engines' patterns say EACCES. */
 export function programNotExecutable(program: string, said: string): HearthError {
   const denied = said.toLowerCase().replace("operation not permitted", "permission denied");
-  // A directory on its way is a file: runc has not come to it, as with one that is missing.
-  const reason = denied === "not a directory" ? `stat ${program}: ${denied}` : denied;
+  // Where something is wrong on the way to it, runc has not come to it, as with one that is missing.
+  const isOnTheWay = /^(?:not a directory|too many levels|file name too long)/.test(denied);
+  const reason = isOnTheWay ? `stat ${program}: ${denied}` : denied;
   return new HearthError("permission-denied", `${exec(program)}: ${reason}`);
 }
 

@@ -3,6 +3,7 @@ import { posix } from "node:path";
 import { HearthError } from "../../errors.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import { CONTAINER_NAMESPACE_PREFIX } from "../../oci/pod.ts";
+import { checkExecutable } from "./executable-by.ts";
 import { hidesPasswd } from "./home.ts";
 import { isRecord, type JsonRecord, listAt, recordAt } from "./json-record.ts";
 import { mountAttributes } from "./mount-attributes.ts";
@@ -37,6 +38,8 @@ export interface OciConfig {
   readonly withHugepages: JsonRecord | undefined;
   /** Sets on the init process and on its mounts what crun does not. */
   readonly applyAttributes: ProcessAttributes["apply"];
+  /** See checkExecutable; of the init process, or of another one. */
+  readonly checkProgram: (root: string, process?: JsonRecord) => void;
 }
 
 /** Changes to a configuration before crun gets it. */
@@ -107,6 +110,10 @@ export function ociConfig(
     applyAttributes: (pid) => {
       attributes.apply(pid);
       flagged.apply(pid);
+    },
+    // Whose files are whose in a user namespace is not looked into.
+    checkProgram: (root, other) => {
+      if (!hasType(namespaces, "user")) checkExecutable(root, other ?? attributes.process);
     },
     hasPoststart: listAt(hooks, "poststart").length > 0,
     hasPoststop: listAt(hooks, "poststop").length > 0,

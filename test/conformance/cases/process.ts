@@ -19,6 +19,7 @@ const REFUSED = {
 };
 /** More than it takes for one argument. Source: execve(2), MAX_ARG_STRLEN. */
 const LONG = "x".repeat(131_073);
+const SECRETS = "mkdir -m 700 /closed; for file in /own /closed/x; do cp /bin/busybox $file; chmod 700 $file; done";
 const refused = (name: string, args: readonly string[], stderr: RegExp): Case => ({
   name,
   spec: "runtime.md#start",
@@ -243,6 +244,21 @@ export const PROCESS: Topic = {
           status: 255,
           stderr: /exec: .*: stat \/nowhere: no such file or directory/,
         },
+      ],
+    },
+    {
+      name: "a program that its user may not execute",
+      spec: "runtime.md#errors",
+      steps: [
+        { run: ["run", "--detach", "--bundle", "$BUNDLE", "$ID"] },
+        { run: ["exec", "$ID", "/bin/sh", "-c", SECRETS] },
+        { run: ["exec", "--user", "1000:1000", "$ID", "/own"], status: 255, stderr: /own.*: permission denied/ },
+        {
+          run: ["exec", "--user", "1000:1000", "$ID", "/closed/x"],
+          status: 255,
+          stderr: /closed.x: permission denied/,
+        },
+        { run: ["exec", "--user", "1000:1000", "$ID", "/bin/true"] },
       ],
     },
     prints("no terminal unless asked for", "config.md#process", "test -t 1 || echo none", "none"),
