@@ -12,11 +12,13 @@ import { type JsonRecord, listAt, recordAt } from "./json-record.ts";
 /** Fails with permission-denied. What is missing, or no program, crun tells. `root` is where the process has its root directory. */
 export function checkExecutable(root: string, process: JsonRecord): void {
   const { uid, gid, additionalGids } = recordAt(process, "user");
-  const isPrivileged = listAt(recordAt(process, "capabilities"), "effective").includes("CAP_DAC_OVERRIDE");
+  const capabilities = listAt(recordAt(process, "capabilities"), "effective");
   const [program] = listAt(process, "args");
-  if (typeof program !== "string" || typeof uid !== "number" || uid === 0 || isPrivileged) return;
+  if (typeof program !== "string" || typeof uid !== "number" || uid === 0) return;
+  if (capabilities.includes("CAP_DAC_OVERRIDE")) return;
+  const mayEnterAny = capabilities.includes("CAP_DAC_READ_SEARCH");
   const groups = new Set([gid ?? 0, ...(Array.isArray(additionalGids) ? additionalGids : [])]);
-  const mayEnter = ({ mode, uid: owner, gid: group }: Stats): boolean => {
+  const may = ({ mode, uid: owner, gid: group }: Stats): boolean => {
     const place = owner === uid ? 0o100 : groups.has(group) ? 0o010 : 0o001;
     return (mode & place) !== 0;
   };
@@ -24,14 +26,13 @@ export function checkExecutable(root: string, process: JsonRecord): void {
     .map((path) => placeOf(root, path))
     .find((place) => place !== undefined && isProgram(statOf(root, place)));
   if (found === undefined) return;
-  for (let directory = dirname(found); ; directory = dirname(directory)) {
+  for (let directory = dirname(found); !mayEnterAny; directory = dirname(directory)) {
     const stats = statOf(root, directory);
-    if (stats !== undefined && !mayEnter(stats))
-      throw programNotExecutable(program, `stat ${program}: permission denied`);
+    if (stats !== undefined && !may(stats)) throw programNotExecutable(program, `stat ${program}: permission denied`);
     if (directory === "/") break;
   }
   const stats = statOf(root, found);
-  if (stats !== undefined && !mayEnter(stats)) throw programNotExecutable(program, "permission denied");
+  if (stats !== undefined && !may(stats)) throw programNotExecutable(program, "permission denied");
 }
 
 /** Where crun looks, in its order. */
