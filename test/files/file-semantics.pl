@@ -18,7 +18,7 @@ use constant {
     SYS_mmap => 9, SYS_munmap => 11, SYS_sendfile => 40, SYS_pread64 => 17, SYS_pwrite64 => 18, SYS_fsync => 74,
     SYS_fdatasync => 75, SYS_getcwd => 79, SYS_setxattr => 188, SYS_getxattr => 191, SYS_listxattr => 194,
     SYS_removexattr => 197, SYS_inotify_add_watch => 254, SYS_utimensat => 280, SYS_fallocate => 285,
-    SYS_inotify_init1 => 294, SYS_renameat2 => 316, SYS_copy_file_range => 326, SYS_statfs => 137, SYS_msync => 26,
+    SYS_inotify_init1 => 294, SYS_mknod => 133, SYS_renameat2 => 316, SYS_copy_file_range => 326, SYS_statfs => 137, SYS_msync => 26,
     AT_FDCWD => -100, RENAME_NOREPLACE => 1, RENAME_EXCHANGE => 2, O_TMPFILE => 020200000, O_DIRECT => 040000,
     SYS_prctl => 157, SYS_capset => 126, PR_SET_KEEPCAPS => 8, CAPABILITY_VERSION_3 => 0x20080522, CAP_DAC_OVERRIDE => 1 << 1,
     SEEK_DATA => 3, SEEK_HOLE => 4, PUNCH_HOLE => 3, ZERO_RANGE => 16,
@@ -191,6 +191,7 @@ case_ 'extended attributes listed' => sub { put('a', 1); setx('a', $_, 'y', 0) f
 case_ 'extended attribute removed' => sub { put('a', 1); setx('a', 'user.x', 'y', 0); my $r = outcome(removex('a', 'user.x')); "$r, " . getx('a', 'user.x') };
 # --- special files
 case_ 'fifo' => sub { my $r = POSIX::mkfifo('a', 0600) ? 'ok' : outcome(0); $r eq 'ok' ? kind('a') : $r };
+case_ 'device node' => sub { my $name = 'a'; my $r = outcome(sys(SYS_mknod, $name, S_IFCHR | 0600, 0x103) == 0); my @s = lstat $name; $r eq 'ok' ? kind($name) . " $s[6]" : $r };
 case_ 'unix socket' => sub { socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die; my $r = outcome(bind $s, pack_sockaddr_un('a')); return $r unless $r eq 'ok'; listen $s, 1; my $c = child(sub { socket(my $mine, AF_UNIX, SOCK_STREAM, 0); outcome(connect $mine, pack_sockaddr_un('a')) }); kind('a') . ", $c" };
 # --- big directories
 case_ 'two thousand entries' => sub { mkdir 'd'; put("d/f$_", '') for 1 .. 2000; my @n = split / /, entries('d'); my %u = map { $_ => 1 } @n; scalar(@n) . ' listed, ' . scalar(keys %u) . ' different' };

@@ -36,6 +36,7 @@ const SHARES: readonly { readonly sharedFs: "virtio-fs" | "virtio-9p"; readonly 
       "chmod after unlink": { said: "ENOENT, 644", why: BY_NAME },
       "truncate after unlink": { said: "ENOENT, 100", why: BY_NAME },
       fifo: { said: "ENXIO", why: DIRECTORIES_AND_FILES },
+      "device node": { said: "ENXIO", why: DIRECTORIES_AND_FILES },
       "unix socket": { said: "ENXIO", why: DIRECTORIES_AND_FILES },
       "times to the nanosecond": {
         said: "ok, 1000000000 1100000000, 000000000 000000000",
