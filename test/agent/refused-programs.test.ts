@@ -46,7 +46,7 @@ describe("one that exec starts", () => {
     return said.toString();
   };
 
-  test("of no format: in crun's words when it has gone before they are read", async () => {
+  test("of no format, also when it has gone before its words are read", async () => {
     await using c = await runContainer(agent, ["sleep", "1000"]);
     expect(await exec(c.id, ["/garbage"])).toMatch(/^exec \/garbage: exec format error\n$/);
   });

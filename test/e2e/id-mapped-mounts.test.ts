@@ -9,14 +9,14 @@ import { type Hearth, withHearth } from "../harness/hearth.ts";
 
 const TIMEOUT_MS = 120_000;
 const ids = (hostID: number) => [{ containerID: 0, hostID, size: 10 }];
-const OWNERS = "1000 2000\n1000 2000\n1003 2004\n";
+const OWNERS = "1000 2000\n1000 2000\n1003 2004\n1000 2000\n3 4\n";
 const { mounts: standard } = bundleConfig({ args: [] });
 
-const withMount = (hearth: Hearth, args: readonly string[], more: object, process: object): Promise<string> =>
-  hearth.bundle({ args, config: { mounts: [...(Array.isArray(standard) ? standard : []), more], process } });
+const withMounts = (hearth: Hearth, args: readonly string[], more: readonly object[], process: object) =>
+  hearth.bundle({ args, config: { mounts: [...(Array.isArray(standard) ? standard : []), ...more], process } });
 
 test(
-  "files belong to those that the container's users are mapped from, below too with ridmap",
+  "files belong to those that the container's users are mapped from, below only with ridmap",
   async () => {
     await withHearth({}, async (hearth) => {
       const source = join(hearth.dir, "source");
@@ -27,10 +27,12 @@ test(
         writeFileSync(join(below, "old"), "");
         chownSync(join(below, "old"), 3, 4);
         const bind = { destination: "/m", type: "bind", source, options: ["rbind", "ridmap"] };
-        const script = "touch /m/new /m/below/new && stat -c '%u %g' /m/new /m/below/new /m/below/old && sleep 1000";
+        const script =
+          "touch /m/new /m/below/new && stat -c '%u %g' /m/new /m/below/new /m/below/old /n /n/below/old && sleep 1000";
         const user = { user: { uid: 1000, gid: 2000 } };
         const mapped = { ...bind, uidMappings: ids(1000), gidMappings: ids(2000) };
-        const bundle = await withMount(hearth, ["sh", "-c", script], mapped, user);
+        const flat = { ...mapped, destination: "/n", options: ["rbind", "idmap"] };
+        const bundle = await withMounts(hearth, ["sh", "-c", script], [mapped, flat], user);
         const id = `mapped-${process.pid}`;
         const outputPath = join(hearth.dir, "output");
         const { status } = await hearth.runtime(["run", "--detach", "--bundle", bundle, id], { outputPath });
@@ -58,7 +60,7 @@ test(
     await withHearth({ config: { hypervisor: { shared_fs: "virtio-9p" } } }, async (hearth) => {
       const bind = { destination: "/m", type: "bind", source: hearth.dir, options: ["rbind"] };
       const mapped = { ...bind, uidMappings: ids(1000), gidMappings: ids(2000) };
-      const bundle = await withMount(hearth, ["true"], mapped, {});
+      const bundle = await withMounts(hearth, ["true"], [mapped], {});
       const { status, stderr } = await hearth.runtime(["run", "--bundle", bundle, `mapped-${process.pid}`]);
       expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("virtio-9p has no id-mapped") });
     });
