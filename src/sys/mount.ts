@@ -39,6 +39,19 @@ export const MOUNT_ATTR_NODEV = 0x4n;
 export const MOUNT_ATTR_NOEXEC = 0x8n;
 const MOUNT_ATTR_IDMAP = 0x100000n;
 export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000n;
+/** struct statfs of 64 bits. Source: asm-generic/statfs.h. */
+const STATFS_BYTES = 120;
+const STATFS_FLAGS_AT = 80;
+/** Source: linux/statfs.h. */
+const STATFS_FLAGS: Readonly<Record<string, bigint>> = {
+  ro: 0x1n,
+  nosuid: 0x2n,
+  nodev: 0x4n,
+  noexec: 0x8n,
+  noatime: 0x400n,
+  nodiratime: 0x800n,
+  nosymfollow: 0x2000n,
+};
 /** Source: asm/unistd_64.h; glibc has names for them only since 2.36 or not at all. */
 const SYS_PIVOT_ROOT = 155n;
 const SYS_OPEN_TREE = 428n;
@@ -51,6 +64,7 @@ const RESOLVE_INSIDE = 0x01n | 0x02n | 0x04n | 0x08n;
 const libc = lazyLibc({
   mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
   umount2: { args: ["ptr", "i32"], returns: "i32" },
+  statfs: { args: ["ptr", "ptr"], returns: "i32" },
   unlinkat: { args: ["i32", "ptr", "i32"], returns: "i32" },
   syscall: { args: ["i64", "i64", "ptr", "ptr", "i64", "i64"], returns: "i64" },
 });
@@ -276,11 +290,12 @@ export function mountPointsBelow(dir: string): string[] {
     .sort();
 }
 
-/** Options of the mount that a path is on, as the calling thread's mount namespace has it; none where nothing is. Source: proc(5), mountinfo. */
-export function mountOptionsAt(path: string): readonly string[] {
-  const wanted = mountIdAt(realPath(path));
-  const mounts = parseMountinfo(readFileSync("/proc/thread-self/mountinfo", "utf8"));
-  return mounts.find(({ id }) => id === wanted)?.options ?? [];
+/** What is taken away on the mount that a path is on, as mount(8) names it. */
+export function mountOptionsAt(path: string): string[] {
+  const { bytes, view } = struct(STATFS_BYTES);
+  check(libc().statfs(cString(path), bytes), `inspect mount of ${path}`);
+  const flags = view.getBigUint64(STATFS_FLAGS_AT, true);
+  return Object.entries(STATFS_FLAGS).flatMap(([option, flag]) => ((flags & flag) === 0n ? [] : [option]));
 }
 
 /** Of the mount that a path leads to; undefined where it leads nowhere. Source: proc(5), fdinfo. */

@@ -16,11 +16,13 @@ import { join } from "node:path";
 import {
   bindMount,
   listMounts,
+  MS_NOATIME,
   MS_NODEV,
   makePrivate,
   makeShared,
   makeSlave,
   mount,
+  mountOptionsAt,
   mountPointsBelow,
   mountsUnder,
   removeTreeWithoutMounts,
@@ -42,6 +44,14 @@ function makeDir(...names: string[]): string {
   mkdirSync(path, { recursive: true });
   return path;
 }
+
+test("what the mount takes away that a path is on", () => {
+  const target = makeDir("flagged");
+  mount({ source: "x", target, type: "tmpfs", flags: MS_NODEV | MS_NOATIME });
+  writeFileSync(join(target, "file"), "");
+  expect(mountOptionsAt(join(target, "file"))).toEqual(["nodev", "noatime"]);
+  expect(() => mountOptionsAt(join(target, "missing"))).toThrow("inspect mount of");
+});
 
 test("what is mounted below a directory, where nothing hides it", () => {
   const outer = makeDir("outer");
