@@ -77,6 +77,15 @@ describe("paths", () => {
     ]);
   });
 
+  test("the last of several propagations counts", () => {
+    const options = ["rshared", "mode=700", "private", "rslave", "ro"];
+    const guest = toGuestSpec(
+      spec({ mounts: [{ destination: "/d", type: "tmpfs", source: "tmpfs", options }] }),
+      context,
+    );
+    expect(guest.config.mounts?.map((mount) => mount.options)).toEqual([["mode=700", "rslave", "ro"]]);
+  });
+
   test("what is mounted below a source comes with rbind, and read-only is not what is mounted below it", () => {
     const nested = (...options: string[]) =>
       toGuestSpec(spec({ mounts: [{ destination: "/d", type: "bind", source: "/nested", options }] }), context);

@@ -141,7 +141,9 @@ export function toGuestSpec(given: Spec, context: GuestSpecContext): GuestSpec {
   const hostRootfs = resolve(context.bundle, rootPath);
   const rootfs = expose(exposures, hostRootfs, `${context.containerId}/rootfs`);
   const placed = mountsInRootfs(spec.mounts ?? [], hostRootfs, {
-    modeOf: (path) => context.modeInRoot(hostRootfs, path),
+    modeOf: (path, source) => {
+      return context.modeInRoot(source === undefined ? hostRootfs : resolve(context.bundle, source), path);
+    },
     placeOf: (path, isHidden) => context.placeInRoot(hostRootfs, path, isHidden),
   });
   const mounts = placed.flatMap((mount, index) => {

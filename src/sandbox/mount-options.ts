@@ -26,6 +26,9 @@ const OPPOSITES: ReadonlyMap<string, string> = new Map(
   ].flatMap(([one = "", other = ""]) => [[one, other] as const, [other, one] as const]),
 );
 
+/** Of all of these too; crun gives the kernel them all at once, which it refuses. */
+const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
+
 const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
 /** Those of the kernel's, as it shows them, that take something away. */
 const KEPT = /^(?:ro|no(?:suid|dev|exec|atime|diratime|symfollow))$/;
@@ -47,7 +50,9 @@ export function guestOptions({ options = [] }: Mount, hasMountsBelow = false): s
     ...options.filter((option) => !recursive.has(option) && !IDLE.has(option) && !ID_MAPPING.has(option)),
     ...options.filter((option) => recursive.has(option)).map((option) => option.slice(1)),
   ];
+  const propagation = ordered.findLastIndex((option) => PROPAGATION.test(option));
   return ordered.filter((option, at) => {
+    if (PROPAGATION.test(option)) return at === propagation;
     const opposite = OPPOSITES.get(option);
     return opposite === undefined || !ordered.includes(opposite, at + 1);
   });

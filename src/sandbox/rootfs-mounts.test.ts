@@ -3,9 +3,15 @@ import { join } from "node:path";
 import { mountedSource, mountPointsOf, mountsInRootfs } from "./rootfs-mounts.ts";
 
 const ROOTFS = "/bundle/rootfs";
+const bind = (destination: string, source: string) => ({ destination, source, type: "bind", options: ["bind"] });
 const at = (destination: string, type = "tmpfs", ...options: string[]) => ({ destination, type, source: "x", options });
 const VIEW = {
-  modeOf: (destination: string): number | undefined => (destination === "/old" ? 0o1710 : undefined),
+  modeOf: (path: string, source = ""): number | undefined =>
+    new Map([
+      ["/old", 0o1710],
+      ["src/", 0o750],
+      ["src/old", 0o711],
+    ]).get(`${source}${path}`),
   placeOf: (path: string): string => join("/", path.replace(/^\/link/, "/proc")),
 };
 
@@ -45,14 +51,19 @@ test.each([
   ["the mode of the directory that it covers", [at("/old")], ["mode=1710"]],
   ["none where there is no directory", [at("/new")], []],
   ["its own", [at("/old", "tmpfs", "mode=700")], ["mode=700"]],
-  ["none of a directory that an earlier mount hides", [at("/old/./"), at("/old")], []],
+  ["none of a directory that an earlier mount hides", [at("/old", "proc"), at("/old")], []],
+  ["the mode of the directory that is mounted there", [bind("/b", "src"), at("/b")], ["mode=750"]],
+  ["the mode of a directory in one that is mounted", [bind("/b", "src"), at("/b/old")], ["mode=711"]],
+  ["none where a mounted directory has none", [bind("/b", "src"), at("/b/new")], []],
+  ["the mode of a tmpfs that is mounted there", [at("/new", "tmpfs", "mode=700"), at("/new")], ["mode=700"]],
+  ["the mode that a tmpfs there has from the root", [at("/old"), at("/old")], ["mode=1710"]],
+  ["none where only a tmpfs is mounted", [at("/new"), at("/new")], []],
   ["none when it is no tmpfs", [at("/old", "ramfs")], []],
 ])("a tmpfs has %s", (_name, mounts, options) => {
   expect(mountsInRootfs(mounts, ROOTFS, VIEW).at(-1)?.options).toEqual(options);
 });
 
 test("mount points are those that no earlier mount hides", () => {
-  const bind = (destination: string, source: string) => ({ destination, source, type: "bind", options: ["bind"] });
   const mounts = [at("/a"), at("/a/b"), bind("/c", "dir"), bind("/d", "one"), bind("/e", "gone")];
   const typeOf = (source: string): string => ({ dir: "directory", one: "file" })[source] ?? "missing";
   expect(mountPointsOf(mounts, typeOf)).toEqual([

@@ -29,8 +29,8 @@ export function isBindMount({ type, options = [] }: Mount): boolean {
 
 /** What the host knows of the root file system. */
 export interface RootfsView {
-  /** Mode of a directory in it, undefined where there is none. */
-  readonly modeOf: (destination: string) => number | undefined;
+  /** Mode of a directory in it, or in the source of a bind mount, undefined where there is none. */
+  readonly modeOf: (path: string, source?: string) => number | undefined;
   /** Where a path leads in it; nothing that is in what `isHidden` names is looked at. */
   readonly placeOf: (path: string, isHidden: (place: string) => boolean) => string;
 }
@@ -47,13 +47,26 @@ export function mountsInRootfs(mounts: readonly Mount[], rootfs: string, { modeO
     checkPlace(mount, destination);
     rooted.push({ ...mount, destination });
   }
-  return rooted.map((mount, index) => {
-    const { type, destination, options = [] } = mount;
-    if (type !== "tmpfs" || options.some((option) => option.startsWith("mode="))) return mount;
-    if (isCovered(destination, rooted.slice(0, index))) return mount;
-    const mode = modeOf(destination);
-    return mode === undefined ? mount : { ...mount, options: [...options, `mode=${mode.toString(8)}`] };
-  });
+  const moded: Mount[] = [];
+  for (const mount of rooted) {
+    const mode =
+      isTmpfs(mount) && modeOption(mount) === undefined ? modeAt(mount.destination, moded, modeOf) : undefined;
+    moded.push(mode === undefined ? mount : { ...mount, options: [...(mount.options ?? []), mode] });
+  }
+  return moded;
+}
+
+const isTmpfs = ({ type }: Mount): boolean => type === "tmpfs";
+const modeOption = ({ options }: Mount): string | undefined => options?.find((option) => option.startsWith("mode="));
+
+/** Of the directory at the place, as an option; undefined where there is none. */
+function modeAt(place: string, earlier: readonly Mount[], modeOf: RootfsView["modeOf"]): string | undefined {
+  const cover = earlier.findLast(({ destination }) => insideOf(destination, place) !== undefined);
+  const inside = insideOf(cover?.destination ?? "/", place) ?? "";
+  if (cover !== undefined && isTmpfs(cover)) return inside === "" ? modeOption(cover) : undefined;
+  if (cover !== undefined && !isBindMount(cover)) return undefined;
+  const mode = cover === undefined ? modeOf(place) : modeOf(join("/", inside), cover.source);
+  return mode === undefined ? undefined : `mode=${mode.toString(8)}`;
 }
 
 /** Files that lxcfs has a better idea of. Source: runc, checkProcMount. */

@@ -386,6 +386,14 @@ export const MOUNTS: Topic = {
       directories: ["rootfs/m"],
       ...mounts(tmpfs(["size=64k"]), tmpfs(["size=64k"], "/new")),
     }),
+    prints("a tmpfs in a volume has the mode of the directory there", SPEC, "stat -c %a /m/inner", "755", {
+      ...NESTED,
+      ...mounts(bind(["rbind"]), tmpfs(["size=64k"], "/m/inner")),
+    }),
+    prints("a tmpfs over another has the mode of that", SPEC, "stat -c %a /m", "710", {
+      ...mounts(tmpfs(["mode=710"]), tmpfs(["size=64k"])),
+    }),
+    prints("the last of several propagations", SPEC, PROPAGATION, "", mounts(tmpfs(["rshared", "rprivate"]))),
     prints("a bind mount of what an earlier mount has put into the container", SPEC, "cat /n/file", "inner", {
       ...NESTED,
       ...mounts(bind(["rbind"]), bind(["rbind"], "$DIR/rootfs/m/inner", "/n")),
