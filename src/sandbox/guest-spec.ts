@@ -167,7 +167,8 @@ export function toGuestSpec(given: Spec, context: GuestSpecContext): GuestSpec {
   const config: Spec = {
     ...spec,
     ociVersion: GUEST_OCI_VERSION,
-    root: { ...spec.root, path: rootfs },
+    // By the agent, which takes it out: crun knows of "ro" alone.
+    root: { ...spec.root, path: rootfs, mountFlags: context.mountFlags(hostRootfs) },
     mounts: flagged.mounts,
     ...(labelled === undefined ? {} : { process: labelled.process }),
     linux: guestLinux(spec, context, warnings),

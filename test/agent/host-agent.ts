@@ -43,6 +43,8 @@ export interface ConfigChanges {
   readonly annotations?: Readonly<Record<string, string>>;
   /** More of them. */
   readonly mounts?: readonly object[];
+  /** Options of the mount that the root is on. */
+  readonly rootFlags?: readonly string[];
   /** Members beside the namespaces. */
   readonly linux?: object;
 }
@@ -122,7 +124,7 @@ function ociConfig(rootfs: string, args: readonly string[], changes: ConfigChang
       user: { uid: 0, gid: 0 },
       ...changes.process,
     },
-    root: { path: rootfs },
+    root: { path: rootfs, mountFlags: changes.rootFlags ?? [] },
     hostname: "test",
     mounts: [
       { destination: "/proc", type: "proc", source: "proc" },

@@ -31,6 +31,7 @@ async function output(script: string, mounts: readonly object[], linux: object =
 }
 const OPTIONS =
   "while read -r _ _ _ _ at options _; do case $at in /m*) echo $at $options;; esac; done < /proc/self/mountinfo";
+const ROOT_OPTIONS = OPTIONS.replace("/m*", "/|/m*");
 const FOLLOW = "cat /m/link 2>/dev/null || echo refused";
 
 test("symbolic links are not followed where a mount says so", async () => {
@@ -50,6 +51,15 @@ test("a read-only path keeps the flags of the mount that it is in", async () => 
   const mounts = [tmpfs("/m", "nosuid", "noexec", "tmpcopyup")];
   mkdirSync(join(agent.dir, "rootfs/m/a"), { recursive: true });
   expect(await output(OPTIONS, mounts, linux)).toBe("/m rw,nosuid,noexec,relatime\n/m/a ro,nosuid,noexec,relatime\n");
+});
+
+test("the root has those of the mount that it is on, and read-only paths in it too", async () => {
+  mkdirSync(join(agent.dir, "rootfs/m/in"), { recursive: true });
+  const linux = { readonlyPaths: ["/m/in"] };
+  const rootFlags = ["ro", "nosuid", "nodev", "relatime"];
+  await using c = await runContainer(agent, ["sh", "-c", ROOT_OPTIONS], { linux, rootFlags });
+  const expected = "/ rw,nosuid,nodev,relatime\n/m/in ro,nosuid,nodev,relatime\n";
+  expect((await readAll(agent.client, c.id, c.id)).toString()).toBe(expected);
 });
 
 test("a mount that cannot have its flags is an error, and no container", async () => {

@@ -14,5 +14,6 @@ test("crun does not see what only the agent does; everything else is as it was",
 test("without anything to set no process is looked at", () => {
   const views = [mount("/proc", "nosuid", "suid"), mount("/dev", "noexec"), mount("/h", "nosymfollow"), mount("/h")];
   mountAttributes(views, ["/proc/sys", "/dev/../proc/bus"]).apply(-1);
+  expect(() => mountAttributes([], [], ["nodev"]).apply(-1)).toThrow("/proc/-1/ns/mnt");
   expect(() => mountAttributes([mount("/proc", "noexec")], ["/proc/sys"]).apply(-1)).toThrow("/proc/-1/ns/mnt");
 });

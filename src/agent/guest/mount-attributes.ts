@@ -1,6 +1,6 @@
 /**
  * Flags of mounts that crun 1.8 does not know (`nosymfollow` and its kin) or does not keep (those of the mount that a read-only
- * path is in). Set from outside, in the mount namespace that crun has made, before the container's program runs.
+ * path is in, and of the one that the root is on, on the host). Set from outside, in the mount namespace that crun has made, before the container's program runs.
  */
 import { resolve } from "node:path";
 import { HearthError, SystemError, toHearthError } from "../../errors.ts";
@@ -38,9 +38,19 @@ interface Change {
 
 const SYMFOLLOW = /^r?(?:no)?symfollow$/;
 
-export function mountAttributes(mounts: readonly unknown[], readonlyPaths: readonly unknown[]): MountAttributes {
+/** `rootFlags` are options, such as "nosuid", that the root has beside what the configuration says of it. */
+export function mountAttributes(
+  mounts: readonly unknown[],
+  readonlyPaths: readonly unknown[],
+  rootFlags: readonly unknown[] = [],
+): MountAttributes {
   const views = mounts.map(viewOf);
-  const changes = [...symlinkChanges(views), ...readonlyChanges(views, readonlyPaths.filter(isText))];
+  const root = { destination: "/", options: rootFlags.filter(isText) };
+  const changes = [
+    ...symlinkChanges(views),
+    ...readonlyChanges([root, ...views], readonlyPaths.filter(isText)),
+    ...rootChanges(root),
+  ];
   const isOurs = ({ options }: MountView): boolean => options.some((option) => SYMFOLLOW.test(option));
   return {
     mounts: mounts.map((mount, index) => {
@@ -95,13 +105,21 @@ const KEPT: readonly (readonly [string, bigint])[] = [
   ["exec", MOUNT_ATTR_NOEXEC],
 ];
 
+function flagsOf(view: MountView): bigint {
+  return KEPT.filter(([name]) => isForbidden(view, name) === true).reduce((bits, [, flag]) => bits | flag, 0n);
+}
+
+function rootChanges(root: MountView): Change[] {
+  const set = flagsOf(root) | (isForbidden(root, "symfollow") === true ? MOUNT_ATTR_NOSYMFOLLOW : 0n);
+  return set === 0n ? [] : [{ path: "/", set, clear: 0n, recursive: false, optional: false }];
+}
+
 /** A read-only path is a mount of its own with the flags of the one that it is in. */
 function readonlyChanges(views: readonly MountView[], paths: readonly string[]): Change[] {
   return paths.flatMap((given) => {
     const path = resolve("/", given);
     const around = views.findLast(({ destination }) => isInside(destination, path));
-    const flags = KEPT.filter(([name]) => around !== undefined && isForbidden(around, name) === true);
-    const set = flags.reduce((bits, [, flag]) => bits | flag, 0n);
+    const set = around === undefined ? 0n : flagsOf(around);
     return set === 0n ? [] : [{ path, set, clear: 0n, recursive: false, optional: true }];
   });
 }

@@ -84,16 +84,19 @@ export function ociConfig(
   const sysctls = splitSysctls(linux, namespaces);
   const mounts = listAt(parsed, "mounts");
   const sysfs = inUserNamespace && changes.sysfs !== undefined ? bindSysfs(mounts, changes.sysfs) : undefined;
-  const flagged = mountAttributes(sysfs?.mounts ?? mounts, listAt(linux, "readonlyPaths"));
+  const { mountFlags: _flags, ...rootForCrun } = recordAt(parsed, "root");
+  const rootFlags = listAt(recordAt(parsed, "root"), "mountFlags");
+  const flagged = mountAttributes(sysfs?.mounts ?? mounts, listAt(linux, "readonlyPaths"), rootFlags);
   const cgroupPath = guestCgroupPath(linux["cgroupsPath"], containerId);
   const attributes = processAttributes(process);
-  const { path: root } = recordAt(parsed, "root");
+  const { path: root } = rootForCrun;
   const completeIn = hidesPasswd(mounts) ? undefined : changes.completeIn;
   const ofRoot =
     completeIn === undefined || typeof root !== "string" ? attributes.process : completeIn(root, attributes.process);
   const startHooks = listAt(hooks, "startContainer").filter(isRecord).map(startHookOf);
   const complete = {
     ...parsed,
+    ...(parsed["root"] === undefined ? {} : { root: rootForCrun }),
     ...(parsed["mounts"] === undefined ? {} : { mounts: flagged.mounts }),
     ...(startHooks.length === 0
       ? {}
