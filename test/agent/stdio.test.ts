@@ -74,6 +74,32 @@ describe("output", () => {
     expect(text(await output.read(100, never))).toBe("end");
   });
 
+  test("what comes first is told otherwise once enough of it has come, and the rest is not told", async () => {
+    const begun = Promise.withResolvers<void>();
+    output.beginWith((first) => {
+      begun.resolve();
+      return text(first) === "a line\n" ? bytes("other words") : null;
+    });
+    const reading = output.read(5, never);
+    await writer.write(bytes("a li"));
+    await begun.promise;
+    await writer.write(bytes("ne\n"));
+    expect(text(await reading)).toBe("other");
+    expect(text(await output.read(100, never))).toBe(" words");
+    await writer.write(bytes("more"));
+    output.processEnded();
+    expect(text(await output.read(100, never))).toBe("end");
+  });
+
+  test("what comes first stays as it is when no more of it comes", async () => {
+    output.beginWith(() => null);
+    await writer.write(bytes("a li"));
+    output.processEnded();
+    expect(text(await output.read(2, never))).toBe("a ");
+    expect(text(await output.read(100, never))).toBe("li");
+    expect(text(await output.read(100, never))).toBe("end");
+  });
+
   test("after the end a holder of the pipe can write as much as it likes", async () => {
     output.processEnded();
     expect(text(await output.read(100, never))).toBe("end");

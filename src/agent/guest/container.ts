@@ -19,7 +19,7 @@ import type { AgentContext } from "./agent-context.ts";
 import { cgroupPids, freezeCgroup, killCgroup, readCgroupFile, removeCgroup } from "./cgroup.ts";
 import { ContainerProcess } from "./container-process.ts";
 import { CRUN_COMMAND, type CrunCall, type CrunStreams } from "./crun.ts";
-import { refusedExec, refusedProgram } from "./exec-failure.ts";
+import { isBeginOfRefusal, refusedExec, refusedProgram } from "./exec-failure.ts";
 import { withHome } from "./home.ts";
 import { holdHooks } from "./hook-states.ts";
 import type { JsonRecord } from "./json-record.ts";
@@ -370,7 +370,12 @@ function applyOrKill(process: ContainerProcess, attributes: ProcessAttributes): 
 
 /** What crun says in a process that it has made and that never became its program; what a program says stays as it is. */
 function beginInRuncsWords(process: ContainerProcess, translate: (said: string) => string | undefined): void {
-  process.stdio.beginWith((said) => (CRUN_COMMAND.test(process.command ?? "") ? translate(said) : undefined));
+  process.stdio.beginWith((said) => {
+    const { command } = process;
+    if (command !== undefined && !CRUN_COMMAND.test(command)) return undefined;
+    // In the moment of the end there is no knowing yet who said it.
+    return command === undefined || isBeginOfRefusal(said) ? null : translate(said);
+  });
 }
 
 /** In the words that engines look for. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { refusedExec, refusedProgram } from "./exec-failure.ts";
+import { isBeginOfRefusal, refusedExec, refusedProgram } from "./exec-failure.ts";
 
 const TERMINAL = (said: string): string => `\u001b[1;31m2026-11-23T23:53:58.326721Z: ${said}\u001b[0m\r\n`;
 const SAID = "exec container process `/bin/arm`: Exec format error";
@@ -26,6 +26,12 @@ describe("a program that the kernel does not execute", () => {
     ["something else", "hello\n", "/bin/arm"],
   ])("not: %s", (_case, said, program) => {
     expect(refusedProgram(said, program)).toBeUndefined();
+  });
+
+  test("on a terminal its line comes in pieces", () => {
+    const line = TERMINAL(SAID);
+    for (const end of [7, 12, line.length - 2]) expect(isBeginOfRefusal(line.slice(0, end))).toBe(true);
+    for (const said of [line, `${SAID}\n`, SAID, "\u001b[2J", "$ "]) expect(isBeginOfRefusal(said)).toBe(false);
   });
 
   test("started by exec", () => {

@@ -43,6 +43,14 @@ export function refusedExec(said: string, program: string): string | undefined {
 const INIT_REFUSED = /^(?:\d{4}-\S+Z: )?exec container process(?: \(missing dynamic library\?\))? `(.*)`: ([^\n]+)\n$/;
 const EXEC_REFUSED = /^(?:\d{4}-\S+Z: )?exec: ([^\n]+)\n$/;
 
+/** What crun begins an error on a terminal with. Source: crun 1.8, log_write_to_stderr. */
+const RED = "\u001b[1;31m";
+
+/** Whether the rest of crun's line may be still to come: on a terminal the kernel gives it out in pieces. */
+export function isBeginOfRefusal(said: string): boolean {
+  return said.startsWith(RED) && /^(?:\d{4}-[^\n]*)?$/.test(said.slice(RED.length));
+}
+
 /** Without what crun adds on a terminal: colours here, and a time before it. */
 function plain(said: string): string {
   return stripVTControlCharacters(said).replaceAll("\r\n", "\n");

@@ -15,6 +15,9 @@ import type { CrunStdio } from "./crun.ts";
 export type StreamReader = FdReader | PipeReader;
 export type StreamWriter = FdWriter | PipeWriter;
 
+/** Something else in place of what came first; undefined leaves it as it is, null asks for more of it. */
+export type Translate<T> = (first: T) => T | undefined | null;
+
 /**
  * Reads what a process writes. Nothing is read ahead, so a client that does not read stops the process.
  *
@@ -30,7 +33,9 @@ export class OutputStream {
   #processEnded = false;
   #wake: (() => void) | undefined;
   #ended = false;
-  #translate: ((first: Uint8Array) => Uint8Array | undefined) | undefined;
+  #translate: Translate<Uint8Array> | undefined;
+  /** What came first, of which there is more to come. */
+  #begun: Uint8Array | undefined;
   /** What comes now has been translated already. */
   #translated = false;
 
@@ -46,8 +51,8 @@ export class OutputStream {
     return turn;
   }
 
-  /** `translate` gets the first bytes: what it returns takes the place of all that is written. Undefined leaves it as it is. */
-  beginWith(translate: (first: Uint8Array) => Uint8Array | undefined): void {
+  /** `translate` gets the first bytes: what it returns takes the place of all that is written. */
+  beginWith(translate: Translate<Uint8Array>): void {
     this.#translate = translate;
   }
 
@@ -77,21 +82,29 @@ export class OutputStream {
       if (chunk === "woken") continue;
       if (chunk === "again" || chunk === null) {
         this.#end(chunk === "again");
-        break;
+        this.#returned = this.#begun && (this.#translate?.(this.#begun) ?? this.#begun);
+        this.#begun = undefined;
+        return this.#takeReturned(max) ?? null;
       }
       if (this.#translated) continue;
       this.#returned = this.#orTranslation(chunk);
       signal.throwIfAborted();
+      if (this.#returned === undefined) continue;
       return this.#takeReturned(max) ?? null;
     }
     return null;
   }
 
-  #orTranslation(chunk: Uint8Array): Uint8Array {
-    const instead = this.#translate?.(chunk);
+  /** Undefined while there is more to come before it can be told. */
+  #orTranslation(chunk: Uint8Array): Uint8Array | undefined {
+    if (this.#translate === undefined) return chunk;
+    const first = this.#begun === undefined ? chunk : Buffer.concat([this.#begun, chunk]);
+    const instead = this.#translate(first);
+    this.#begun = instead === null ? first : undefined;
+    if (instead === null) return undefined;
     this.#translate = undefined;
     this.#translated = instead !== undefined;
-    return instead ?? chunk;
+    return instead ?? first;
   }
 
   #takeReturned(max: number): Uint8Array | undefined {
@@ -223,12 +236,12 @@ export class ProcessStdio implements Disposable {
   }
 
   /** As for an output, of standard error or the terminal, in text; what is longer than anything of crun's is left as it is. */
-  beginWith(translate: (first: string) => string | undefined): void {
+  beginWith(translate: Translate<string>): void {
     const [output, lineEnd] = this.stderr === undefined ? [this.stdout, "\r\n"] : [this.stderr, "\n"];
     output.beginWith((first) => {
       if (first.length > CRUN_LOG_BYTES_MAX) return undefined;
       const instead = translate(new TextDecoder().decode(first));
-      return instead === undefined ? undefined : new TextEncoder().encode(instead.replaceAll("\n", lineEnd));
+      return typeof instead === "string" ? new TextEncoder().encode(instead.replaceAll("\n", lineEnd)) : instead;
     });
   }
 
