@@ -12,6 +12,8 @@ async function main(name: string, args: readonly string[]): Promise<number> {
       return await runtime(rest, "hearth runtime");
     case "shim":
       return await (await import("./shim/main.ts")).shimMain(rest);
+    case "oom-bait":
+      return await (await import("./sandbox/oom-bait.ts")).oomBaitMain(rest);
     case "agent":
       return await (await import("./cli/agent.ts")).agentCommand(rest);
     case "sandbox":

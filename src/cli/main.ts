@@ -56,6 +56,7 @@ const HOST_COMMANDS: Readonly<Record<string, HostEntry>> = {
   env: { summary: "print version, host and configuration", load: () => import("./env.ts") },
   sandbox: { summary: "internal: owns one VM" },
   shim: { summary: "internal: stands for one container or exec process" },
+  "oom-bait": { summary: "internal: is killed on the host when a process in the guest was" },
   agent: { summary: "internal: runs inside the guest" },
 };
 

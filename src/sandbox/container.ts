@@ -75,14 +75,19 @@ export interface ContainerDependencies {
   readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
   readonly disks: VmDisks;
   readonly profiles: GuestProfiles;
+  /** Resolves when its engine has been told of the OOM kills in it until now. */
+  readonly oomTold: () => Promise<void>;
 }
 
 const SIGKILL = 9;
+const KILLED_STATUS = 128 + SIGKILL;
 
 export class Container {
   readonly id: string;
   readonly terminal: boolean;
   readonly warnings: readonly string[];
+  /** As the configuration has it. */
+  readonly cgroupsPath: string | undefined;
   /** Set until the container is committed: the end of this connection removes the container. */
   uncommittedOwner: Owner | undefined;
   /** Pid of its shim on the host, by which engines know it; undefined until it is committed. */
@@ -110,6 +115,7 @@ export class Container {
     this.terminal = process?.terminal === true;
     this.#isConfined = process?.apparmorProfile !== undefined;
     this.warnings = warnings;
+    this.cgroupsPath = spec.linux?.cgroupsPath;
     this.uncommittedOwner = owner;
     this.#namespaces = spec.linux?.namespaces ?? [];
     this.#exposed = exposed;
@@ -298,6 +304,8 @@ export class Container {
     if (owner !== undefined) entry.owner = owner;
     if (entry.exitStatus !== undefined) return entry.exitStatus;
     const { status } = await this.#agent.waitProcess({ containerId: this.id, execId: execId || this.id }, { signal });
+    // Engines ask whether it was for want of memory as soon as the container has ended.
+    if (status === KILLED_STATUS && entry === this.#init) await this.#dependencies.oomTold().catch(() => undefined);
     entry.exitStatus = status & 0xff;
     return entry.exitStatus;
   }

@@ -50,7 +50,27 @@ export class HostMemory {
 const V1_FILE = "memory.limit_in_bytes";
 const V2_FILE = "memory.max";
 
+/** What a directory of a cgroup says of memory. */
+export interface MemoryFiles {
+  readonly dir: string;
+  /** Name of the file of its limit, in bytes. */
+  readonly limit: string;
+  /** And of what is in use, in bytes. */
+  readonly usage: string;
+}
+
+/** Of the one among the directories that memory is counted in. */
+export function memoryFilesOf(dirs: readonly string[]): MemoryFiles | undefined {
+  return dirs
+    .flatMap((dir) => [
+      { dir, limit: V1_FILE, usage: "memory.usage_in_bytes" },
+      { dir, limit: V2_FILE, usage: "memory.current" },
+    ])
+    .find(({ dir, limit }) => existsSync(join(dir, limit)));
+}
+
 function limitFile(dirs: readonly string[]): string | undefined {
   if (cgroupVersion(dirs) === 2) for (const dir of dirs) enableControllers(dir);
-  return dirs.flatMap((dir) => [join(dir, V1_FILE), join(dir, V2_FILE)]).find((path) => existsSync(path));
+  const files = memoryFilesOf(dirs);
+  return files && join(files.dir, files.limit);
 }

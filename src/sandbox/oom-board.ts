@@ -8,14 +8,17 @@ import { withDeadline } from "../util/wait.ts";
 export class OomBoard implements Disposable {
   readonly #agent: AgentClient;
   readonly #log: Log;
+  readonly #onOom: (containerId: string) => void;
   readonly #stop = new AbortController();
   /** Events that nobody has asked for yet, by container. */
   readonly #untold = new Map<string, number>();
   readonly #waiting = new Map<string, Set<() => void>>();
 
-  constructor(agent: AgentClient, log: Log) {
+  /** `onOom` is called at each event, whether somebody waits for it or not. */
+  constructor(agent: AgentClient, log: Log, onOom: (containerId: string) => void) {
     this.#agent = agent;
     this.#log = log;
+    this.#onOom = onOom;
     void this.#listen();
   }
 
@@ -52,6 +55,7 @@ export class OomBoard implements Disposable {
   }
 
   #tell(containerId: string): void {
+    this.#onOom(containerId);
     const waiting = [...(this.#waiting.get(containerId) ?? [])];
     for (const resolve of waiting) resolve();
     if (waiting.length > 0) return;

@@ -27,6 +27,7 @@ import { VmDisks } from "./disks.ts";
 import { GuestProfiles } from "./guest-profiles.ts";
 import { guestResources } from "./guest-resources.ts";
 import type { GuestVolume } from "./guest-spec.ts";
+import { HostOom } from "./host-oom.ts";
 import { IdleEconomies } from "./idle-economies.ts";
 import { SandboxNetwork } from "./network.ts";
 import { OomBoard } from "./oom-board.ts";
@@ -94,7 +95,8 @@ export class Sandbox {
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
   readonly #economies: IdleEconomies;
-  /** Made when somebody first asks: the agent keeps the events until then. */
+  readonly #hostOom: HostOom;
+  /** Made when the first container has started: the agent keeps the events until then. */
   #ooms: OomBoard | undefined;
   /** From the adoption on: a paused guest has its clock set then anyway. */
   #clock: ClockFollower | undefined;
@@ -105,6 +107,7 @@ export class Sandbox {
     this.#network = new SandboxNetwork(this.vm.hypervisor, this.vm.agent, dependencies.log);
     this.#resources = new VmResources(this.vm, dependencies.log);
     this.#disks = new VmDisks(this.vm.hypervisor);
+    this.#hostOom = new HostOom(dependencies.log);
     this.#profiles = new GuestProfiles(this.vm.agent, dependencies.steps);
     this.#economies = new IdleEconomies(this.vm.processes, () => this.#state.kind === "idle", dependencies.log);
     void this.vm.hypervisor.ended.then((end) => {
@@ -295,6 +298,7 @@ export class Sandbox {
         mountVolumes: (volumes) => this.#mountVolumes(volumes),
         disks: this.#disks,
         profiles: this.#profiles,
+        oomTold: () => this.#oomTold(request.id),
       });
       this.#containers.set(request.id, container);
       this.#changed();
@@ -312,6 +316,7 @@ export class Sandbox {
     const container = this.container(id);
     await this.#network.connectLate(AbortSignal.timeout(AGENT_CALL_TIMEOUT_MS));
     await container.start();
+    this.#oomBoard();
   }
 
   /** Changes the limits of a container; the VM grows first when they ask for more than it has. */
@@ -360,8 +365,24 @@ export class Sandbox {
   /** Resolves when a process of the container was killed for want of memory: each kill is told once. */
   waitOom(id: string, signal: AbortSignal): Promise<void> {
     this.container(id);
-    this.#ooms ??= new OomBoard(this.vm.agent, this.#dependencies.log);
-    return this.#ooms.next(id, signal);
+    return this.#oomBoard().next(id, signal);
+  }
+
+  #oomBoard(): OomBoard {
+    this.#ooms ??= new OomBoard(this.vm.agent, this.#dependencies.log, (id) => {
+      const container = this.#containers.get(id);
+      if (container !== undefined) this.#hostOom.tell(id, container.cgroupsPath);
+    });
+    return this.#ooms;
+  }
+
+  /**
+   * Resolves when the container's engine has been told of the OOM kills until now. The agent has noticed them before it answered who
+   * waits for the process; another answer of its says that its events, sent in between, are here.
+   */
+  async #oomTold(id: string): Promise<void> {
+    await this.vm.agent.health.check({}, { timeoutMs: AGENT_CALL_TIMEOUT_MS });
+    await this.#hostOom.told(id);
   }
 
   /** From now the container, and with it the VM, outlives the connection that created it. */
@@ -389,6 +410,7 @@ export class Sandbox {
     await container.remove();
     this.#containers.delete(id);
     this.#resources.forget(id);
+    this.#hostOom.forget(id);
     this.#changed();
     return false;
   }

@@ -9,6 +9,7 @@ const libc = lazyLibc({
   ftruncate: { args: ["i32", "i64"], returns: "i32" },
   lseek: { args: ["i32", "i64", "i32"], returns: "i64" },
   sendfile: { args: ["i32", "i32", "ptr", "u64"], returns: "i64" },
+  mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "i64" },
 });
 
 /** Source: linux/memfd.h, unistd.h. */
@@ -16,6 +17,12 @@ const MFD_CLOEXEC = 1;
 const SEEK_SET = 0;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
+/** Source: sys/mman.h. */
+const PROT_READ = 1;
+const MAP_SHARED = 1;
+const MAP_POPULATE = 0x8000;
+/** Each of so many bytes is mapped again and again: few mappings, and little memory. */
+const SWELL_BYTES = 16 * 1024 * 1024;
 
 /** An empty file, readable and writable. `name` is for /proc alone. */
 export function memoryFile(name: string): OwnedFd {
@@ -55,4 +62,14 @@ function seek(file: OwnedFd, at: bigint, whence: number): bigint | undefined {
   const errno = lastErrno();
   if (errno === "ENXIO") return undefined;
   throw new SystemError(errno, "seek in file");
+}
+
+/** Adds at least so many bytes to our resident memory, as the kernel counts it, for some 16 MiB and page tables. For life. */
+export function swellResidentMemory(bytes: number): void {
+  using memory = memoryFile("swell");
+  check(libc().ftruncate(memory.fd, BigInt(SWELL_BYTES)), "size memory file");
+  for (let mapped = 0; mapped < bytes; mapped += SWELL_BYTES) {
+    const at = libc().mmap(null, BigInt(SWELL_BYTES), PROT_READ, MAP_SHARED | MAP_POPULATE, memory.fd, 0n);
+    if (at === -1n) throw new SystemError(lastErrno(), "map memory file");
+  }
 }

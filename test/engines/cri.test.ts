@@ -272,6 +272,15 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     expect((await engine.forward(podSandboxId, 82, "anybody?")).stdout).toBe("");
   });
 
+  test("a container whose memory runs out: its status says so", async () => {
+    const linux = { resources: { memoryLimitInBytes: 40n * MIB } };
+    const containerId = await startContainer("big", ["tail", "/dev/zero"], { linux });
+    const look = async () => (await engine.runtime.containerStatus({ containerId })).status;
+    const status = await until(look, (seen) => seen?.state === ContainerState.CONTAINER_EXITED);
+    expect(status).toMatchObject({ exitCode: 137, reason: "OOMKilled" });
+    await engine.runtime.removeContainer({ containerId });
+  });
+
   test("StopContainer, ContainerStatus, RemoveContainer; the other one lives on", async () => {
     await engine.runtime.stopContainer({ containerId: server, timeout: 0n });
     const { status } = await engine.runtime.containerStatus({ containerId: server });

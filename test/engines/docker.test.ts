@@ -170,6 +170,27 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     return await runProgram(engine.netns.inside(["busybox", ...argv]));
   }
 
+  step(
+    "a container whose memory runs out: docker knows why it ended; of another process's end it lives on",
+    async () => {
+      const limits = ["--memory", "40m", "--memory-swap", "40m", "--network", "none"];
+      const script = 'sh -c "tail /dev/zero" 2>/dev/null; echo $?; exec tail /dev/zero';
+      const { status, stdout } = await engine.docker([
+        "run",
+        "--name",
+        "big",
+        ...limits,
+        DOCKER_IMAGE,
+        "sh",
+        "-c",
+        script,
+      ]);
+      expect({ status, stdout }).toEqual({ status: 137, stdout: "137\n" });
+      expect(await must("inspect", "--format", "{{.State.OOMKilled}}", "big")).toBe("true\n");
+      await must("rm", "big");
+    },
+  );
+
   step("restart policy: a container that fails is started anew, as often as was said", async () => {
     const args = ["run", "--detach", "--name", "again", "--network", "none", "--restart", "on-failure:1"];
     await must(...args, DOCKER_IMAGE, "sh", "-c", "echo run; exit 3");

@@ -7,6 +7,7 @@ import { type Scratch, scratch } from "../harness/scratch.ts";
 import { TestHost } from "../harness/test-host/test-host.ts";
 
 const START_TIMEOUT_MS = 180_000;
+const KILL = join(import.meta.dir, "../fixtures/kill-in-cgroup.ts");
 const FIXTURE = join(import.meta.dir, "../fixtures/apply-host-limits.ts");
 
 let files: Scratch;
@@ -73,6 +74,20 @@ test(
     expect(await limit("memory.max")).toBe(`${hostMemoryBytes(640)}`);
     await apply({}, "640", "0");
     expect(await limit("memory.max")).toBe("max");
+  },
+  START_TIMEOUT_MS,
+);
+
+test(
+  "an OOM kill in the guest is counted by the cgroup too: one process of no use dies, no other, and the limits stay",
+  async () => {
+    await apply({}, "512");
+    const bystander = await host.sh("sleep 1000 >/dev/null 2>&1 & echo $! | tee /sys/fs/cgroup/pods/one/cgroup.procs");
+    await host.ok([process.execPath, KILL, "/pods/one"]);
+    expect(await limit("memory.events")).toContain("oom_kill 1\n");
+    expect(await limit("memory.max")).toBe(`${hostMemoryBytes(512)}`);
+    expect(await limit("cgroup.procs")).toBe(bystander);
+    await host.sh(`kill ${bystander}`);
   },
   START_TIMEOUT_MS,
 );

@@ -60,6 +60,9 @@ export function containerHandlers(sandbox: GuestSandbox): ContainerHandlers {
   };
 }
 
+/** 128 plus SIGKILL's number. */
+const KILLED_STATUS = 137;
+
 type LifeHandlers = Pick<
   AllHandlers,
   | "createContainer"
@@ -115,7 +118,10 @@ function lifeHandlers(sandbox: GuestSandbox): LifeHandlers {
     },
     async waitProcess({ containerId, execId }, { signal }) {
       const { exitCode } = sandbox.container(containerId).process(execId);
-      return { status: await withDeadline("end of process", exitCode, { signal }) };
+      const status = await withDeadline("end of process", exitCode, { signal });
+      // For who wants to know whether that was why.
+      if (status === KILLED_STATUS) sandbox.oomEvents.look(containerId);
+      return { status };
     },
     async pauseContainer({ containerId }, { signal }) {
       await sandbox.container(containerId).setFrozen(true, signal);

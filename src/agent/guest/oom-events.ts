@@ -37,12 +37,21 @@ export class OomEvents {
 
   /** Before the cgroup goes: what has happened until now is still told. */
   unwatch(containerId: string): void {
-    for (const [id, watched] of this.#watched) {
-      if (watched.containerId !== containerId) continue;
-      this.#changed(id);
+    for (const id of this.#look(containerId)) {
       this.#watched.delete(id);
       this.#watcher?.remove(id);
     }
+  }
+
+  /** What has happened until now is told, whether the kernel has said so yet or not. */
+  look(containerId: string): void {
+    this.#look(containerId);
+  }
+
+  #look(containerId: string): WatchId[] {
+    const ids = [...this.#watched].filter(([, watched]) => watched.containerId === containerId).map(([id]) => id);
+    for (const id of ids) this.#changed(id);
+    return ids;
   }
 
   /** The next container that lost a process, or lost one since the last call. */
