@@ -202,10 +202,10 @@ export const OOM_AFTER_END_MS = 200;
  * some meanwhile.
  */
 export const OOM_BAIT_BYTES = 64 * 1024 * 1024;
-/** Milliseconds from one of these to the next in the same container: longer than one may take. */
-export const HOST_OOM_INTERVAL_MS = 15_000;
-/** Milliseconds for that; it takes some 100, and longer where the kernel has file caches to give up first. */
+/** Milliseconds for it to do so; it takes some 100, and longer where the kernel has file caches to give up first. */
 export const OOM_BAIT_TIMEOUT_MS = 10_000;
+/** Milliseconds from one such kill to the next in the same container: longer than one may take. */
+export const HOST_OOM_INTERVAL_MS = 15_000;
 /** Bytes a pipe of a process's standard input or output holds: fewer, larger reads and writes. Source: fcntl(2), /proc/sys/fs/pipe-max-size. */
 export const STDIO_PIPE_BYTES = 256 * 1024;
 /** Exec processes of a container that have ended and been read, kept for those who ask for their exit code late. */
