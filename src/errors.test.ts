@@ -1,10 +1,12 @@
 import { expect, test } from "bun:test";
-import { describeError, firstError, HearthError } from "./errors.ts";
+import { describeError, firstError, HearthError, toHearthError } from "./errors.ts";
 
 test("causes follow their consequence, each once", () => {
   const cause = new Error("disk is full");
   const error = new HearthError("internal", "write record", { cause: new Error("write: disk is full", { cause }) });
   expect(describeError(error)).toBe("write record: write: disk is full");
+  const missing = Object.assign(new Error("ENOENT: no such file or directory, open '/x'"), { code: "ENOENT" });
+  expect(describeError(toHearthError(missing, "set x"))).toBe("set x: ENOENT: no such file or directory, open '/x'");
 });
 
 test("an error whose cleaning up failed too is still told first", async () => {

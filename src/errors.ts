@@ -131,7 +131,10 @@ export function describeError(thrown: unknown): string {
   }
   const parts: string[] = [];
   for (let at: unknown = thrown, depth = 0; at !== undefined && at !== null && depth < 8; depth++) {
-    const message = at instanceof Error ? at.message : String(at);
+    const whole = at instanceof Error ? at.message : String(at);
+    // A SystemError ends with the number's name, and the system's own message, its cause, begins with it.
+    const [start, errno] = /^(E[A-Z0-9]+): /.exec(whole) ?? ["", undefined];
+    const message = errno !== undefined && parts.at(-1)?.endsWith(errno) === true ? whole.slice(start.length) : whole;
     if (!parts.some((part) => part.includes(message))) parts.push(message);
     at = at instanceof Error ? at.cause : undefined;
   }
