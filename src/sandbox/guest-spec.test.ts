@@ -340,6 +340,12 @@ describe("refused, naming the property", () => {
 
   test("a missing bind source says so", () => {
     expect(() => toGuestSpec(spec(bind("/missing/x")), context)).toThrow("source /missing/x does not exist");
+    // Nor is it looked into for a tmpfs on top of it.
+    const modeInRoot = (): never => {
+      throw new Error("looked into");
+    };
+    const mounts = ["bind", "tmpfs"].map((type) => ({ destination: "/m", type, source: "/missing/x" }));
+    expect(() => toGuestSpec(spec({ mounts }), { ...context, modeInRoot })).toThrow("source /missing/x does not exist");
   });
 });
 

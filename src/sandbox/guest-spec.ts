@@ -142,7 +142,9 @@ export function toGuestSpec(given: Spec, context: GuestSpecContext): GuestSpec {
   const rootfs = expose(exposures, hostRootfs, `${context.containerId}/rootfs`);
   const placed = mountsInRootfs(spec.mounts ?? [], hostRootfs, {
     modeOf: (path, source) => {
-      return context.modeInRoot(source === undefined ? hostRootfs : resolve(context.bundle, source), path);
+      const root = source === undefined ? hostRootfs : resolve(context.bundle, source);
+      // A source that is missing is told of where it is mounted.
+      return context.fileTypeOf(root) === "directory" ? context.modeInRoot(root, path) : undefined;
     },
     placeOf: (path, isHidden) => context.placeInRoot(hostRootfs, path, isHidden),
   });

@@ -1,5 +1,5 @@
 /** Files and directories of another root directory: links in its path, absolute ones too, are that root's and lead nowhere outside. */
-import { chmodSync, closeSync, fstatSync, mkdirSync, openSync, readlinkSync, readSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, openSync, readlinkSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { isErrnoException, SystemError, toHearthError } from "../errors.ts";
 import { SYMBOLIC_LINKS_MAX } from "../limits.ts";
@@ -91,6 +91,9 @@ function linkTarget(path: string): string | undefined {
  */
 export function makeInRoot(root: string, path: string, kind: "directory" | "file" | "unknown"): void {
   using opened = new DisposableStack();
+  // Not by chmod(2) afterwards: a link could have come into its place by then.
+  const umask = process.umask(0o022);
+  opened.defer(() => process.umask(umask));
   let directory = opened.use(openFd(root, O_PATH | O_DIRECTORY));
   const names = path.split("/").filter((name) => name !== "");
   for (const [index, name] of names.entries()) {
@@ -99,7 +102,6 @@ export function makeInRoot(root: string, path: string, kind: "directory" | "file
     if (isLast && kind === "unknown") return;
     const isNew = isLast && kind === "file" ? makeFile(entry, path) : makeDirectory(entry, path);
     if (isLast && !isNew) return;
-    if (isNew) chmodSync(entry, isLast && kind === "file" ? 0o644 : 0o755);
     if (isLast) continue;
     const next = openInRoot(root, names.slice(0, index + 1).join("/"), O_PATH | O_DIRECTORY);
     if (next === undefined) throw new SystemError("ENOTDIR", `make ${path} in ${root}`);
