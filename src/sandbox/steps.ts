@@ -2,6 +2,7 @@
 import { DEFAULT_CONFIG } from "../config/defaults.ts";
 import { DeadlineError, HearthError, toHearthError } from "../errors.ts";
 import { STEP_TIMEOUT_MS_MAX } from "../limits.ts";
+import { START_FAILURE } from "../util/start-failure.ts";
 
 export const SANDBOX_STEPS = [
   "make-directory",
@@ -45,7 +46,8 @@ export interface StepTime {
 
 export interface Steps {
   /**
-   * Runs `work` with a signal that aborts at the deadline or with the options' signal. A failure says which step it was;
+   * Runs `work` with a signal that aborts at the deadline or with the options' signal. A failure says which step it was,
+   * or what cannot be started, in runc's words;
    * the duration goes to `onStep`. `timeoutMs` 1 to 600000, before it is stretched.
    */
   run<T>(step: SandboxStep, timeoutMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T>;
@@ -87,7 +89,8 @@ export function createSteps(options: StepsOptions): Steps {
         const cause = options.signal?.aborted === true ? options.signal.reason : thrown;
         if (timeout.aborted) throw new DeadlineError(step, timeoutMs, { cause });
         const error = toHearthError(cause, step);
-        throw error.message.startsWith(step)
+        const isWhole = [step, START_FAILURE].some((start) => error.message.startsWith(start));
+        throw isWhole
           ? error
           : new HearthError(error.code, `${step}: ${error.message}`, {
               cause: error.cause,

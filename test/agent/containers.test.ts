@@ -158,7 +158,10 @@ describe("failing to start a program", () => {
   test("exec in a directory that is not there is not taken for a missing program", async () => {
     await using c = await run(["sleep", "1000"]);
     const thrown = await rejection(exec(c.id, "e", ["true"], { cwd: "/nope" }));
-    expect(thrown).toMatchObject({ code: "failed-precondition", message: expect.stringContaining("chdir `/nope`") });
+    expect(thrown).toMatchObject({
+      code: "failed-precondition",
+      message: expect.stringContaining('chdir to cwd ("/nope")'),
+    });
   });
 });
 

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { START_FAILURE } from "../../util/start-failure.ts";
 import { crunError, logMessages } from "./crun.ts";
 
 const call = { id: "c1", program: "prog" };
@@ -13,11 +14,16 @@ describe("what crun says", () => {
     ["open executable: Permission denied", "permission-denied", "permission denied"],
     ["open executable: Operation not permitted", "permission-denied", "permission denied"],
   ] as const)("%s", (said, code, reason) => {
-    expect(crunError("exec", call, said)).toMatchObject({ code, message: `exec: "prog": ${reason}` });
+    expect(crunError("exec", call, said)).toMatchObject({ code, message: `${START_FAILURE}: exec: "prog": ${reason}` });
+  });
+
+  test("a working directory that cannot be entered, in runc's words", () => {
+    const message = `${START_FAILURE}: chdir to cwd ("/nope") set in config.json failed: no such file or directory`;
+    const error = crunError("exec", call, "chdir `/nope`: No such file or directory");
+    expect(error).toMatchObject({ code: "failed-precondition", message });
   });
 
   test.each([
-    ["chdir `/nope`: No such file or directory", "failed-precondition"],
     ["the container `c1` is not running", "failed-precondition"],
     ["the container `c1` is paused", "failed-precondition"],
     ["container `c1` already exists", "already-exists"],

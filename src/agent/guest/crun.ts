@@ -8,7 +8,7 @@ import type { GuestBundlePaths } from "../../paths.ts";
 import type { Fd } from "../../sys/fd.ts";
 import { type ChildProcess, describeExit, spawnProcess, terminate } from "../../sys/process.ts";
 import { withDeadline } from "../../util/wait.ts";
-import { programNotExecutable, programNotFound } from "./exec-failure.ts";
+import { programNotExecutable, programNotFound, wrongDirectory } from "./exec-failure.ts";
 import { insideTimeNamespace, type TimeNamespace } from "./time-namespace.ts";
 
 /**
@@ -212,11 +212,13 @@ export function crunError(command: string, call: Pick<CrunCall, "id" | "program"
   if (missing !== null) return programNotFound(call.program ?? missing[1] ?? "", said);
   const denied = /open executable: (.*)/.exec(said);
   if (denied !== null) return programNotExecutable(call.program ?? "", denied[1] ?? said);
+  const [, directory, reason] = /^chdir `(.*)`: (.*)$/.exec(said) ?? [];
+  if (directory !== undefined && reason !== undefined) return wrongDirectory(directory, reason);
   return new HearthError(codeOfMessage(said), `${command} container ${call.id}: ${said}`);
 }
 
 function codeOfMessage(said: string): ErrorCode {
-  if (/the container .* is (?:not running|paused)|is not in .* state|^chdir /.test(said)) return "failed-precondition";
+  if (/the container .* is (?:not running|paused)|is not in .* state/.test(said)) return "failed-precondition";
   if (/already exists/.test(said)) return "already-exists";
   if (/status`: No such file or directory/.test(said)) return "not-found";
   if (/Operation not permitted|Permission denied/.test(said)) return "permission-denied";

@@ -6,6 +6,7 @@
 import { posix } from "node:path";
 import { stripVTControlCharacters } from "node:util";
 import { HearthError } from "../../errors.ts";
+import { START_FAILURE } from "../../util/start-failure.ts";
 
 /** `said` is crun's reason. */
 export function programNotFound(program: string, said: string): HearthError {
@@ -62,5 +63,11 @@ function isPathOf(path: string, program: string): boolean {
 }
 
 function exec(program: string): string {
-  return `exec: "${program.replaceAll('"', "'")}"`;
+  return `${START_FAILURE}: exec: "${program.replaceAll('"', "'")}"`;
+}
+
+/** The working directory cannot be entered. `said` is crun's reason. */
+export function wrongDirectory(directory: string, said: string): HearthError {
+  const message = `${START_FAILURE}: chdir to cwd ("${directory}") set in config.json failed: ${said.toLowerCase()}`;
+  return new HearthError("failed-precondition", message);
 }

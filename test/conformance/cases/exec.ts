@@ -29,7 +29,13 @@ export const EXEC: Topic = {
     exec("a program without a name", {
       run: ["exec", "$ID", ""],
       status: 255,
-      stderr: /exec: .*: executable file not found in \$PATH/,
+      stderr: /exec failed: unable to start container process: exec: .*: executable file not found in \$PATH/,
+    }),
+    exec("a working directory that is not there", {
+      ...sh("true", "--cwd", "/nowhere"),
+      status: 255,
+      stderr:
+        /exec failed: unable to start container process: chdir to cwd \(\\?"\/nowhere\\?"\) set in config.json failed: no such file/,
     }),
     exec("--cwd", { ...sh("pwd", "--cwd", "/tmp"), stdout: "/tmp" }),
     exec("--env", { ...sh("echo $A $B", "--env", "A=1", "--env", "B=2"), stdout: "1 2" }),

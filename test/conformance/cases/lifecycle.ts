@@ -344,7 +344,11 @@ export const LIFECYCLE: Topic = {
       spec: "runtime.md#errors",
       args: ["/nowhere"],
       steps: [
-        { ...CREATE, status: "fails", stderr: /no such file or directory|not found/ },
+        {
+          ...CREATE,
+          status: "fails",
+          stderr: /create failed: unable to start container process: exec: .*: (?:stat .*: )?no such file or directory/,
+        },
         { run: ["state", "$ID"], status: 1, stderr: /does not exist/ },
       ],
     },
