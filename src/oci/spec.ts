@@ -42,7 +42,13 @@ const UserSchema = v.looseObject({
   uid: v.optional(userId, 0),
   gid: v.optional(userId, 0),
   umask: v.optional(id),
-  additionalGids: v.optional(v.array(userId, "must be a list of group ids")),
+  // As runc: each once.
+  additionalGids: v.optional(
+    v.pipe(
+      v.array(userId, "must be a list of group ids"),
+      v.transform((gids) => [...new Set(gids)]),
+    ),
+  ),
   username: v.optional(text),
 });
 

@@ -1,4 +1,5 @@
 /** One container in the VM: its exposures on the host, its processes in the guest, and which connection owns each. */
+
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentClient } from "../agent/client/client.ts";
 import { HearthError } from "../errors.ts";
@@ -16,6 +17,7 @@ import type { ExposedPath, SharedDirectory } from "../storage/shared-directory.t
 import { mountOptionsAt, mountPointsBelow } from "../sys/mount.ts";
 import { inMountNamespace } from "../sys/namespace.ts";
 import { directoryModeInRoot, makeInRoot, resolveInRoot } from "../sys/open-in-root.ts";
+import { KILLED_STATUS, SIGKILL } from "../sys/signals.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import type { GuestProfiles } from "./guest-profiles.ts";
 import { type GuestSpec, type GuestVolume, toGuestSpec } from "./guest-spec.ts";
@@ -78,9 +80,6 @@ export interface ContainerDependencies {
   /** Resolves when its engine has been told of the OOM kills in it until now. */
   readonly oomTold: () => Promise<void>;
 }
-
-const SIGKILL = 9;
-const KILLED_STATUS = 128 + SIGKILL;
 
 export class Container {
   readonly id: string;

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import type { Mount } from "../oci/spec.ts";
 import type { HostFileType } from "./guest-spec.ts";
+import { FLAG, PROPAGATION } from "./mount-options.ts";
 import { refuse } from "./refuse.ts";
 
 /** Where the agent mounts them. */
@@ -35,11 +36,6 @@ export interface GuestDiskContext {
   readonly bundle: string;
   readonly fileTypeOf: (hostPath: string) => HostFileType;
 }
-
-/** How the mount is propagated, which is the container's. */
-const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
-/** Flags that a mount has for itself: crun takes those away from a bind mount that it is not told of. */
-const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
 
 /** Undefined for a mount of another kind. Fails as mount(2) would when the source is no block device. */
 export function guestDisk(

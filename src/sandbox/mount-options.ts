@@ -26,10 +26,11 @@ const OPPOSITES: ReadonlyMap<string, string> = new Map(
   ].flatMap(([one = "", other = ""]) => [[one, other] as const, [other, one] as const]),
 );
 
-/** Of all of these too; crun gives the kernel them all at once, which it refuses. */
-const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
+/** How a mount is propagated. Of these too the last one counts; crun gives the kernel them all at once, which it refuses. */
+export const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
 
-const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
+/** Flags that a mount has for itself: crun takes those away from a bind mount that it is not told of. */
+export const FLAG = /^(?:r[ow]|(?:no)?(?:suid|dev|exec|atime|diratime|relatime|strictatime|symfollow))$/;
 /** Those of the kernel's, as it shows them, that take something away. */
 const KEPT = /^(?:ro|no(?:suid|dev|exec|atime|diratime|symfollow))$/;
 

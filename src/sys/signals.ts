@@ -50,6 +50,8 @@ export const SIGHUP = 1;
 export const SIGINT = 2;
 export const SIGQUIT = 3;
 export const SIGKILL = 9;
+/** Of a process that it has ended, as a container's exit status tells. */
+export const KILLED_STATUS = 128 + SIGKILL;
 export const SIGTERM = 15;
 export const SIGCHLD = 17;
 export const SIGCONT = 18;

@@ -24,7 +24,7 @@ export function registerCold(): void {
   });
   afterAll(() => runcDir[Symbol.dispose]());
   const opened = hearthForCases({});
-  register(opened, async (given, id) => {
+  register(opened, needsRunc, async (given, id) => {
     const theirs = await perform(given, runcSubject(runcDir.dir), runcDir.path(id), id);
     if (given.runcFails === undefined) expect(["runc", theirs]).toEqual(["runc", undefined]);
     else expect(theirs).toBeDefined();
@@ -39,7 +39,7 @@ export function registerFromPool(): () => Promise<Pick<PoolStatus, "hits" | "mis
     await pool.idle(1);
     return pool;
   });
-  register(opened, async () => {});
+  register(opened, undefined, async () => {});
   return () => pool.status();
 }
 
@@ -64,8 +64,12 @@ function hearthForCases(
   return () => opened;
 }
 
-/** `before` is done with each case first. */
-function register(opened: () => OpenHearth, before: (given: Case, id: string) => Promise<void>): void {
+/** `before` is done with each case first; `needs` says why there are none. */
+function register(
+  opened: () => OpenHearth,
+  needs: string | undefined,
+  before: (given: Case, id: string) => Promise<void>,
+): void {
   let count = 0;
   for (const { topic, cases } of TOPICS) {
     describe(topic, () => {
@@ -78,7 +82,7 @@ function register(opened: () => OpenHearth, before: (given: Case, id: string) =>
           if (wrong !== undefined) process.stderr.write(describeLogs());
           expect(["hearth", wrong]).toEqual(["hearth", undefined]);
         };
-        testUnless(needsRunc)(`${given.name} (${given.spec})`, performed, TIMEOUT_MS);
+        testUnless(needs)(`${given.name} (${given.spec})`, performed, TIMEOUT_MS);
       }
     });
   }

@@ -1,11 +1,12 @@
 /** The calls about containers and their processes. */
+
 import { HearthError } from "../../errors.ts";
 import type { AgentService, CreateContainerRequest, ExecProcessRequest } from "../../gen/agent_pb.ts";
 import { PRESERVED_FDS_MAX } from "../../limits.ts";
 import { parseOciJson, stringifyOciJson } from "../../oci/json.ts";
 import type { CallContext, HandlersOf } from "../../rpc/ttrpc/service.ts";
 import { type FdUse, parseFdUse } from "../../sys/carried-fd.ts";
-import { SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
+import { KILLED_STATUS, SIGNAL_NUMBER_MAX } from "../../sys/signals.ts";
 import { withDeadline } from "../../util/wait.ts";
 import { programNotFound } from "./exec-failure.ts";
 import type { GuestSandbox } from "./guest-sandbox.ts";
@@ -59,9 +60,6 @@ export function containerHandlers(sandbox: GuestSandbox): ContainerHandlers {
     },
   };
 }
-
-/** 128 plus SIGKILL's number. */
-const KILLED_STATUS = 137;
 
 type LifeHandlers = Pick<
   AllHandlers,

@@ -190,21 +190,12 @@ const OPEN_FILES_SOFT_LIMIT = 1024;
  * A process, of a container or for exec, with what crun would otherwise take over from the agent. The agent itself may
  * open as many files as the kernel lets it.
  */
-export function withProcessDefaults(given: JsonRecord, openFilesHardLimit: number | undefined): JsonRecord {
-  const process = withEachGroupOnce(given);
+export function withProcessDefaults(process: JsonRecord, openFilesHardLimit: number | undefined): JsonRecord {
   const rlimits = listAt(process, "rlimits");
   const known = rlimits.some((limit) => isRecord(limit) && limit["type"] === "RLIMIT_NOFILE");
   if (known || openFilesHardLimit === undefined) return process;
   const soft = Math.min(OPEN_FILES_SOFT_LIMIT, openFilesHardLimit);
   return { ...process, rlimits: [...rlimits, { type: "RLIMIT_NOFILE", soft, hard: openFilesHardLimit }] };
-}
-
-/** As runc gives them to the kernel. */
-function withEachGroupOnce(process: JsonRecord): JsonRecord {
-  const user = recordAt(process, "user");
-  const groups = listAt(user, "additionalGids");
-  if (groups.length === 0) return process;
-  return { ...process, user: { ...user, additionalGids: [...new Set(groups)] } };
 }
 
 /** Properties of `linux` as they must become. */

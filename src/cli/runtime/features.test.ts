@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import * as v from "valibot";
-import { FEATURES } from "./features.ts";
+import { featuresWith } from "./features.ts";
+
+const FEATURES = featuresWith("virtio-fs");
 
 /** The Features structure as features.md and features-linux.md of the OCI runtime spec 1.3 describe it; no other members. */
 const strings = v.array(v.string());
@@ -65,6 +67,13 @@ const MOUNT_OPTIONS_REQUIRED = (
 describe("features", () => {
   test("are as the spec describes them", () => {
     expect(v.safeParse(FeaturesSchema, JSON.parse(JSON.stringify(FEATURES))).issues).toBeUndefined();
+  });
+
+  test("id-mapped mounts are one where the file server can make files in them", () => {
+    const enabled = (["virtio-fs", "virtio-9p"] as const).map(
+      (fs) => featuresWith(fs).linux.mountExtensions.idmap.enabled,
+    );
+    expect(enabled).toEqual([true, false]);
   });
 
   test("the newest version is not below the oldest", () => {

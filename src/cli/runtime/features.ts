@@ -1,4 +1,5 @@
 /** `features`: what this runtime supports, as engines read it. Source: OCI runtime spec, features.md. */
+import type { HearthConfig } from "../../config/config.ts";
 import { COMMIT, GUEST_KERNEL, OCI_VERSION, VERSION } from "../../version.ts";
 import { writeOut } from "../output.ts";
 import { refusePositionals } from "../usage-error.ts";
@@ -34,7 +35,13 @@ const SECCOMP = {
   supportedFlags: ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"],
 };
 
-export const FEATURES = {
+/** QEMU's server of virtio-9p makes files as root and gives them away then, which it could not where root is nobody. */
+export function featuresWith(sharedFs: HearthConfig["hypervisor"]["shared_fs"]) {
+  const idmap = { enabled: sharedFs === "virtio-fs" };
+  return { ...FEATURES, linux: { ...FEATURES.linux, mountExtensions: { idmap } } };
+}
+
+const FEATURES = {
   ociVersionMin: "1.0.0",
   ociVersionMax: OCI_VERSION,
   hooks: ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
@@ -49,7 +56,6 @@ export const FEATURES = {
     apparmor: { enabled: true },
     selinux: { enabled: false },
     intelRdt: { enabled: false },
-    mountExtensions: { idmap: { enabled: true } },
     netDevices: { enabled: true },
   },
   annotations: {
@@ -65,8 +71,9 @@ export const FEATURES = {
 export const command = defineRuntimeCommand({
   flags: {},
   positionals: "",
-  async run(_context, _flags, positionals) {
+  async run(context, _flags, positionals) {
     refusePositionals(positionals);
-    await writeOut(`${JSON.stringify(FEATURES, null, 4)}\n`);
+    const { hypervisor } = await context.config();
+    await writeOut(`${JSON.stringify(featuresWith(hypervisor.shared_fs), null, 4)}\n`);
   },
 });

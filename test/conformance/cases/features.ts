@@ -1,7 +1,9 @@
 /** features.md: what the Features structure lists, a container may ask for. */
-import { FEATURES } from "../../../src/cli/runtime/features.ts";
+import { featuresWith } from "../../../src/cli/runtime/features.ts";
 import { bundleConfig } from "../../harness/bundle.ts";
 import { prints, type Topic } from "../case.ts";
+
+const FEATURES = featuresWith("virtio-fs");
 
 const SPEC = "features.md";
 const RUNC = "runc lists fewer, and has fewer on this host";
