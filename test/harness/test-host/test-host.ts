@@ -58,6 +58,10 @@ const POWER_OFF_TIMEOUT_MS = 60_000;
 const SUSPEND_MARGIN_MS = 120_000;
 /** Beyond a command's own deadline, for its answer to come. */
 const ANSWER_MARGIN_MS = 30_000;
+/** From the end of its channel to that of QEMU, when the one is for the other. */
+const END_MARGIN_MS = 2_000;
+/** Of its console, in an error. */
+const CONSOLE_LINES = 60;
 /** MiB for translated code; a VM inside has its code translated too. Source: measured, 256 is slower. */
 const TRANSLATION_BUFFER_MIB = 512;
 /** Exact to far less than the 250 of a million by which KVM takes two rates for one. */
@@ -138,15 +142,16 @@ export class TestHost implements AsyncDisposable {
   /** Runs a program to its end, beside others. Both of its outputs are read to their ends. */
   async run(argv: readonly string[], options: CommandOptions = {}): Promise<ProgramResult> {
     const timeoutMs = options.timeoutMs ?? COMMAND_TIMEOUT_MS;
+    const command = {
+      argv,
+      cwd: options.cwd ?? "/",
+      env: { PATH, HOME: "/root", ...options.env },
+      stdin: Buffer.from(options.stdin ?? "").toString("base64"),
+      timeoutMs,
+    };
     const answer = await withDeadline(
       `answer of the test host to ${argv.join(" ")}`,
-      this.#channel.run({
-        argv,
-        cwd: options.cwd ?? "/",
-        env: { PATH, HOME: "/root", ...options.env },
-        stdin: Buffer.from(options.stdin ?? "").toString("base64"),
-        timeoutMs,
-      }),
+      this.#channel.run(command).catch((thrown: unknown) => this.#failed(thrown)),
       { timeoutMs: timeoutMs + ANSWER_MARGIN_MS },
     );
     const stdout = Buffer.from(answer.stdout, "base64");
@@ -213,6 +218,14 @@ export class TestHost implements AsyncDisposable {
   /** As pulling the plug; what had not reached its disk is lost. Commands that run fail. */
   cutPower(): void {
     this.#qemu.kill(SIGKILL);
+  }
+
+  /** Rejects with what went wrong, and, when that is the end of QEMU, with how it ended and the last that was said. */
+  async #failed(thrown: unknown): Promise<never> {
+    const status = await Promise.race([this.#qemu.exited, Bun.sleep(END_MARGIN_MS)]);
+    if (status === undefined) throw thrown;
+    const said = this.console().split("\n").slice(-CONSOLE_LINES).join("\n");
+    throw new Error(`the test host ended with ${describeExit(status)}: ${said}`, { cause: thrown });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
