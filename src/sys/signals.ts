@@ -74,9 +74,7 @@ export function signalName(number: number): string {
  */
 export function parseSignal(text: string): number {
   const number = signalNumber(text.trim().toUpperCase());
-  if (number === undefined) {
-    throw new HearthError("invalid-argument", `parse signal ${JSON.stringify(text)}: unknown signal`);
-  }
+  if (number === undefined) throw new HearthError("invalid-argument", `unknown signal ${JSON.stringify(text)}`);
   return number;
 }
 

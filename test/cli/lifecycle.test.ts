@@ -284,7 +284,7 @@ describe("wrong state", () => {
     await fixture.ok(["start", "c1"]);
     await fails(["start", "c1"], "cannot start an already running container");
     await fails(["delete", "c1"], "cannot delete container c1 that is not stopped: running");
-    await fails(["kill", "c1", "BOGUS"], 'unknown signal \\"BOGUS\\"');
+    await fails(["kill", "c1", "BOGUS"], 'msg="unknown signal \\"BOGUS\\""');
     await fails(["kill", "c1", "999"], 'unknown signal \\"999\\"');
     await fixture.ok(["kill", "c1", "0"]);
     expect((await fixture.state("c1")).status).toBe("running");

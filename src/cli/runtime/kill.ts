@@ -43,9 +43,5 @@ export const command = defineRuntimeCommand({
 async function signalNumber(name: string): Promise<number> {
   if (name === "0") return 0;
   const { parseSignal } = await import("../../sys/signals.ts");
-  try {
-    return parseSignal(name);
-  } catch (cause) {
-    throw new HearthError("invalid-argument", `unknown signal ${JSON.stringify(name)}`, { cause });
-  }
+  return parseSignal(name);
 }
