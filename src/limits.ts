@@ -239,6 +239,24 @@ export const SHIM_REPORT_BYTES_MAX = 64 * 1024;
 export const SANDBOX_CONNECT_TIMEOUT_MS = 10_000;
 /** Mounts of the host below a read-only bind mount that are made one by one in the guest, to be writable there. Each takes it some milliseconds. */
 export const MOUNTS_BELOW_MAX = 128;
+/**
+ * Bytes in a Kubernetes volume of which the guest has a copy: a secret or config map has a MiB at most. A message of the agent's
+ * protocol has room for them.
+ */
+export const MIRRORED_BYTES_MAX = 2 * 1024 * 1024;
+/** Files in such a volume, directories and links included. */
+export const MIRRORED_FILES_MAX = 1024;
+/** Bytes that the copy may take in the guest's memory: the old files and the new, a page for each that is smaller. */
+export const MIRROR_SIZE_BYTES = 16 * 1024 * 1024;
+/** Milliseconds from a change of such a volume to its reading: a kubelet makes several at once. */
+export const MIRROR_SETTLE_MS = 20;
+/** Times it is read while it changes. */
+export const MIRROR_READS_MAX = 20;
+/** Times a change is sent to the guest, so many milliseconds apart. */
+export const MIRROR_ATTEMPTS_MAX = 5;
+export const MIRROR_RETRY_MS = 1_000;
+/** Milliseconds after which it is looked at without a sign of a change. A kubelet looks as often. */
+export const MIRROR_LOOK_MS = 60_000;
 /** Milliseconds the owner of a console or pidfd socket has to take what it is handed. */
 export const HAND_OVER_TIMEOUT_MS = 10_000;
 /** Times a list of links, addresses or routes is asked for when it changed while the kernel sent it. */

@@ -66,6 +66,8 @@ export const agentMessages = {
   "grpc.LocalhostConnection": "id:1:U",
   "grpc.LocalhostBytes": "data:1:y",
   "grpc.WriteLocalhostRequest": "id:1:U;data:2:y",
+  "grpc.MirrorVolumeRequest": "mountPoint:1:s;files:2:*m:grpc.MirroredFile",
+  "grpc.MirroredFile": "path:1:s;mode:2:u;uid:3:u;gid:4:u;modified:5:I;data:6:y",
   "grpc.LoadApparmorProfileRequest": "binary:1:y",
   "google.protobuf.Empty": "",
 };
@@ -111,6 +113,7 @@ export const AgentServiceTable = {
     ReadLocalhost: "readLocalhost:grpc.LocalhostConnection:grpc.LocalhostBytes",
     WriteLocalhost: "writeLocalhost:grpc.WriteLocalhostRequest:google.protobuf.Empty",
     CloseLocalhost: "closeLocalhost:grpc.LocalhostConnection:google.protobuf.Empty",
+    MirrorVolume: "mirrorVolume:grpc.MirrorVolumeRequest:google.protobuf.Empty",
     LoadApparmorProfile: "loadApparmorProfile:grpc.LoadApparmorProfileRequest:google.protobuf.Empty",
     FillTranslationBuffer: "fillTranslationBuffer:google.protobuf.Empty:google.protobuf.Empty",
   },

@@ -20,13 +20,15 @@ import { directoryModeInRoot, makeInRoot, resolveInRoot } from "../sys/open-in-r
 import { KILLED_STATUS, SIGKILL } from "../sys/signals.ts";
 import type { PluggedDisk, VmDisks } from "./disks.ts";
 import type { GuestProfiles } from "./guest-profiles.ts";
-import { type GuestSpec, type GuestVolume, toGuestSpec } from "./guest-spec.ts";
+import { type GuestSpec, toGuestSpec } from "./guest-spec.ts";
 import { namedHookFailure } from "./hook-failure.ts";
 import { hostFileType, hostHasDevice, hostTmpfs } from "./host-file.ts";
 import { hostSecurity } from "./host-security.ts";
+import { isMirrored } from "./mirrored-volume.ts";
 import { labelledProcess } from "./process-labels.ts";
 import { withSeccompProgram } from "./seccomp-filter.ts";
 import type { Steps } from "./steps.ts";
+import type { VmVolumes } from "./volumes.ts";
 
 /** What ties something to the life of a client: compared by identity. */
 export type Owner = object;
@@ -73,8 +75,7 @@ export interface ContainerDependencies {
   readonly neighbours: Neighbours;
   /** The one whose configuration has this path for a namespace of that type. */
   readonly containerOfPath: (type: string, path: string) => string | undefined;
-  /** Mounts those that are not there yet; they stay as long as the VM, whichever containers come and go. */
-  readonly mountVolumes: (volumes: readonly GuestVolume[]) => Promise<void>;
+  readonly volumes: VmVolumes;
   readonly disks: VmDisks;
   readonly profiles: GuestProfiles;
   /** Resolves when its engine has been told of the OOM kills in it until now. */
@@ -142,6 +143,8 @@ export class Container {
         mountsBelow: mountPointsBelow,
         mountFlags: mountOptionsAt,
         tmpfsAt: hostTmpfs,
+        // Another namespace's is not seen any more when its client has gone.
+        isMirrored: (hostPath) => mountNamespace === undefined && isMirrored(hostPath),
         security: hostSecurity(),
         hasDevice: hostHasDevice,
         ...dependencies.neighbours,
@@ -162,7 +165,7 @@ export class Container {
         exposed.push(undo.use(await shared.expose(hostPath, relativePath, options)));
       }
     });
-    await dependencies.mountVolumes(guest.volumes);
+    await dependencies.volumes.mount(guest.volumes);
     const disks: PluggedDisk[] = [];
     const storages: MessageInitShape<typeof StorageSchema>[] = guest.binds.map(({ options, ...bind }) => ({
       driver: "bind",

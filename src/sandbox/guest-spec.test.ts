@@ -244,6 +244,26 @@ describe("pods", () => {
     expect(shared).toEqual(["3/disk", "4/shm", "5/tmpfs"].map((name) => `/run/hearth/shared/c1/${name}`));
     expect(exposures.map(({ hostPath }) => hostPath).slice(1)).toEqual(["/engine/disk", "/dev/shm", "/engine/tmpfs"]);
   });
+
+  test("of a volume that only its host changes the guest has a copy, unless it may be written to", () => {
+    const source = "/pods/1/volumes/kubernetes.io~secret/s";
+    const mounts = [
+      { destination: "/a", type: "bind", source, options: ["rbind", "ro"] },
+      { destination: "/b", type: "bind", source, options: ["bind", "ro", "noexec"] },
+      { destination: "/c", type: "bind", source, options: ["bind", "ro", "rw"] },
+      { destination: "/d", type: "bind", source: "/elsewhere", options: ["bind", "ro"] },
+    ];
+    const guest = toGuestSpec(spec({ mounts }), { ...context, isMirrored: (path) => path === source });
+    const [a, b, ...shared] = guest.config.mounts ?? [];
+    expect(guest.volumes.map(({ mirrorOf }) => mirrorOf)).toEqual([source, source]);
+    expect(a).toMatchObject({ source: String(guest.volumes[0]?.mountPoint), options: ["rbind", "ro"] });
+    expect(b).toMatchObject({ source: String(a?.source), options: ["bind", "ro", "noexec"] });
+    expect(shared.map((mount) => mount.source)).toEqual([
+      "/run/hearth/shared/c1/2/s",
+      "/run/hearth/shared/c1/3/elsewhere",
+    ]);
+    expect(guest.exposures.map(({ hostPath }) => hostPath)).toEqual(["/bundle/rootfs", source, "/elsewhere"]);
+  });
 });
 
 test("huge pages of the host become the guest's own, with their size where there is one, wherever they are", () => {

@@ -2,7 +2,6 @@
  * Rewrites an OCI configuration for the guest: what is applied there goes on as it is, host paths become exposures of the
  * shared directory, and what cannot be applied inside a VM is an error, or a warning where engines set it by default.
  */
-import { createHash } from "node:crypto";
 import { basename, join, resolve } from "node:path";
 import { HearthError } from "../errors.ts";
 import { MOUNTS_BELOW_MAX } from "../limits.ts";
@@ -13,6 +12,7 @@ import { type GuestBind, keepFlags } from "./bind-flags.ts";
 import { guestDevices } from "./guest-devices.ts";
 import { type GuestDisk, guestDisk } from "./guest-disk.ts";
 import { guestResources } from "./guest-resources.ts";
+import { type GuestVolume, guestVolume, mirroredVolume } from "./guest-volume.ts";
 import type { HostSecurity } from "./host-security.ts";
 import { type MountIdMapping, mountIdMapping } from "./id-mapping.ts";
 import { guestOptions, withFlags } from "./mount-options.ts";
@@ -30,8 +30,6 @@ import {
 
 /** Where the agent mounts the VM's shared directory. */
 export const GUEST_SHARED_DIR = "/run/hearth/shared";
-/** Where it makes the file systems in memory that the containers of a pod share. */
-const GUEST_VOLUMES_DIR = "/run/hearth/volumes";
 
 /** What the guest's crun calls the spec it follows: it refuses every other minor version, whatever the file holds. */
 const GUEST_OCI_VERSION = "1.0.2";
@@ -46,15 +44,6 @@ export interface Exposure {
   readonly overlay?: string;
   /** Whose its files appear to be; see ExposeOptions. */
   readonly idMapping?: MountIdMapping;
-}
-
-/** Memory of the guest's own in place of a file system in the host's; containers that name the same one share it. */
-export interface GuestVolume {
-  readonly fsType: "tmpfs" | "hugetlbfs";
-  /** Absolute, in the guest. */
-  readonly mountPoint: string;
-  /** Options of the file system, "size=65536". */
-  readonly options: readonly string[];
 }
 
 export interface GuestSpec {
@@ -91,6 +80,8 @@ export interface GuestSpecContext extends Neighbours {
   readonly mountFlags: (hostPath: string) => readonly string[];
   /** What a file system in memory that is mounted exactly there is like. */
   readonly tmpfsAt: (hostPath: string) => HostTmpfs | undefined;
+  /** Whether the guest gets a copy of a volume that nobody changes but its host; see mirrored-volume.ts. Default: of none. */
+  readonly isMirrored?: (hostPath: string) => boolean;
   readonly security: HostSecurity;
   /** Whether the host's kernel has a device of these numbers. */
   readonly hasDevice: (device: LinuxDevice) => boolean;
@@ -152,6 +143,7 @@ export function toGuestSpec(given: Spec, context: GuestSpecContext): GuestSpec {
     const idMapping = mountIdMapping(mount, spec.linux, isBindMount(mount));
     const inGuest =
       guestVolume(mount, context, volumes) ??
+      (idMapping === undefined ? mirroredVolume(mount, context, volumes) : undefined) ??
       diskMount(mount, index, context, disks) ??
       remountedPart(mount, context, hostRootfs, rootfs, placed.slice(0, index));
     if (inGuest !== undefined && idMapping !== undefined) {
@@ -213,36 +205,6 @@ function bootIdMount(proc: string): Mount {
     options: ["bind", "ro", "nosuid", "nodev", "noexec"],
   };
 }
-
-/**
- * Memory of the host that an engine made for a container or pod: /dev/shm, and Kubernetes' emptyDir in memory or in huge pages,
- * wherever those are. Shared through a file server it would be neither fast nor memory of the pod, so the guest has its own for it.
- */
-function guestVolume(mount: Mount, context: GuestSpecContext, volumes: GuestVolume[]): Mount[] | undefined {
-  if (!isBindMount(mount) || mount.source === undefined) return undefined;
-  const hostPath = resolve(context.bundle, mount.source);
-  const isShm = mount.destination === "/dev/shm" && hostPath !== "/dev/shm";
-  const tmpfs = context.tmpfsAt(hostPath);
-  if (tmpfs === undefined) return undefined;
-  const { hugepageBytes, sizeBytes, mode, uid, gid } = tmpfs;
-  const isPods = isShm || hostPath.includes("/kubernetes.io~empty-dir/");
-  if (!isPods && hugepageBytes === undefined) return undefined;
-  const name = createHash("sha256").update(hostPath).digest("hex").slice(0, VOLUME_NAME_LENGTH);
-  const mountPoint = `${GUEST_VOLUMES_DIR}/${name}`;
-  volumes.push({
-    fsType: hugepageBytes === undefined ? "tmpfs" : "hugetlbfs",
-    mountPoint,
-    options: [
-      ...(hugepageBytes === undefined ? [] : [`pagesize=${hugepageBytes}`]),
-      ...(hugepageBytes !== undefined && sizeBytes === 0 ? [] : [`size=${sizeBytes}`]),
-      ...[`mode=${mode.toString(8)}`, `uid=${uid}`, `gid=${gid}`],
-    ],
-  });
-  return [{ ...mount, options: guestOptions(mount), source: mountPoint }];
-}
-
-/** Characters of a hash of the host's path: enough to tell the volumes of one VM apart. */
-const VOLUME_NAME_LENGTH = 16;
 
 /**
  * The hooks that run inside the namespaces of the container. A program of createContainer is named by its path on the host:

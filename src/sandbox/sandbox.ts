@@ -26,7 +26,6 @@ import { Container, type ContainerRequest, type Owner } from "./container.ts";
 import { VmDisks } from "./disks.ts";
 import { GuestProfiles } from "./guest-profiles.ts";
 import { guestResources } from "./guest-resources.ts";
-import type { GuestVolume } from "./guest-spec.ts";
 import { HostOom } from "./host-oom.ts";
 import { IdleEconomies } from "./idle-economies.ts";
 import { SandboxNetwork } from "./network.ts";
@@ -34,6 +33,7 @@ import { OomBoard } from "./oom-board.ts";
 import { repairGuest } from "./repair.ts";
 import { VmResources } from "./resources.ts";
 import type { Steps } from "./steps.ts";
+import { VmVolumes } from "./volumes.ts";
 
 export type SandboxState =
   | { readonly kind: "idle" }
@@ -84,13 +84,12 @@ export class Sandbox {
   readonly #farewells = new Set<Promise<void>>();
   /** Ids whose creation is under way: taken, but not yet to be found. */
   readonly #creating = new Set<string>();
-  /** Mount points in the guest of the volumes that containers share. */
-  readonly #volumes = new Set<string>();
   readonly #dependencies: SandboxDependencies;
   readonly #network: SandboxNetwork;
   readonly #resources: VmResources;
   readonly #disks: VmDisks;
   readonly #profiles: GuestProfiles;
+  readonly #volumes: VmVolumes;
   #state: SandboxState = { kind: "idle" };
   #ended: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
@@ -109,6 +108,7 @@ export class Sandbox {
     this.#disks = new VmDisks(this.vm.hypervisor);
     this.#hostOom = new HostOom(dependencies.log);
     this.#profiles = new GuestProfiles(this.vm.agent, dependencies.steps);
+    this.#volumes = new VmVolumes(this.vm.agent, dependencies.steps, dependencies.log);
     this.#economies = new IdleEconomies(this.vm.processes, () => this.#state.kind === "idle", dependencies.log);
     void this.vm.hypervisor.ended.then((end) => {
       if (this.#state.kind === "ending") return;
@@ -295,7 +295,7 @@ export class Sandbox {
         },
         containerOfPath: (type, path) =>
           [...this.#containers.values()].find((container) => container.hasNamespace(type, path))?.id,
-        mountVolumes: (volumes) => this.#mountVolumes(volumes),
+        volumes: this.#volumes,
         disks: this.#disks,
         profiles: this.#profiles,
         oomTold: () => this.#oomTold(request.id),
@@ -338,22 +338,6 @@ export class Sandbox {
     await this.#dependencies.steps.run("add-resources", AGENT_CALL_TIMEOUT_MS, (signal) =>
       this.#resources.growFor(id, resources, signal),
     );
-  }
-
-  async #mountVolumes(volumes: readonly GuestVolume[]): Promise<void> {
-    const missing = volumes.filter(({ mountPoint }) => !this.#volumes.has(mountPoint));
-    if (missing.length === 0) return;
-    const storages = missing.map(({ fsType, mountPoint, options }) => ({
-      driver: "ephemeral",
-      fstype: fsType,
-      source: fsType,
-      mountPoint,
-      options: [...options],
-    }));
-    await this.#dependencies.steps.run("mount-volumes", AGENT_CALL_TIMEOUT_MS, (signal) =>
-      this.vm.agent.agent.createSandbox({ storages }, { signal }),
-    );
-    for (const { mountPoint } of missing) this.#volumes.add(mountPoint);
   }
 
   container(id: string): Container {
@@ -445,6 +429,7 @@ export class Sandbox {
       await this.vm.agent.agent.destroySandbox({}, { timeoutMs }).catch(() => {});
     }
     this.#clock?.[Symbol.dispose]();
+    this.#volumes[Symbol.dispose]();
     await this.vm.endHypervisor();
     this.#ooms?.[Symbol.dispose]();
     await this.#network[Symbol.asyncDispose]();

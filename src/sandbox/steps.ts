@@ -25,6 +25,7 @@ export const SANDBOX_STEPS = [
   "load-apparmor-profile",
   "expose",
   "mount-volumes",
+  "mirror-volume",
   "plug-disks",
   "create-container",
   "start-container",

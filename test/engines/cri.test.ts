@@ -42,8 +42,8 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     memory = join(dir, "volumes/kubernetes.io~empty-dir/memory");
     mkdirSync(memory, { recursive: true });
     mount({ source: "tmpfs", target: memory, type: "tmpfs", data: "size=2m,mode=777" });
-    secret = join(dir, "secret");
-    mkdirSync(secret);
+    secret = join(dir, "volumes/kubernetes.io~secret/secret");
+    mkdirSync(secret, { recursive: true });
     writeSecret("old");
     symlinkSync("..data/key", join(secret, "key"));
     return {

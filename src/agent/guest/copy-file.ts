@@ -27,7 +27,7 @@ const S_IFLNK = 0o120000;
  * directory, and through no symbolic link.
  */
 export function copyFile(request: CopyFileRequest, paths: AgentPaths): void {
-  const path = checkedPath(request.path, paths.dir);
+  const path = pathInAgentDirectory(request.path, paths);
   try {
     makeDirectories(dirname(path), paths.dir, request.dirMode === 0 ? 0o755 : request.dirMode & 0o7777);
     const temporary = join(dirname(path), `.${basename(path)}.copy`);
@@ -68,11 +68,12 @@ function writePiece(temporary: string, { offset, fileSize, data }: CopyFileReque
   return end === fileSize;
 }
 
-function checkedPath(path: string, root: string): string {
+/** The path, normalized; permission-denied for one that is not below the agent's directory. */
+export function pathInAgentDirectory(path: string, { dir }: AgentPaths): string {
   const clean = normalize(path);
-  const inside = clean.startsWith(`${root}/`) && !clean.endsWith("/") && !path.includes("\0");
+  const inside = clean.startsWith(`${dir}/`) && !clean.endsWith("/") && !path.includes("\0");
   if (inside && !path.split("/").includes("..")) return clean;
-  throw new HearthError("permission-denied", `copy file ${JSON.stringify(path)}: not below ${root}`);
+  throw new HearthError("permission-denied", `write to ${JSON.stringify(path)}: not below ${dir}`);
 }
 
 /** What is missing of a directory and those it is in is made; a symbolic link or a file on the way is refused. */

@@ -17,6 +17,7 @@ type GuestHandlers = Pick<
   | "setGuestDateTime"
   | "getGuestDetails"
   | "copyFile"
+  | "mirrorVolume"
   | "loadApparmorProfile"
   | "fillTranslationBuffer"
 >;
@@ -57,6 +58,11 @@ export function guestHandlers(sandbox: GuestSandbox, context: AgentContext): Gue
     async copyFile(request) {
       const { copyFile } = await import("./copy-file.ts");
       copyFile(request, context.paths);
+      return {};
+    },
+    async mirrorVolume(request) {
+      const { mirrorVolume } = await import("./mirror-volume.ts");
+      mirrorVolume(request, context.paths);
       return {};
     },
     async loadApparmorProfile({ binary }) {
