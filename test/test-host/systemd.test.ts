@@ -25,8 +25,7 @@ let sleeper = "";
 beforeAll(async () => {
   files = scratch();
   sleeper = await makeBundle(files.path("sleeper"), { args: ["sleep", "1000000"] });
-  // The second vCPU is for what is asked of systemd all the time while the server works.
-  host = await TestHost.start({ init: "systemd", vcpus: 2 });
+  host = await TestHost.start({ init: "systemd" });
   hearth = await NestedHearth.install(host, { factory: { vm_cache_number: 1 } });
   const times = `[Service]\nWatchdogSec=${WATCHDOG_S}\nRestartSec=${RESTART_S}\n`;
   await host.write(`/etc/systemd/system/${SERVICE}.d/times.conf`, times);
