@@ -29,6 +29,8 @@ interface Mirror {
   watches: ReadonlySet<WatchId>;
   /** What the guest has, in short. */
   sent: string;
+  /** Why it has not what it should have. */
+  failure: string;
 }
 
 export class VmVolumes implements Disposable {
@@ -80,7 +82,7 @@ export class VmVolumes implements Disposable {
   #mirrorAt(mountPoint: string, hostPath: string): Mirror {
     const known = this.#mirrors.get(mountPoint);
     if (known !== undefined) return known;
-    const mirror: Mirror = { mountPoint, hostPath, watches: new Set(), sent: "" };
+    const mirror: Mirror = { mountPoint, hostPath, watches: new Set(), sent: "", failure: "" };
     this.#mirrors.set(mountPoint, mirror);
     return mirror;
   }
@@ -117,19 +119,22 @@ export class VmVolumes implements Disposable {
     return changed;
   }
 
-  /** A failure is tried again, and then told of; the next change is followed in any case. */
+  /** A failure is tried again, and then told of, once; the next change is followed in any case. */
   async #catchUp(mirror: Mirror, stop: AbortSignal): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       const signal = AbortSignal.any([stop, AbortSignal.timeout(AGENT_CALL_TIMEOUT_MS)]);
       try {
         await this.#inTurn(mirror, signal);
+        mirror.failure = "";
         return;
       } catch (thrown) {
         stop.throwIfAborted();
         const isFinal = thrown instanceof HearthError && ["resource-exhausted", "unimplemented"].includes(thrown.code);
         if (isFinal || attempt === MIRROR_ATTEMPTS_MAX) {
-          const facts = { volume: mirror.hostPath, error: describeError(thrown) };
-          this.#log.error("the guest's copy of a volume stays as it was", facts);
+          const error = describeError(thrown);
+          const facts = { volume: mirror.hostPath, error };
+          if (error !== mirror.failure) this.#log.error("the guest's copy of a volume stays as it was", facts);
+          mirror.failure = error;
           return;
         }
         await sleep(MIRROR_RETRY_MS, stop);

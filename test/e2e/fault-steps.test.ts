@@ -145,3 +145,21 @@ test(
   },
   TIMEOUT_MS,
 );
+
+test(
+  "mirror-volume: a config map that the guest cannot copy",
+  async () => {
+    await withHearth({}, async (hearth) => {
+      const volume = join(hearth.dir, "kubernetes.io~configmap", "settings");
+      mkdirSync(volume, { recursive: true });
+      const bind = { destination: "/settings", type: "bind", source: volume, options: ["rbind", "ro"] };
+      const bundle = await hearth.bundle({ args: ["true"], config: { mounts: [bind] } });
+      const { status, stderr } = await hearth.runtime(["run", "--bundle", bundle, ID], {
+        env: { HEARTH_FAIL_AT: "mirror-volume" },
+      });
+      expect([status, stderr]).toEqual([1, expect.stringContaining("mirror-volume: fault injected")]);
+      expectNothing(hearth);
+    });
+  },
+  TIMEOUT_MS,
+);

@@ -21,7 +21,16 @@ const EVENT_TIMEOUT_MS = 30_000;
 
 /** Steps that a lone container without network and disks does not take; they have tests of their own, as those of pool and templates. */
 const NOT_TAKEN: ReadonlySet<SandboxStep> = new Set([
-  ...(["connect-network", "mount-volumes", "plug-disks", "exec-process", "rehearse", "pause", "resume"] as const),
+  ...([
+    "connect-network",
+    "mount-volumes",
+    "mirror-volume",
+    "plug-disks",
+    "exec-process",
+    "rehearse",
+    "pause",
+    "resume",
+  ] as const),
   ...(["restore", "close-agent", "save", "load-apparmor-profile"] as const),
 ]);
 
