@@ -201,6 +201,33 @@ describe.each(ENGINE_MODES)("%s", (_name, pooled) => {
     await must("rm", "again");
   });
 
+  step("build: steps are run in VMs, as whom and where the file says; one that fails ends it", async () => {
+    const directory = join(host.hearth.dir, "build");
+    mkdirSync(directory);
+    const build = async (...lines: string[]) => {
+      writeFileSync(join(directory, "Dockerfile"), [`FROM ${DOCKER_IMAGE}`, ...lines, ""].join("\n"));
+      // BuildKit runs its steps by a runc of its own, whatever the daemon's default is.
+      const env = { DOCKER_BUILDKIT: "0" };
+      return await engine.docker(["build", "--quiet", "--force-rm", "--tag", "built", directory], { env });
+    };
+    const { status, stderr } = await build(
+      "ENV GREETING=hello",
+      "WORKDIR /work",
+      "COPY Dockerfile copied",
+      "RUN chmod 777 . && uname -r >seen",
+      "USER 1000:5",
+      "RUN id -u >>seen2; pwd >>seen2; echo $GREETING >>seen2; head -1 copied >>seen2",
+      'CMD ["cat", "seen", "seen2"]',
+    );
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+    const seen = [host.kernel, "1000", "/work", "hello", `FROM ${DOCKER_IMAGE}`];
+    expect(await must("run", "--rm", "--network", "none", "built")).toBe(`${seen.join("\n")}\n`);
+    const failed = await build("RUN exit 7");
+    expect(failed.status).toBe(7);
+    expect(failed.stderr).toContain("returned a non-zero code: 7");
+    await must("rmi", "built");
+  });
+
   step("compose: two services, the one reaches the other by its name", async () => {
     const directory = join(host.hearth.dir, "composed");
     mkdirSync(directory);

@@ -274,8 +274,8 @@ function spawnQemu(
       ...(["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"] as const),
       ...["-machine", "q35,smbus=off,sata=off,vmport=off,usb=off,hpet=off"],
       ...["-accel", `tcg,thread=multi,tb-size=${TRANSLATION_BUFFER_MIB}`, "-cpu", "max,la57=off,erms=off,fsrm=off"],
-      // One: the only test host that ever ended by itself had two, and why was not found. And room for a second, as in
-      // src/hypervisor/qemu/argv.ts: without it the kernel's memory barriers are left out.
+      // One: with two a test host once ended by itself, and in another one of some fifty containers hung; why was not found.
+      // And room for a second, as in src/hypervisor/qemu/argv.ts: without it the kernel's memory barriers are left out.
       ...["-smp", "1,maxcpus=2", "-m", `${options.memoryMib ?? 4096}`],
       ...["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", append.join(" ")],
       ...["-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"],
