@@ -34,9 +34,10 @@ interface Mirror {
 }
 
 export class VmVolumes implements Disposable {
-  readonly #agent: AgentClient;
+  readonly #agent: Pick<AgentClient, "agent">;
   readonly #steps: Steps;
   readonly #log: Log;
+  readonly #lookMs: number;
   readonly #mounted = new Set<string>();
   readonly #mirrors = new Map<string, Mirror>();
   readonly #stop = new AbortController();
@@ -44,10 +45,12 @@ export class VmVolumes implements Disposable {
   #following: Promise<void> | undefined;
   #turns: Promise<void> = Promise.resolve();
 
-  constructor(agent: AgentClient, steps: Steps, log: Log) {
+  /** `lookMs`: milliseconds after which copies are looked at without a sign of a change. */
+  constructor(agent: Pick<AgentClient, "agent">, steps: Steps, log: Log, lookMs = MIRROR_LOOK_MS) {
     this.#agent = agent;
     this.#steps = steps;
     this.#log = log;
+    this.#lookMs = lookMs;
   }
 
   /** Mounts those that are not there yet; copies are as the host's volumes are when this returns, and follow them from then on. */
@@ -104,10 +107,10 @@ export class VmVolumes implements Disposable {
   /** Undefined for any of them: a host has not watches for everybody, so all are looked at now and then. */
   async #nextChange(signal: AbortSignal): Promise<ReadonlySet<WatchId> | undefined> {
     if (this.#watcher === undefined) {
-      await sleep(MIRROR_LOOK_MS, signal);
+      await sleep(this.#lookMs, signal);
       return undefined;
     }
-    const look = AbortSignal.timeout(MIRROR_LOOK_MS);
+    const look = AbortSignal.timeout(this.#lookMs);
     let changed: Set<WatchId>;
     try {
       changed = new Set(await this.#watcher.next(AbortSignal.any([signal, look])));
