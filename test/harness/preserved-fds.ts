@@ -183,9 +183,12 @@ export const PRESERVED_FD_CASES: readonly (readonly [string, (runtime: Preservin
     async (runtime) => {
       const [silent, theirs] = socketpair();
       const back = pipe({ nonBlockingRead: true });
-      const waiting = execScript(runtime, "echo before >&4; cat <&3 >&4", [theirs, back.writeEnd]);
+      // What it says first is read before it locks the pipe: who reads from a locked one waits too.
+      const script = "echo before >&4; read -r line <&3; cat <&3 >&4";
+      const waiting = execScript(runtime, script, [theirs, back.writeEnd]);
       const reader = new FdReader(back.readEnd);
       expect(Buffer.from((await reader.read()) ?? []).toString()).toBe("before\n");
+      await write(dup(silent.fd), bytesOf("go on\n"));
       const other = execScript(runtime, "echo other; exit 7", []);
       expect([await other.output, await other.child.exited]).toEqual(["other\n", { kind: "exited", code: 7 }]);
       await write(silent, bytesOf("after\n"));
