@@ -3,8 +3,6 @@
  * containers come and go. Those that are copies of one on the host are kept as that is.
  */
 import { createHash } from "node:crypto";
-import { constants } from "node:fs";
-import { join } from "node:path";
 import type { AgentClient } from "../agent/client/client.ts";
 import { describeError, HearthError, isNotFound } from "../errors.ts";
 import {
@@ -43,6 +41,8 @@ export class VmVolumes implements Disposable {
   readonly #stop = new AbortController();
   #watcher: FileWatcher | undefined;
   #following: Promise<void> | undefined;
+  /** There was no watch for a directory, which was told of. */
+  #isBlind = false;
   #turns: Promise<void> = Promise.resolve();
 
   /** `lookMs`: milliseconds after which copies are looked at without a sign of a change. */
@@ -164,15 +164,14 @@ export class VmVolumes implements Disposable {
     mirror.sent = digest;
   }
 
-  /** What is read was watched before, so no change after it is missed. */
+  /** A directory is watched before it is looked into, so no change after that is missed. */
   async #readWatched(mirror: Mirror, signal: AbortSignal): Promise<VolumeFile[]> {
     for (let round = 0; round < MIRROR_READS_MAX; round++) {
+      const watches = new Set<WatchId>();
       try {
-        const files = readVolume(mirror.hostPath);
-        const watches = this.#watch(mirror.hostPath, files);
-        const wereThere = watches.isSubsetOf(mirror.watches);
+        const files = readVolume(mirror.hostPath, (directory) => this.#watch(directory, watches));
         mirror.watches = watches;
-        if (wereThere) return files;
+        return files;
       } catch (thrown) {
         if (!isNotFound(thrown)) throw thrown;
         await sleep(MIRROR_SETTLE_MS, signal);
@@ -181,17 +180,15 @@ export class VmVolumes implements Disposable {
     throw new HearthError("unavailable", `copy volume ${mirror.hostPath}: it is not there, or changes all the time`);
   }
 
-  #watch(hostPath: string, files: readonly VolumeFile[]): ReadonlySet<WatchId> {
-    const directories = files.filter(({ mode }) => (mode & constants.S_IFMT) === constants.S_IFDIR);
-    const watches = new Set<WatchId>();
+  #watch(directory: string, watches: Set<WatchId>): void {
     try {
       this.#watcher ??= new FileWatcher();
-      for (const { path } of directories) watches.add(this.#watcher.addDirectory(join(hostPath, path)));
+      watches.add(this.#watcher.addDirectory(directory));
     } catch (thrown) {
       if (isNotFound(thrown)) throw thrown;
-      this.#log.warn("volume cannot be watched", { volume: hostPath, error: describeError(thrown) });
+      if (!this.#isBlind) this.#log.warn("volume cannot be watched", { directory, error: describeError(thrown) });
+      this.#isBlind = true;
     }
-    return watches;
   }
 }
 

@@ -59,18 +59,24 @@ function put(at: string, file: MirroredFile): void {
   const found = lookAt(at);
   switch (typeOf(file.mode)) {
     case constants.S_IFDIR:
-      if (found?.isDirectory() !== true) {
-        rmSync(at, { force: true });
-        mkdirSync(at, { mode: 0o700 });
-      }
+      putDirectory(at, file, found);
       break;
     case constants.S_IFREG:
       putContent(at, file, found);
-      return;
+      break;
     default:
       throw new HearthError("invalid-argument", `${file.path} is neither a directory nor a link nor a regular file`);
   }
-  give(at, file, lookAt(at));
+}
+
+function putDirectory(at: string, file: MirroredFile, found: Stats | undefined): void {
+  if (found?.isDirectory() === true) {
+    give(at, file, found);
+    return;
+  }
+  rmSync(at, { force: true });
+  mkdirSync(at, { mode: 0o700 });
+  give(at, file, undefined);
 }
 
 function putContent(at: string, file: MirroredFile, found: Stats | undefined): void {
